@@ -1,0 +1,109 @@
+package deadline
+
+import (
+	"container/list"
+	"sync"
+	"time"
+)
+
+// maxExcess bounds what may be taken off one call, whatever the stamps say.
+const maxExcess = time.Minute
+
+// maxMicros is the largest number of microseconds that a Duration can hold.
+const maxMicros = int64(1<<63-1) / int64(time.Microsecond)
+
+// noise is how late a stamp may be by itself, see [Clock]. Less than that is no
+// delay worth taking off.
+const noise = maxBehind
+
+// drift is how far two clocks may have moved apart in some time: 500 ppm, the
+// most by which NTP slews a clock, and more than two crystals differ.
+func drift(age time.Duration) time.Duration { return age / 2000 }
+
+// Delays knows the base delay of each sender's clock, and tells by how much
+// the delay of a message exceeds it. It is bounded: the sender heard of least
+// recently is forgotten first. It is safe for concurrent use.
+type Delays struct {
+	limit int
+
+	mu      sync.Mutex
+	byClock map[uint64]*list.Element // of *sender
+	recent  list.List                // most recently heard of in front
+}
+
+type sender struct {
+	clock uint64
+	base  smallest
+}
+
+// NewDelays returns a Delays for at most limit clocks, and at least one.
+func NewDelays(limit int) *Delays {
+	return &Delays{limit: max(1, limit), byClock: make(map[uint64]*list.Element)}
+}
+
+// Excess takes in that a message stamped sent, in microseconds on the given
+// clock, was received at a time on this host's monotonic clock, and returns by
+// how much its delay exceeds the base delay: at least nothing, at most a
+// minute. The first message of a clock exceeds nothing.
+//
+// The result is never more than the time which the message really took: every
+// earlier message took some time too, and clocks do not drift apart by more
+// than is allowed for. It is short of the time lost by a millisecond, and by
+// 500 ppm of the age of what is compared with.
+func (d *Delays) Excess(clock uint64, sent int64, received time.Duration) time.Duration {
+	delay := micros(max(0, received.Microseconds()) - sent)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	base := d.base(clock)
+	base.rotate(received)
+	var excess time.Duration
+	for _, s := range [...]sample{base.previous, base.current} {
+		if s.seen {
+			excess = max(excess, sub(sub(delay, s.value), drift(received-s.at)+noise))
+		}
+	}
+	base.add(received, delay, drift)
+	return min(excess, maxExcess)
+}
+
+// base returns what is known of a clock, and makes room if it is new.
+func (d *Delays) base(clock uint64) *smallest {
+	if e, ok := d.byClock[clock]; ok {
+		d.recent.MoveToFront(e)
+		return &e.Value.(*sender).base //nolint:forcetypeassert // nothing else is put in
+	}
+	if len(d.byClock) >= d.limit {
+		oldest := d.recent.Back()
+		delete(d.byClock, oldest.Value.(*sender).clock) //nolint:forcetypeassert // nothing else is put in
+		d.recent.Remove(oldest)
+	}
+	s := &sender{clock: clock}
+	d.byClock[clock] = d.recent.PushFront(s)
+	return &s.base
+}
+
+// OnArrival returns how long a call may still run at its receiver: what is left
+// of the sender's deadline, deadline − sent in microseconds of the sender's
+// clock, less the excess of its delay, but never more than gRPC's own remaining
+// time. It may be negative.
+func OnArrival(deadline, sent int64, excess, grpc time.Duration) time.Duration {
+	return min(grpc, sub(micros(deadline-sent), excess))
+}
+
+// micros converts a number of microseconds, holding it within what a Duration
+// can say.
+func micros(n int64) time.Duration {
+	return time.Duration(max(-maxMicros, min(n, maxMicros))) * time.Microsecond
+}
+
+// sub returns a − b, held within what a Duration can say.
+func sub(a, b time.Duration) time.Duration {
+	d := a - b
+	switch {
+	case b < 0 && d < a:
+		return 1<<63 - 1
+	case b > 0 && d > a:
+		return -1 << 63
+	}
+	return d
+}

@@ -1,0 +1,41 @@
+package deadline
+
+import (
+	"sync"
+	"time"
+)
+
+// Reserve learns how long a reply from one target needs to come back: the
+// smallest round trip of the last minute, less the time spent in the server.
+// The sender takes it off the deadline that it tells the callee, but not off
+// its own. It is safe for concurrent use, and the zero value has learned
+// nothing.
+type Reserve struct {
+	mu      sync.Mutex
+	transit smallest
+}
+
+// Learn takes in a reply: how long the attempt took, and how much of that was
+// spent in the server by its own account.
+func (r *Reserve) Learn(now, roundTrip, server time.Duration) {
+	if roundTrip < 0 || server < 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.transit.add(now, max(0, roundTrip-server), steady)
+}
+
+// Get returns what has been learned in the last minute, or zero.
+func (r *Reserve) Get(now time.Duration) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d, _ := r.transit.get(now)
+	return d
+}
+
+// Held returns the part of a reserve that may be taken off a call with the
+// given time remaining: at most a fifth, and never less than nothing.
+func Held(reserve, remaining time.Duration) time.Duration {
+	return max(0, min(reserve, remaining/5))
+}
