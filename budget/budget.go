@@ -68,6 +68,14 @@ func New(opts ...Option) *Budget {
 // handed a Budget as part of a configuration checks it.
 func (b *Budget) Err() error { return b.err }
 
+// Twin returns another purse with the same settings, full.
+func (b *Budget) Twin() *Budget {
+	return &Budget{
+		ratio: b.ratio, perNano: b.perNano, perRequest: b.perRequest, burst: b.burst,
+		err: b.err, level: b.burst,
+	}
+}
+
 // Balance returns how many tokens are in the purse now: fractions while they
 // are being earned, and less than zero while credit attempts are being paid
 // for. It is [Budget.BalanceAt] of the current time.

@@ -1,0 +1,52 @@
+package idempotency_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/hopbound/hopbound/idempotency"
+)
+
+func TestNewKeysAreDistinctUUIDsOfVersion7(t *testing.T) {
+	t.Parallel()
+	form := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	seen := map[idempotency.Key]bool{}
+	for range 1000 {
+		key := idempotency.NewKey()
+		if seen[key] || !form.MatchString(string(key)) || key.Validate() != nil {
+			t.Fatalf("key %q: seen %v, valid %v", key, seen[key], key.Validate())
+		}
+		seen[key] = true
+	}
+}
+
+func TestKeysAreValidated(t *testing.T) {
+	t.Parallel()
+	for key, want := range map[string]error{
+		"a":                      nil,
+		"order 17/charge":        nil,
+		strings.Repeat("k", 255): nil,
+		"":                       idempotency.ErrKeyLength,
+		strings.Repeat("k", 256): idempotency.ErrKeyLength,
+		" a":                     idempotency.ErrKeyCharacter,
+		"a ":                     idempotency.ErrKeyCharacter,
+		"a\nb":                   idempotency.ErrKeyCharacter,
+		"clé":                    idempotency.ErrKeyCharacter,
+		"a\x7f":                  idempotency.ErrKeyCharacter,
+	} {
+		if err := idempotency.Key(key).Validate(); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", key, err, want)
+		}
+	}
+}
+
+func ExampleWithKey() {
+	ctx := idempotency.WithKey(context.Background(), "order-17")
+	key, ok := idempotency.FromContext(ctx)
+	fmt.Println(key, ok)
+	// Output: order-17 true
+}

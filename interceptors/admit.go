@@ -1,0 +1,110 @@
+package interceptors
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"github.com/hopbound/hopbound/deadline"
+	"github.com/hopbound/hopbound/internal/wire"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// derived is by how much a deadline must be earlier than the context's own to
+// be worth a timer.
+const derived = time.Millisecond
+
+// unbounded stands for the time of a call without a deadline.
+const unbounded = time.Duration(math.MaxInt64)
+
+// admit reads what a call carries, and gives the handler its deadline and its
+// tokens, or refuses the call.
+func (s *Server) admit(ctx context.Context, fullMethod string) *incoming {
+	in := &incoming{Server: s, method: s.methods.get(fullMethod, newMethod), arrived: time.Now()}
+	if s.adaptiveFloor {
+		in.floor = s.floors.get(fullMethod, func(string) *deadline.Floor { return &deadline.Floor{} })
+	}
+	header, malformed := s.readHeader(ctx)
+	if header.HasBudget {
+		in.hop = true
+		in.allotment.Receive(header.Budget)
+	}
+	ctx = in.startServer(ctx, header)
+	if malformed {
+		in.malformed(ctx, wire.ContextKey)
+	}
+	grpc, remaining, excess := in.timeLeft(ctx, header)
+	in.traceArrival(remaining, excess)
+	in.refuse(ctx, remaining)
+	if s.mode == Enforce && in.refusal == nil && grpc-remaining > derived {
+		ctx, in.cancel = context.WithDeadline(ctx, in.arrived.Add(remaining))
+	}
+	in.ctx = newRequestContext(ctx, &in.request)
+	return in
+}
+
+// readHeader returns what the caller says of its call: nothing at the edge, and
+// nothing if it is malformed.
+func (s *Server) readHeader(ctx context.Context) (h wire.Context, malformed bool) {
+	if s.edge {
+		return wire.Context{}, false
+	}
+	values := metadata.ValueFromIncomingContext(ctx, wire.ContextKey)
+	if len(values) == 0 {
+		return wire.Context{}, false
+	}
+	if len(values) > 1 {
+		return wire.Context{}, true
+	}
+	h, ok := wire.ParseContext(values[0])
+	return h, !ok
+}
+
+// timeLeft returns what gRPC says remains of the call's time, what really
+// does, and what is taken off for delays.
+func (in *incoming) timeLeft(ctx context.Context, h wire.Context) (grpc, remaining, excess time.Duration) {
+	grpc = unbounded
+	if d, ok := ctx.Deadline(); ok {
+		grpc = d.Sub(in.arrived)
+	}
+	remaining = grpc
+	if h.HasSent {
+		excess = in.delays.Excess(h.ClockID, h.Sent, in.arrived.Sub(in.begun))
+	}
+	if h.HasDeadline {
+		remaining = deadline.OnArrival(h.Deadline, h.Sent, excess, grpc)
+	}
+	if remaining == unbounded && in.defaultDeadline > 0 {
+		remaining = in.defaultDeadline
+	}
+	if in.maxDeadline > 0 {
+		remaining = min(remaining, in.maxDeadline)
+	}
+	return grpc, remaining, excess
+}
+
+// refuse sets the error of a call that is not worth running: it is cancelled,
+// its time is over, or what remains of it is not enough.
+func (in *incoming) refuse(ctx context.Context, remaining time.Duration) {
+	reason, message := "", ""
+	switch {
+	case remaining <= 0:
+		reason, message = ReasonDeadlineExpired, "the deadline had passed when the call arrived"
+	case ctx.Err() != nil:
+		if in.mode == Enforce {
+			in.refusal = status.FromContextError(ctx.Err()).Err()
+		}
+		return
+	case remaining < in.Server.floor, in.floor != nil && in.floor.Refuse(in.arrived.Sub(in.begun), remaining):
+		reason, message = ReasonDeadlineUnreachable, "what remains of the deadline is less than the method needs"
+	default:
+		return
+	}
+	in.count.refusal(ctx, in.method, reason, in.mode)
+	in.traceRefusal(reason)
+	if in.mode == Enforce {
+		in.refusal = newError(codes.DeadlineExceeded, reason, message)
+	}
+}

@@ -1,0 +1,49 @@
+package interceptors
+
+import (
+	"strings"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
+)
+
+// method is what is known of a method for good.
+type method struct {
+	name  string // service/method, as spans and metrics have it
+	level IdempotencyLevel
+}
+
+func newMethod(fullMethod string) *method {
+	name := strings.TrimPrefix(fullMethod, "/")
+	return &method{name: name, level: declaredLevel(name)}
+}
+
+// declaredLevel returns the idempotency_level of a method's descriptor, if the
+// generated code of its service is linked in.
+func declaredLevel(name string) IdempotencyLevel {
+	i := strings.LastIndexByte(name, '/')
+	if i < 0 {
+		return Unspecified
+	}
+	full := protoreflect.FullName(name[:i] + "." + name[i+1:])
+	if !full.IsValid() {
+		return Unspecified
+	}
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(full)
+	if err != nil {
+		return Unspecified
+	}
+	options, ok := d.Options().(*descriptorpb.MethodOptions)
+	if !ok {
+		return Unspecified
+	}
+	switch options.GetIdempotencyLevel() {
+	case descriptorpb.MethodOptions_NO_SIDE_EFFECTS:
+		return NoSideEffects
+	case descriptorpb.MethodOptions_IDEMPOTENT:
+		return Idempotent
+	default:
+		return Unspecified
+	}
+}

@@ -1,0 +1,40 @@
+package interceptors
+
+import (
+	"strconv"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+)
+
+// pushbackKey is the trailer by which a server says whether and when to retry
+// (gRFC A6).
+const pushbackKey = "grpc-retry-pushback-ms"
+
+// previousAttemptsKey is the header that counts the attempts before this one
+// (gRFC A6).
+const previousAttemptsKey = "grpc-previous-rpc-attempts"
+
+// pushback is what a reply says about retrying.
+type pushback struct {
+	said  bool
+	stop  bool          // do not retry
+	after time.Duration // retry after this, unless stop
+}
+
+// parsePushback reads a reply's trailer. More than one value, and one that is
+// no number of milliseconds within 32 bits, says not to retry.
+func parsePushback(trailer metadata.MD) pushback {
+	values := trailer[pushbackKey]
+	if len(values) == 0 {
+		return pushback{}
+	}
+	if len(values) > 1 || values[0] == "" || values[0][0] == '+' {
+		return pushback{said: true, stop: true}
+	}
+	ms, err := strconv.ParseInt(values[0], 10, 32)
+	if err != nil || ms < 0 {
+		return pushback{said: true, stop: true}
+	}
+	return pushback{said: true, after: time.Duration(ms) * time.Millisecond}
+}

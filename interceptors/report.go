@@ -1,0 +1,54 @@
+package interceptors
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/hopbound/hopbound/internal/wire"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// reportOneIn is how many successes there are to one that is reported though it
+// used nothing, so that callers learn how long replies take to come back.
+const reportOneIn = 16
+
+// report ends the call and tells the caller in the trailer what it used, and
+// whether a failure may be repeated. A healthy call mostly has no trailer.
+func (in *incoming) report(err error) {
+	used, took := in.close(err)
+	if !in.hop {
+		used = 0 // it was the server's own budget
+	}
+	if err == nil && used == 0 && rand.IntN(reportOneIn) != 0 { //nolint:gosec // a sample need not be secret
+		return
+	}
+	r := wire.Report{Used: used, Elapsed: took.Microseconds(), HasElapsed: true}
+	marked := false
+	if err != nil && in.mode == Enforce {
+		marked, r.Wanting = in.downstream.mark(codeOf(err))
+	}
+	var buf [wire.MaxLen]byte
+	trailer := metadata.MD{wire.ReportKey: {string(r.Append(buf[:0]))}}
+	if marked {
+		trailer[pushbackKey] = []string{"-1"}
+	}
+	// It fails only on a server that is not gRPC's own, which has no trailers.
+	_ = grpc.SetTrailer(in.ctx, trailer)
+}
+
+// close ends the call's tree at this hop, and returns what is charged to it and
+// how long it took here.
+func (in *incoming) close(err error) (used int, took time.Duration) {
+	now := time.Now()
+	took = now.Sub(in.arrived)
+	used = in.allotment.Close(now, err == nil)
+	if in.floor != nil && err == nil {
+		in.floor.Learn(now.Sub(in.begun), took)
+	}
+	in.endServer(err, used)
+	if in.cancel != nil {
+		in.cancel()
+	}
+	return used, took
+}

@@ -1,0 +1,72 @@
+package interceptors
+
+import (
+	"context"
+	"sync"
+
+	"github.com/hopbound/hopbound/budget"
+	"google.golang.org/grpc/codes"
+)
+
+// request is an incoming request at one hop: what its outgoing calls draw on,
+// and what became of them. Its calls find it in their context, and may run at
+// the same time.
+type request struct {
+	allotment  budget.Allotment
+	downstream downstream
+}
+
+type requestKey struct{}
+
+func newRequestContext(ctx context.Context, r *request) context.Context {
+	return budget.NewContext(context.WithValue(ctx, requestKey{}, r), &r.allotment)
+}
+
+// requestFromContext returns the incoming request that ctx belongs to, or nil
+// if there is none or it is over.
+func requestFromContext(ctx context.Context) *request {
+	r, _ := ctx.Value(requestKey{}).(*request)
+	if r == nil || r.allotment.Closed() {
+		return nil
+	}
+	return r
+}
+
+// downstream is word of calls that failed and were not repeated, from which the
+// hop tells whether its own failure is one of theirs.
+type downstream struct {
+	mu      sync.Mutex
+	codes   uint32 // of failures that are no matter for retries, a bit each
+	final   bool   // a failure that might have been repeated was not, for good
+	wanting bool   // or for want of a token alone
+}
+
+// failed takes in how a call ended that failed. A call that ran out of the
+// request's own time tells nothing: whether there is time for another request
+// is the caller's to judge.
+func (d *downstream) failed(code codes.Code, why decision, wanting, over bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case why == notRetryable:
+		d.codes |= 1 << (code & 31)
+	case why == outOfTime && over:
+	case wanting:
+		d.wanting = true
+	default:
+		d.final = true
+	}
+}
+
+// mark tells how the request's own failure is marked: not at all, as one not to
+// be repeated, or as one that may be by whoever holds tokens.
+//
+// After a failure below that might have been repeated but was not, any failure
+// counts as its consequence, whatever code the handler made of it. After one
+// that is no matter for retries, only a failure with the same code does.
+func (d *downstream) mark(code codes.Code) (marked, wanting bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	same := d.codes&(1<<(code&31)) != 0
+	return d.final || d.wanting || same, d.wanting && !d.final && !same
+}

@@ -1,0 +1,28 @@
+package interceptors
+
+import (
+	"github.com/hopbound/hopbound/budget"
+	"github.com/hopbound/hopbound/deadline"
+	"google.golang.org/grpc"
+)
+
+// target is what a client knows of one target that it calls.
+type target struct {
+	// transit is the time that a message to the target and back spends outside
+	// of its server.
+	reserve deadline.Reserve
+	transit deadline.Floor
+
+	// meter is the pace at which the target may be sent extra attempts, whoever
+	// pays for them. It only ever lowers what a request's own tokens allow, and
+	// guards the target against many roots that each keep to their budget.
+	meter *budget.Budget
+}
+
+func (c *Client) target(cc *grpc.ClientConn) *target {
+	name := ""
+	if cc != nil {
+		name = cc.Target()
+	}
+	return c.targets.get(name, func(string) *target { return &target{meter: c.budget.Twin()} })
+}
