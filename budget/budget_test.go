@@ -242,7 +242,7 @@ func TestFirstPurseFundsARootAndNoneFundsAHop(t *testing.T) {
 	a := funded(first)
 	a.Fund(second)
 	a.Lease(t0)
-	if first.BalanceAt(t0) == 20 || second.BalanceAt(t0) != 20 {
+	if first.BalanceAt(t0) == 10 || second.BalanceAt(t0) != 10 {
 		t.Error("the second purse paid")
 	}
 	hop := &budget.Allotment{}

@@ -11,7 +11,7 @@ const (
 	DefaultRatio        = 0.2
 	DefaultMinPerSecond = 1.0
 	DefaultPerRequest   = 3
-	DefaultBurst        = 20
+	DefaultBurst        = 10
 
 	maxRate   = 1e6
 	maxTokens = 1_000_000
@@ -49,7 +49,7 @@ func PerRequest(tokens int) Option {
 }
 
 // Burst sets how many tokens the purse holds at most, and at the beginning,
-// from 0 to 1e6. The default is 20.
+// from 0 to 1e6. The default is 10.
 //
 // Tokens granted to requests under way are out of the purse until these end.
 // With a burst of twice PerRequest times the number of requests under way,

@@ -3,6 +3,7 @@ package interceptors_test
 import (
 	"context"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -42,7 +43,19 @@ type node struct {
 	t        testing.TB
 	listener *bufconn.Listener
 	server   *grpc.Server
-	dialed   func(net.Conn) net.Conn // what a connection to it is wrapped in
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// cut breaks all connections to the node, as a crash does.
+func (n *node) cut() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range n.conns {
+		_ = c.Close()
+	}
+	n.conns = nil
 }
 
 // serve runs a server in memory until the test ends.
@@ -69,8 +82,10 @@ func (n *node) dial(opts ...grpc.DialOption) *grpc.ClientConn {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			conn, err := n.listener.DialContext(ctx)
-			if err == nil && n.dialed != nil {
-				conn = n.dialed(conn)
+			if err == nil {
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				n.conns = append(n.conns, conn)
 			}
 			return conn, err
 		}),

@@ -2,18 +2,49 @@ package interceptors_test
 
 import (
 	"context"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/hopbound/hopbound/budget"
+	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
+
+// policy is one policy for all methods.
+func policy(p interceptors.Policy) interceptors.ClientOption {
+	return interceptors.WithPolicy(interceptors.MethodPolicies{"": p})
+}
+
+// purse is a budget that earns nothing.
+func purse(opts ...budget.Option) *budget.Budget {
+	return budget.New(append([]budget.Option{budget.Ratio(0), budget.MinPerSecond(0)}, opts...)...)
+}
+
+// reason returns the reason in a status's ErrorInfo, or "".
+func reason(err error) string {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == interceptors.Domain {
+			return info.GetReason()
+		}
+	}
+	return ""
+}
 
 func TestFailedCallIsRepeatedUntilItSucceeds(t *testing.T) {
 	t.Parallel()
 	leaf := &counter{fail: failing(2)}
-	do := idempotent(serve(t, leaf.handle).dial(newClient(t, quick()).DialOptions()...))
-	if err := do(context.Background()); err != nil {
+	do := idempotent(serve(t, leaf.handle).dial(newClient(t).DialOptions()...))
+	if err := do(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := leaf.calls.Load(); n != 3 {
@@ -23,19 +54,459 @@ func TestFailedCallIsRepeatedUntilItSucceeds(t *testing.T) {
 
 func TestChainOfFailuresIsRepeatedOnlyNextToTheFailure(t *testing.T) {
 	t.Parallel()
-	leaf := &counter{fail: always(errUnavailable)}
-	node := serve(t, leaf.handle, newServer(t).ServerOptions()...)
+	detailed, err := status.New(codes.Unavailable, "the leaf is down").WithDetails(&errdetails.RequestInfo{RequestId: "7"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := &counter{fail: always(detailed.Err())}
+	n := serve(t, leaf.handle, newServer(t).ServerOptions()...)
+	var middle atomic.Int64
 	for range 4 {
-		node = hop(t, node)
+		down := idempotent(n.dial(newClient(t, quick()).DialOptions()...))
+		n = serve(t, func(ctx context.Context) error { return down(ctx) }, counted(&middle, newServer(t).ServerOptions()...)...)
 	}
-	client := newClient(t, quick())
-	do := idempotent(node.dial(client.DialOptions()...))
-	err := do(context.Background())
-	if status.Code(err) != codes.Unavailable || status.Convert(err).Message() != "the leaf is down" {
-		t.Errorf("got %v, want the leaf's own error", err)
+	err = idempotent(n.dial(newClient(t, quick()).DialOptions()...))(t.Context())
+	if got := status.Convert(err); got.Code() != codes.Unavailable || got.Message() != "the leaf is down" || len(got.Details()) != 1 {
+		t.Errorf("got %v, want the leaf's own status with its details", err)
 	}
-	if n := leaf.calls.Load(); n != 3 {
-		t.Errorf("%d calls of the leaf, want 3", n)
+	if n := leaf.calls.Load(); n != 3 || middle.Load() != 4 {
+		t.Errorf("%d calls of the leaf and %d of the others, want 3 and 4", n, middle.Load())
 	}
-	_ = interceptors.Enforce
+}
+
+// A server that reads the request, counts it, and breaks the connection: did it
+// do the work, or not?
+func TestCallThatAServerMayHaveSeenIsRepeatedOnlyIfThatIsSafe(t *testing.T) {
+	t.Parallel()
+	anyRetry := interceptors.Policy{Retry: &interceptors.RetryPolicy{Backoff: interceptors.Backoff{Base: 1, Max: 1}}}
+	withKey := func(ctx context.Context) context.Context { return idempotency.WithKey(ctx, idempotency.NewKey()) }
+	byHand := func(ctx context.Context) context.Context {
+		return metadata.AppendToOutgoingContext(ctx, idempotency.Header, "order-17")
+	}
+	for name, tc := range map[string]struct {
+		method func(*grpc.ClientConn) call
+		with   func(context.Context) context.Context
+		opts   []interceptors.ClientOption
+		want   int64
+	}{
+		"not declared":                              {method: write, want: 1},
+		"declared idempotent":                       {method: idempotent, want: 2},
+		"with a key":                                {method: write, with: withKey, want: 2},
+		"with a key put on by hand":                 {method: write, with: byHand, want: 2},
+		"with a retry policy written for it":        {method: write, opts: []interceptors.ClientOption{policy(anyRetry)}, want: 2},
+		"with a retry policy, but strict":           {method: write, opts: []interceptors.ClientOption{policy(anyRetry), interceptors.WithStrictSafety()}, want: 1},
+		"declared in the policy":                    {method: write, opts: []interceptors.ClientOption{policy(interceptors.Policy{Idempotency: interceptors.Idempotent}), interceptors.WithStrictSafety()}, want: 2},
+		"declared not idempotent over its own word": {method: idempotent, opts: []interceptors.ClientOption{policy(interceptors.Policy{Idempotency: interceptors.NotIdempotent})}, want: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var (
+				calls atomic.Int64
+				n     *node
+			)
+			n = serve(t, func(ctx context.Context) error {
+				if calls.Add(1) == 1 {
+					n.cut()
+					<-ctx.Done()
+				}
+				return nil
+			}, newServer(t).ServerOptions()...)
+			ctx := t.Context()
+			if tc.with != nil {
+				ctx = tc.with(ctx)
+			}
+			err := tc.method(n.dial(newClient(t, tc.opts...).DialOptions()...))(ctx)
+			if got := calls.Load(); got != tc.want || (err == nil) != (tc.want > 1) {
+				t.Errorf("%d calls, %v; want %d", got, err, tc.want)
+			}
+		})
+	}
+}
+
+func TestLostReplyCostsAllTokensAndAllowsOneMoreAttempt(t *testing.T) {
+	t.Parallel()
+	var (
+		calls atomic.Int64
+		n     *node
+	)
+	n = serve(t, func(ctx context.Context) error {
+		calls.Add(1)
+		n.cut()
+		<-ctx.Done()
+		return nil
+	}, newServer(t).ServerOptions()...)
+	b := purse(budget.PerRequest(3), budget.Burst(20))
+	do := idempotent(n.dial(newClient(t, quickly(10), interceptors.WithBudget(b)).DialOptions()...))
+	if err := do(t.Context()); status.Code(err) != codes.Unavailable {
+		t.Fatalf("got %v", err)
+	}
+	if got := calls.Load(); got != 2 {
+		t.Errorf("%d calls, want the first and one on credit", got)
+	}
+	if got := b.Balance(); got != 16 {
+		t.Errorf("balance %v, want 20 less the 3 that were lost and the credit", got)
+	}
+}
+
+func TestCallThatReachedNoServerIsRepeatedWithoutATokenWhateverTheMethod(t *testing.T) {
+	t.Parallel()
+	n := serve(t, func(context.Context) error { return nil })
+	_ = n.listener.Close()
+	b := purse(budget.Burst(5))
+	var attempts atomic.Int64
+	count := grpc.WithChainUnaryInterceptor(func(ctx context.Context, m string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		attempts.Add(1)
+		return invoke(ctx, m, req, reply, cc, opts...)
+	})
+	client := newClient(t, interceptors.WithBudget(b))
+	do := write(n.dial(append(client.DialOptions(), count)...))
+	if err := do(t.Context()); status.Code(err) != codes.Unavailable {
+		t.Fatalf("got %v", err)
+	}
+	if attempts.Load() != 3 || b.Balance() != 5 {
+		t.Errorf("%d attempts, balance %v; want 3 and 5", attempts.Load(), b.Balance())
+	}
+}
+
+func TestUnknownPeerIsRepeatedAndCostsWhatItIs(t *testing.T) {
+	t.Parallel()
+	leaf := &counter{fail: always(errUnavailable)}
+	b := purse(budget.Burst(20))
+	do := idempotent(serve(t, leaf.handle).dial(newClient(t, quick(), interceptors.WithBudget(b)).DialOptions()...))
+	_ = do(t.Context())
+	if leaf.calls.Load() != 3 || b.Balance() != 18 {
+		t.Errorf("%d calls, balance %v; want 3 and 18", leaf.calls.Load(), b.Balance())
+	}
+}
+
+func TestOnlyCodesOfThePolicyAreRepeated(t *testing.T) {
+	t.Parallel()
+	retry := interceptors.Policy{Retry: &interceptors.RetryPolicy{Codes: []codes.Code{codes.Aborted}, Backoff: interceptors.Backoff{Base: 1, Max: 1}}}
+	for code, want := range map[codes.Code]int64{codes.Aborted: 3, codes.Unavailable: 1, codes.NotFound: 1} {
+		leaf := &counter{fail: always(status.Error(code, "no"))}
+		_ = idempotent(serve(t, leaf.handle).dial(newClient(t, policy(retry)).DialOptions()...))(t.Context())
+		if n := leaf.calls.Load(); n != want {
+			t.Errorf("%v: %d calls, want %d", code, n, want)
+		}
+	}
+}
+
+func TestPushbackIsObeyed(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		values []string
+		calls  int64
+		after  time.Duration // at least, before the second call
+	}{
+		"wait 300 ms":       {[]string{"300"}, 3, 300 * time.Millisecond},
+		"at once":           {[]string{"0"}, 3, 0},
+		"leading zeros":     {[]string{"007"}, 3, 7 * time.Millisecond},
+		"never":             {[]string{"-1"}, 1, 0},
+		"not a number":      {[]string{"soon"}, 1, 0},
+		"a plus sign":       {[]string{"+5"}, 1, 0},
+		"beyond 32 bits":    {[]string{"4294967296"}, 1, 0},
+		"twice":             {[]string{"5", "5"}, 1, 0},
+		"past the deadline": {[]string{"60000"}, 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				n := serve(t, func(ctx context.Context) error {
+					calls.Add(1)
+					_ = grpc.SetTrailer(ctx, metadata.MD{"grpc-retry-pushback-ms": tc.values})
+					return errUnavailable
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				begun := time.Now()
+				err := idempotent(n.dial(newClient(t, quick()).DialOptions()...))(ctx)
+				took := time.Since(begun)
+				if status.Convert(err).Message() != "the leaf is down" {
+					t.Errorf("got %v, want the last attempt's own error", err)
+				}
+				if calls.Load() != tc.calls || took < 2*tc.after || took > 2*tc.after+time.Second {
+					t.Errorf("%d calls in %v, want %d with pauses of %v", calls.Load(), took, tc.calls, tc.after)
+				}
+			})
+		})
+	}
+}
+
+func TestPauseThatTheDeadlineCannotContainIsNotSlept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leaf := &counter{fail: always(errUnavailable)}
+		retry := interceptors.Policy{Retry: &interceptors.RetryPolicy{Backoff: interceptors.Backoff{Base: time.Minute, Jitter: interceptors.NoJitter}}}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		begun := time.Now()
+		err := idempotent(serve(t, leaf.handle).dial(newClient(t, policy(retry)).DialOptions()...))(ctx)
+		if took := time.Since(begun); status.Code(err) != codes.Unavailable || took != 0 || leaf.calls.Load() != 1 {
+			t.Errorf("%v after %v and %d calls; want the failure itself at once", err, took, leaf.calls.Load())
+		}
+	})
+}
+
+func TestCallThatIsCancelledWhilePausedGivesItsTokenBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leaf := &counter{fail: always(errUnavailable)}
+		b := purse()
+		retry := interceptors.Policy{Retry: &interceptors.RetryPolicy{Backoff: interceptors.Backoff{Base: time.Minute, Max: time.Minute, Jitter: interceptors.NoJitter}}}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		err := idempotent(serve(t, leaf.handle).dial(newClient(t, policy(retry), interceptors.WithBudget(b)).DialOptions()...))(ctx)
+		if status.Code(err) != codes.Canceled || leaf.calls.Load() != 1 || b.Balance() != 10 {
+			t.Errorf("%v after %d calls, balance %v; want CANCELLED, 1 and 10", err, leaf.calls.Load(), b.Balance())
+		}
+	})
+}
+
+func TestAttemptTimeoutEndsAnAttemptAndNotTheCall(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		timeout time.Duration
+		after   time.Duration // when the second attempt arrives
+	}{
+		"given":  {200 * time.Millisecond, 200 * time.Millisecond},
+		"shared": {interceptors.AttemptTimeoutShared, (3*time.Second - 2*time.Millisecond) / 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				n := serve(t, func(ctx context.Context) error {
+					if calls.Add(1) == 1 {
+						<-ctx.Done()
+						return ctx.Err()
+					}
+					return nil
+				}, newServer(t).ServerOptions()...)
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				begun := time.Now()
+				p := interceptors.Policy{AttemptTimeout: tc.timeout, Retry: &interceptors.RetryPolicy{
+					Backoff: interceptors.Backoff{Base: time.Millisecond, Max: time.Millisecond, Jitter: interceptors.NoJitter},
+				}}
+				err := idempotent(n.dial(newClient(t, policy(p)).DialOptions()...))(ctx)
+				took := time.Since(begun) - time.Millisecond
+				if err != nil || calls.Load() != 2 || took != tc.after {
+					t.Errorf("%v after %d calls, the second at %v; want it at %v", err, calls.Load(), took, tc.after)
+				}
+			})
+		})
+	}
+}
+
+func TestConcurrentCallsOfOneRequestShareItsTokens(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leaf := &counter{fail: always(errUnavailable)}
+		down := idempotent(serve(t, leaf.handle).dial(newClient(t, quickly(50)).DialOptions()...))
+		n := serve(t, func(ctx context.Context) error {
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() { _ = down(ctx) })
+			}
+			wg.Wait()
+			return errUnavailable
+		}, newServer(t).ServerOptions()...)
+		b := purse(budget.PerRequest(7), budget.Burst(100))
+		do := idempotent(n.dial(newClient(t, quickly(1), interceptors.WithBudget(b)).DialOptions()...))
+		_ = do(t.Context())
+		if calls := leaf.calls.Load(); calls != 17 || b.Balance() != 93 {
+			t.Errorf("%d calls of the leaf, balance %v; want 10 and 7 extra, and 93", calls, b.Balance())
+		}
+	})
+}
+
+func TestRequestThatSpawnsWorkOfItsOwnHasARootForIt(t *testing.T) {
+	t.Parallel()
+	b := purse(budget.PerRequest(2), budget.Burst(20))
+	ctx, end := budget.NewRoot(t.Context(), b)
+	leaf := &counter{fail: always(errUnavailable)}
+	do := idempotent(serve(t, leaf.handle).dial(newClient(t, quick()).DialOptions()...))
+	_ = do(ctx)
+	_ = do(ctx)
+	if calls := leaf.calls.Load(); calls != 4 {
+		t.Errorf("%d calls, want two and the root's two extra", calls)
+	}
+	end(false)
+	_ = do(ctx) // the root has ended: the call is its own, paid by the client
+	if calls := leaf.calls.Load(); calls != 7 || b.Balance() != 18 {
+		t.Errorf("%d calls, balance %v; want 7 and 18", calls, b.Balance())
+	}
+}
+
+func TestTargetIsGuardedAgainstManyRoots(t *testing.T) {
+	t.Parallel()
+	leaf := &counter{fail: always(errUnavailable)}
+	client := newClient(t, quick(), interceptors.WithBudget(purse(budget.Burst(5))))
+	do := idempotent(serve(t, leaf.handle).dial(client.DialOptions()...))
+	for range 100 {
+		ctx, end := budget.NewRoot(t.Context(), budget.New(budget.Burst(100)))
+		_ = do(ctx)
+		end(false)
+	}
+	if calls := leaf.calls.Load(); calls != 105 {
+		t.Errorf("%d calls, want 100 and the meter's 5", calls)
+	}
+}
+
+func TestUsersCallOptionsSeeTheLastAttemptAlone(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int64
+	n := serve(t, func(ctx context.Context) error {
+		if calls.Add(1) == 1 {
+			_ = grpc.SetTrailer(ctx, metadata.Pairs("first", "1"))
+			return errUnavailable
+		}
+		_ = grpc.SetHeader(ctx, metadata.Pairs("second", "2"))
+		return nil
+	})
+	var (
+		header, trailer metadata.MD
+		from            peer.Peer
+		finished        []error
+	)
+	do := idempotent(n.dial(newClient(t, quick()).DialOptions()...))
+	err := do(t.Context(), grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from),
+		grpc.OnFinish(func(err error) { finished = append(finished, err) }),
+		grpc.OnFinish(func(err error) { finished = append(finished, err) }))
+	if err != nil || len(header["second"]) != 1 || len(trailer["first"]) != 0 || from.Addr == nil {
+		t.Errorf("%v, header %v, trailer %v, peer %v", err, header, trailer, from.Addr)
+	}
+	if len(finished) != 2 || finished[0] != nil || finished[1] != nil {
+		t.Errorf("OnFinish ran with %v, want nil once each", finished)
+	}
+}
+
+func TestInvalidKeyIsRefusedBeforeItIsSent(t *testing.T) {
+	t.Parallel()
+	leaf := &counter{}
+	do := write(serve(t, leaf.handle).dial(newClient(t).DialOptions()...))
+	err := do(idempotency.WithKey(t.Context(), idempotency.Key(strings.Repeat("k", 256))))
+	if status.Code(err) != codes.InvalidArgument || reason(err) != interceptors.ReasonKeyInvalid || leaf.calls.Load() != 0 {
+		t.Errorf("%v (%s) after %d calls", err, reason(err), leaf.calls.Load())
+	}
+}
+
+func TestAttemptsAreNumberedAndKeepTheirKey(t *testing.T) {
+	t.Parallel()
+	var (
+		mu       sync.Mutex
+		previous [][]string
+		keys     [][]string
+	)
+	n := serve(t, func(ctx context.Context) error {
+		mu.Lock()
+		defer mu.Unlock()
+		previous = append(previous, metadata.ValueFromIncomingContext(ctx, "grpc-previous-rpc-attempts"))
+		keys = append(keys, metadata.ValueFromIncomingContext(ctx, idempotency.Header))
+		return errUnavailable
+	})
+	_ = write(n.dial(newClient(t, quick()).DialOptions()...))(idempotency.WithKey(t.Context(), "order-17"))
+	if len(previous) != 3 || len(previous[0]) != 0 || previous[1][0] != "1" || previous[2][0] != "2" {
+		t.Errorf("previous attempts %v", previous)
+	}
+	for _, k := range keys {
+		if len(k) != 1 || k[0] != "order-17" {
+			t.Errorf("keys %v, want the same one on each attempt", keys)
+		}
+	}
+}
+
+// What a handler makes of a failure below, and how its caller is told.
+func TestFailureThatAHopGaveUpIsMarked(t *testing.T) {
+	t.Parallel()
+	other := status.Error(codes.Internal, "translated")
+	for name, tc := range map[string]struct {
+		below   error                 // what the leaf answers
+		handler func(err error) error // what the hop makes of it
+		tokens  int                   // leased to the hop
+		push    string
+		wanting bool
+	}{
+		"given up, returned as it is":          {errUnavailable, func(err error) error { return err }, 2, "-1", false},
+		"given up, translated":                 {errUnavailable, func(error) error { return other }, 2, "-1", false},
+		"declined for want of tokens":          {errUnavailable, func(err error) error { return err }, 0, "-1", true},
+		"no matter for retries":                {status.Error(codes.NotFound, ""), func(err error) error { return err }, 2, "-1", false},
+		"no matter for retries, another error": {status.Error(codes.NotFound, ""), func(error) error { return errUnavailable }, 2, "", false},
+		"no failure below":                     {nil, func(error) error { return errUnavailable }, 2, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			leaf := &counter{fail: always(tc.below)}
+			down := idempotent(serve(t, leaf.handle).dial(newClient(t, quick()).DialOptions()...))
+			n := serve(t, func(ctx context.Context) error { return tc.handler(down(ctx)) }, newServer(t).ServerOptions()...)
+			ctx := metadata.AppendToOutgoingContext(t.Context(), "hop-context", "1;b="+string(rune('0'+tc.tokens))+";a=1")
+			var trailer metadata.MD
+			if idempotent(n.dial())(ctx, grpc.Trailer(&trailer)) == nil {
+				t.Fatal("the call succeeded")
+			}
+			if got := strings.Join(trailer["grpc-retry-pushback-ms"], ","); got != tc.push {
+				t.Errorf("pushback %q, want %q", got, tc.push)
+			}
+			report := strings.Join(trailer["hop-report"], ",")
+			if strings.HasSuffix(report, ";n=1") != tc.wanting || !strings.HasPrefix(report, "1;u=") {
+				t.Errorf("report %q, want n=1: %v", report, tc.wanting)
+			}
+		})
+	}
+}
+
+func TestFailureDeclinedForWantOfTokensIsRepeatedByWhoeverHoldsSome(t *testing.T) {
+	t.Parallel()
+	var leafCalls atomic.Int64
+	n := serve(t, func(ctx context.Context) error {
+		leafCalls.Add(1)
+		if v := metadata.ValueFromIncomingContext(ctx, "hop-context"); len(v) == 1 && strings.Contains(v[0], "a=1") && leafCalls.Load() == 1 {
+			_ = grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1", "hop-report", "1;u=0;e=1;n=1"))
+			return errUnavailable
+		}
+		return nil
+	})
+	do := idempotent(n.dial(newClient(t, quick()).DialOptions()...))
+	if err := do(t.Context()); err != nil || leafCalls.Load() != 2 {
+		t.Errorf("%v after %d calls, want success with the second", err, leafCalls.Load())
+	}
+}
+
+func TestOptionsAreValidatedTogether(t *testing.T) {
+	t.Parallel()
+	_, err := interceptors.NewClient(
+		interceptors.WithBudget(nil),
+		interceptors.WithReserve(-1),
+		interceptors.WithMode(9),
+		interceptors.WithPolicy(interceptors.MethodPolicies{
+			"nonsense":           {},
+			"/test.v1.Service/M": {Timeout: -1, Retry: &interceptors.RetryPolicy{MaxAttempts: -1, Codes: []codes.Code{codes.OK}, Backoff: interceptors.Backoff{Base: 2, Max: 1, Multiplier: 0.5, Jitter: 7}}},
+		}),
+		nil,
+	)
+	for _, want := range []string{"WithBudget", "WithReserve", "WithMode", `"nonsense"`, "Timeout", "MaxAttempts", "Codes", "Max 1ns", "Multiplier", "Jitter"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("client: %v does not name %s", err, want)
+		}
+	}
+	_, err = interceptors.NewServer(interceptors.WithMaxDeadline(0), interceptors.WithDefaultDeadline(-1), interceptors.WithFloor(-1), interceptors.WithMode(-1), interceptors.WithPropagators(nil))
+	for _, want := range []string{"WithMaxDeadline", "WithDefaultDeadline", "WithFloor", "WithMode", "WithPropagators"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("server: %v does not name %s", err, want)
+		}
+	}
+	if _, err := interceptors.NewClient(interceptors.WithBudget(budget.New(budget.Burst(-1)))); err == nil || !strings.Contains(err.Error(), "Burst") {
+		t.Errorf("a budget's own error is lost: %v", err)
+	}
+}
+
+func TestPoliciesAreFoundByTheMostSpecificName(t *testing.T) {
+	t.Parallel()
+	m := interceptors.MethodPolicies{"/a.S/M": {Timeout: 1}, "/a.S/": {Timeout: 2}, "": {Timeout: 3}}
+	for method, want := range map[string]time.Duration{"/a.S/M": 1, "/a.S/N": 2, "/b.S/M": 3, "odd": 3} {
+		if got := m.ForMethod(method).Timeout; got != want {
+			t.Errorf("%s: %v, want %v", method, got, want)
+		}
+	}
 }
