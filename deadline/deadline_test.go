@@ -182,6 +182,9 @@ func TestReserveIsTheSmallestTransitOfTheLastMinute(t *testing.T) {
 		t.Errorf("before any reply: %v", got)
 	}
 	r.Learn(0, 50*ms, 30*ms)
+	if got := r.Get(0); got != 0 {
+		t.Errorf("after one reply: %v", got)
+	}
 	r.Learn(sec, 48*ms, 40*ms)
 	r.Learn(2*sec, 500*ms, 100*ms)
 	r.Learn(2*sec, -1, 0)  // a clock that went backwards teaches nothing
@@ -194,6 +197,7 @@ func TestReserveIsTheSmallestTransitOfTheLastMinute(t *testing.T) {
 		t.Errorf("learned %v, want 0", got)
 	}
 	r.Learn(70*sec, 9*ms, 0)
+	r.Learn(70*sec, 10*ms, 0)
 	if got := r.Get(70 * sec); got != 9*ms {
 		t.Errorf("after more than a minute %v, want 9ms", got)
 	}

@@ -51,14 +51,14 @@ func NewDelays(limit int) *Delays {
 // than is allowed for. It is short of the time lost by a millisecond, and by
 // 500 ppm of the age of what is compared with.
 func (d *Delays) Excess(clock uint64, sent int64, received time.Duration) time.Duration {
-	delay := micros(max(0, received.Microseconds()) - sent)
+	delay := micros(received.Microseconds() - min(sent, 1<<62))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	base := d.base(clock)
 	base.rotate(received)
 	var excess time.Duration
 	for _, s := range [...]sample{base.previous, base.current} {
-		if s.seen {
+		if s.seen > 0 {
 			excess = max(excess, sub(sub(delay, s.value), drift(received-s.at)+noise))
 		}
 	}

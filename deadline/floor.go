@@ -46,8 +46,8 @@ func (f *Floor) Refuse(now, remaining time.Duration) bool {
 		f.begun, f.judged, f.refused = now, 0, 0
 	}
 	f.judged++
-	needed, known := f.fastest.get(now)
-	if !known || remaining >= needed || (f.refused+1)*mostRefused > f.judged {
+	needed, of := f.fastest.get(now)
+	if of == 0 || remaining >= needed || (f.refused+1)*mostRefused > f.judged {
 		return false
 	}
 	f.refused++

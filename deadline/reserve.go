@@ -26,11 +26,15 @@ func (r *Reserve) Learn(now, roundTrip, server time.Duration) {
 	r.transit.add(now, max(0, roundTrip-server), steady)
 }
 
-// Get returns what has been learned in the last minute, or zero.
+// Get returns what has been learned in the last minute, or zero. One reply
+// teaches nothing yet: it may have had to wait for the connection.
 func (r *Reserve) Get(now time.Duration) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	d, _ := r.transit.get(now)
+	d, of := r.transit.get(now)
+	if of < 2 {
+		return 0
+	}
 	return d
 }
 

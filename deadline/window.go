@@ -17,7 +17,7 @@ type smallest struct {
 type sample struct {
 	value time.Duration
 	at    time.Duration
-	seen  bool
+	seen  int // values in this half, of which this is the smallest
 }
 
 // rotate begins a new half when the current one is over.
@@ -27,7 +27,7 @@ func (s *smallest) rotate(now time.Duration) {
 	switch {
 	case age < half:
 		return
-	case age < span && s.current.seen:
+	case age < span && s.current.seen > 0:
 		s.previous = s.current
 	default:
 		s.previous = sample{}
@@ -40,22 +40,21 @@ func (s *smallest) rotate(now time.Duration) {
 // is no larger by more than the half's value may have drifted since.
 func (s *smallest) add(now, value time.Duration, drift func(age time.Duration) time.Duration) {
 	s.rotate(now)
-	if !s.current.seen || value <= s.current.value+drift(now-s.current.at) {
-		s.current = sample{value: value, at: now, seen: true}
+	if s.current.seen == 0 || value <= s.current.value+drift(now-s.current.at) {
+		s.current.value, s.current.at = value, now
 	}
+	s.current.seen++
 }
 
-// get returns the smallest value, or false if none has been seen lately.
-func (s *smallest) get(now time.Duration) (time.Duration, bool) {
+// get returns the smallest value and of how many it is, none if none has been
+// seen lately.
+func (s *smallest) get(now time.Duration) (value time.Duration, of int) {
 	s.rotate(now)
-	switch {
-	case !s.previous.seen:
-		return s.current.value, s.current.seen
-	case !s.current.seen:
-		return s.previous.value, true
-	default:
-		return min(s.previous.value, s.current.value), true
+	value = s.current.value
+	if s.current.seen == 0 || s.previous.seen > 0 && s.previous.value < value {
+		value = s.previous.value
 	}
+	return value, s.current.seen + s.previous.seen
 }
 
 // steady is the drift of values that are measured on one clock.

@@ -43,6 +43,7 @@ type node struct {
 	t        testing.TB
 	listener *bufconn.Listener
 	server   *grpc.Server
+	network  *network // between its clients and itself; nil is none to speak of
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -86,6 +87,9 @@ func (n *node) dial(opts ...grpc.DialOption) *grpc.ClientConn {
 				n.mu.Lock()
 				defer n.mu.Unlock()
 				n.conns = append(n.conns, conn)
+				if n.network != nil {
+					conn = &link{Conn: conn, network: n.network}
+				}
 			}
 			return conn, err
 		}),
@@ -94,7 +98,12 @@ func (n *node) dial(opts ...grpc.DialOption) *grpc.ClientConn {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.t.Cleanup(func() { _ = cc.Close() })
+	n.t.Cleanup(func() {
+		_ = cc.Close()
+		if n.network != nil {
+			time.Sleep(time.Minute) // of virtual time, for what is under way on the link
+		}
+	})
 	return cc
 }
 
