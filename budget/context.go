@@ -5,17 +5,19 @@ import (
 	"time"
 )
 
-type allotmentKey struct{}
+// ContextKey is the key under which a context holds an [*Allotment], for types
+// that are contexts themselves and need no other around them.
+type ContextKey struct{}
 
 // NewContext returns a context whose calls draw on a.
 func NewContext(ctx context.Context, a *Allotment) context.Context {
-	return context.WithValue(ctx, allotmentKey{}, a)
+	return context.WithValue(ctx, ContextKey{}, a)
 }
 
 // FromContext returns the allotment of the request that ctx belongs to. It
 // reports false outside of any, where a call is the root of its own.
 func FromContext(ctx context.Context) (*Allotment, bool) {
-	a, ok := ctx.Value(allotmentKey{}).(*Allotment)
+	a, ok := ctx.Value(ContextKey{}).(*Allotment)
 	return a, ok
 }
 

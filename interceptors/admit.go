@@ -41,7 +41,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string) *incoming {
 	if s.mode == Enforce && in.refusal == nil && grpc-remaining > derived {
 		ctx, in.cancel = context.WithDeadline(ctx, in.arrived.Add(remaining))
 	}
-	in.ctx = newRequestContext(ctx, &in.request)
+	in.ctx = requestContext{Context: ctx, request: &in.request}
 	return in
 }
 

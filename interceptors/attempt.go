@@ -116,6 +116,7 @@ func (k *call) outgoing(ctx context.Context, h wire.Context) context.Context {
 // settle ends the attempt's lease by what came back, and learns from it.
 func (k *call) settle(err error) {
 	now := time.Now()
+	k.ended = now
 	reached := err == nil || k.peer.Addr != nil
 	k.readReport()
 	report := k.report

@@ -145,9 +145,9 @@ func (k *call) pause(last error) (again bool, err error) {
 // end ends the call: it gives back what a root did not use, and leaves word of a
 // failure with the request that the call belongs to.
 func (k *call) end(err error) {
-	k.lease.Lost(time.Now()) // still open only if the attempt panicked
+	k.lease.Lost(k.ended) // still open only if the attempt panicked
 	if k.allotment == &k.root {
-		k.root.Close(time.Now(), err == nil)
+		k.root.Close(k.ended, err == nil)
 	}
 	if err != nil && k.request != nil {
 		k.request.downstream.failed(codeOf(err), k.decision, k.wanting, k.ctx.Err() != nil)

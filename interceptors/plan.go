@@ -29,7 +29,8 @@ type call struct {
 	ctx    context.Context //nolint:containedctx // the call's own, from which each attempt's is derived
 	cancel context.CancelFunc
 	opts   []grpc.CallOption
-	finish func(error) // of the user's OnFinish options; nil if there are none
+	space  [4]grpc.CallOption // for opts, of which there are few
+	finish func(error)        // of the user's OnFinish options; nil if there are none
 
 	request   *request          // the incoming request that the call belongs to, if any
 	allotment *budget.Allotment // its own if the call is a root
@@ -38,6 +39,7 @@ type call struct {
 	// Of the attempt under way, or the last one.
 	n        int // from 1
 	began    time.Time
+	ended    time.Time
 	timeout  time.Duration // of its own, or 0
 	paid     bool          // it was charged before it was made
 	lease    budget.Lease
@@ -68,6 +70,7 @@ func (c *Client) plan(ctx context.Context, fullMethod string, cc *grpc.ClientCon
 		policy:     c.policy.ForMethod(fullMethod),
 		began:      time.Now(),
 	}
+	k.ended = k.began // as it is if no attempt is made
 	k.key, k.hasKey = idempotency.FromContext(ctx)
 	k.request = requestFromContext(ctx)
 	k.allotment = c.allotment(ctx, &k.root)
@@ -95,7 +98,7 @@ func (c *Client) allotment(ctx context.Context, root *budget.Allotment) *budget.
 // those that run when a call finishes are kept for the end, because each
 // attempt is a call to gRPC.
 func (k *call) takeOver(opts []grpc.CallOption) {
-	k.opts = make([]grpc.CallOption, 0, len(opts)+2)
+	k.opts = k.space[:0]
 	for _, o := range opts {
 		if f, ok := o.(grpc.OnFinishCallOption); ok {
 			earlier := k.finish

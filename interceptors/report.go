@@ -34,7 +34,7 @@ func (in *incoming) report(err error) {
 		trailer[pushbackKey] = []string{"-1"}
 	}
 	// It fails only on a server that is not gRPC's own, which has no trailers.
-	_ = grpc.SetTrailer(in.ctx, trailer)
+	_ = grpc.SetTrailer(&in.ctx, trailer)
 }
 
 // close ends the call's tree at this hop, and returns what is charged to it and

@@ -18,8 +18,22 @@ type request struct {
 
 type requestKey struct{}
 
-func newRequestContext(ctx context.Context, r *request) context.Context {
-	return budget.NewContext(context.WithValue(ctx, requestKey{}, r), &r.allotment)
+// requestContext is the context of a request's handler. It is part of what is
+// kept of the call anyway, so that it costs no allocation.
+type requestContext struct {
+	context.Context
+	request *request
+}
+
+// Value returns the request and its allotment under their keys.
+func (c *requestContext) Value(key any) any {
+	switch key.(type) {
+	case requestKey:
+		return c.request
+	case budget.ContextKey:
+		return &c.request.allotment
+	}
+	return c.Context.Value(key)
 }
 
 // requestFromContext returns the incoming request that ctx belongs to, or nil

@@ -65,7 +65,7 @@ func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor {
 			}
 		}()
 		if err = in.refusal; err == nil {
-			reply, err = handler(in.ctx, req)
+			reply, err = handler(&in.ctx, req)
 		}
 		ended = true
 		in.report(err)
@@ -82,7 +82,7 @@ type incoming struct {
 	*Server
 	request
 
-	ctx     context.Context //nolint:containedctx // the handler's
+	ctx     requestContext // the handler's
 	cancel  context.CancelFunc
 	method  *method
 	floor   *deadline.Floor // nil if it is not learned

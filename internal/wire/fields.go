@@ -21,6 +21,7 @@ const version = "1"
 type fields struct {
 	whole string // everything after the version's semicolon
 	next  int    // where in whole the next field begins; past its end when done
+	short uint32 // the keys of one letter that have been seen, a bit each
 }
 
 // open checks what holds for a value as a whole and positions f at its first
@@ -33,7 +34,7 @@ func (f *fields) open(value string) bool {
 	if head != version {
 		return false
 	}
-	f.whole, f.next = rest, 0
+	f.whole, f.next, f.short = rest, 0, 0
 	if !more {
 		f.next = 1
 	}
@@ -59,9 +60,16 @@ func (f *fields) read() (key, value string, done, ok bool) {
 	return key, value, false, true
 }
 
-// seen reports whether a field before offset end has the given key. A value
-// has at most MaxLen bytes, so the walk is short, and it keeps no set.
+// seen reports whether a field before offset end has the given key. For keys of
+// more than a letter, of which this version knows none, it walks the fields
+// before: a value has at most MaxLen bytes.
 func (f *fields) seen(key string, end int) bool {
+	if len(key) == 1 {
+		bit := uint32(1) << (key[0] - 'a')
+		seen := f.short&bit != 0
+		f.short |= bit
+		return seen
+	}
 	for rest := f.whole[:end]; rest != ""; {
 		field, tail, _ := strings.Cut(rest, ";")
 		if len(field) > len(key) && field[len(key)] == '=' && field[:len(key)] == key {

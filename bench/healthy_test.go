@@ -1,0 +1,44 @@
+package bench_test
+
+import (
+	"testing"
+
+	"github.com/hopbound/hopbound/bench"
+)
+
+func start(tb testing.TB, hopbound bool) *bench.Healthy {
+	tb.Helper()
+	h, err := bench.NewHealthy(hopbound)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(h.Close)
+	if err := h.Call(); err != nil {
+		tb.Fatal(err)
+	}
+	return h
+}
+
+func BenchmarkHealthyCall(b *testing.B) {
+	b.Run("grpc", func(b *testing.B) { start(b, false).Run(b) })
+	b.Run("hopbound", func(b *testing.B) { start(b, true).Run(b) })
+}
+
+// A healthy call costs at most 20 allocations more with Hopbound than without,
+// client and server together.
+func TestHealthyCallCostsFewAllocations(t *testing.T) {
+	const calls, most = 2000, 20
+	measure := func(hopbound bool) float64 {
+		h := start(t, hopbound)
+		return testing.AllocsPerRun(calls, func() {
+			if err := h.Call(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	bare, ours := measure(false), measure(true)
+	t.Logf("%v allocations without Hopbound, %v with it", bare, ours)
+	if ours-bare > most {
+		t.Errorf("Hopbound adds %v allocations to %v, want at most %d", ours-bare, bare, most)
+	}
+}
