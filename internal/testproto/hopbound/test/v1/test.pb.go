@@ -26,7 +26,7 @@ const (
 
 type IdempotentRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Text          *string                `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -62,15 +62,15 @@ func (*IdempotentRequest) Descriptor() ([]byte, []int) {
 }
 
 func (x *IdempotentRequest) GetText() string {
-	if x != nil && x.Text != nil {
-		return *x.Text
+	if x != nil {
+		return x.Text
 	}
 	return ""
 }
 
 type IdempotentResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Text          *string                `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -106,15 +106,15 @@ func (*IdempotentResponse) Descriptor() ([]byte, []int) {
 }
 
 func (x *IdempotentResponse) GetText() string {
-	if x != nil && x.Text != nil {
-		return *x.Text
+	if x != nil {
+		return x.Text
 	}
 	return ""
 }
 
 type ReadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Text          *string                `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -150,15 +150,15 @@ func (*ReadRequest) Descriptor() ([]byte, []int) {
 }
 
 func (x *ReadRequest) GetText() string {
-	if x != nil && x.Text != nil {
-		return *x.Text
+	if x != nil {
+		return x.Text
 	}
 	return ""
 }
 
 type ReadResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Text          *string                `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -194,15 +194,15 @@ func (*ReadResponse) Descriptor() ([]byte, []int) {
 }
 
 func (x *ReadResponse) GetText() string {
-	if x != nil && x.Text != nil {
-		return *x.Text
+	if x != nil {
+		return x.Text
 	}
 	return ""
 }
 
 type WriteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Text          *string                `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -238,15 +238,15 @@ func (*WriteRequest) Descriptor() ([]byte, []int) {
 }
 
 func (x *WriteRequest) GetText() string {
-	if x != nil && x.Text != nil {
-		return *x.Text
+	if x != nil {
+		return x.Text
 	}
 	return ""
 }
 
 type WriteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Text          *string                `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -282,8 +282,8 @@ func (*WriteResponse) Descriptor() ([]byte, []int) {
 }
 
 func (x *WriteResponse) GetText() string {
-	if x != nil && x.Text != nil {
-		return *x.Text
+	if x != nil {
+		return x.Text
 	}
 	return ""
 }
@@ -309,7 +309,7 @@ const file_hopbound_test_v1_test_proto_rawDesc = "" +
 	"\n" +
 	"Idempotent\x12#.hopbound.test.v1.IdempotentRequest\x1a$.hopbound.test.v1.IdempotentResponse\"\x03\x90\x02\x02\x12J\n" +
 	"\x04Read\x12\x1d.hopbound.test.v1.ReadRequest\x1a\x1e.hopbound.test.v1.ReadResponse\"\x03\x90\x02\x01\x12H\n" +
-	"\x05Write\x12\x1e.hopbound.test.v1.WriteRequest\x1a\x1f.hopbound.test.v1.WriteResponseBIZGgithub.com/hopbound/hopbound/internal/testproto/hopbound/test/v1;testv1b\beditionsp\xe8\a"
+	"\x05Write\x12\x1e.hopbound.test.v1.WriteRequest\x1a\x1f.hopbound.test.v1.WriteResponseBNZGgithub.com/hopbound/hopbound/internal/testproto/hopbound/test/v1;testv1\x92\x03\x02\b\x02b\beditionsp\xe8\a"
 
 var (
 	file_hopbound_test_v1_test_proto_rawDescOnce sync.Once

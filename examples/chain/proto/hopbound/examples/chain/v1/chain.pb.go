@@ -24,9 +24,13 @@ const (
 )
 
 type PassRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the user stops waiting, in microseconds since the Unix epoch. All hops
+	// run in one process and on one clock, so that the last one can tell how much
+	// of its work was for nobody.
+	UserGoneUnixMicros int64 `protobuf:"varint,1,opt,name=user_gone_unix_micros,json=userGoneUnixMicros" json:"user_gone_unix_micros,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *PassRequest) Reset() {
@@ -57,6 +61,13 @@ func (x *PassRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use PassRequest.ProtoReflect.Descriptor instead.
 func (*PassRequest) Descriptor() ([]byte, []int) {
 	return file_hopbound_examples_chain_v1_chain_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *PassRequest) GetUserGoneUnixMicros() int64 {
+	if x != nil {
+		return x.UserGoneUnixMicros
+	}
+	return 0
 }
 
 type PassResponse struct {
@@ -99,12 +110,13 @@ var File_hopbound_examples_chain_v1_chain_proto protoreflect.FileDescriptor
 
 const file_hopbound_examples_chain_v1_chain_proto_rawDesc = "" +
 	"\n" +
-	"&hopbound/examples/chain/v1/chain.proto\x12\x1ahopbound.examples.chain.v1\"\r\n" +
-	"\vPassRequest\"\x0e\n" +
+	"&hopbound/examples/chain/v1/chain.proto\x12\x1ahopbound.examples.chain.v1\"@\n" +
+	"\vPassRequest\x121\n" +
+	"\x15user_gone_unix_micros\x18\x01 \x01(\x03R\x12userGoneUnixMicros\"\x0e\n" +
 	"\fPassResponse2l\n" +
 	"\n" +
 	"HopService\x12^\n" +
-	"\x04Pass\x12'.hopbound.examples.chain.v1.PassRequest\x1a(.hopbound.examples.chain.v1.PassResponse\"\x03\x90\x02\x02BVZTgithub.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1;chainv1b\beditionsp\xe8\a"
+	"\x04Pass\x12'.hopbound.examples.chain.v1.PassRequest\x1a(.hopbound.examples.chain.v1.PassResponse\"\x03\x90\x02\x02B[ZTgithub.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1;chainv1\x92\x03\x02\b\x02b\beditionsp\xe8\a"
 
 var (
 	file_hopbound_examples_chain_v1_chain_proto_rawDescOnce sync.Once

@@ -1,0 +1,78 @@
+// Command chain runs services that call each other in a row while the last one
+// fails, with grpc-go's own retries and with Hopbound, and shows what reaches
+// the last one.
+//
+//	go run ./examples/chain
+//	go run ./examples/chain -depth 6 -fail 100%,10% -requests 1000 -json
+//
+// Each service is a grpc.Server of its own on a loopback port, all in this
+// process.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Exit codes beside 0.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130 // as a shell reports it
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the command. It returns its exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	cfg, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "chain:", err)
+		return exitUsage
+	}
+	switch err := compare(ctx, cfg, stdout, stderr); {
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "chain: interrupted")
+		return exitInterrupted
+	case err != nil:
+		fmt.Fprintln(stderr, "chain:", err)
+		return exitFailed
+	}
+	return 0
+}
+
+// compare measures every stack at every share of failures, and prints what it
+// found: the table and one request's trace, or JSON.
+func compare(ctx context.Context, cfg *config, stdout, stderr io.Writer) error {
+	var results []result
+	for _, fail := range cfg.fail {
+		for _, s := range cfg.stacks {
+			r, err := measure(ctx, cfg, s, fail, newProgress(stderr))
+			if err != nil {
+				return err
+			}
+			results = append(results, r)
+		}
+	}
+	if cfg.json {
+		return writeJSON(stdout, results)
+	}
+	if err := writeTable(stdout, cfg, results); err != nil {
+		return err
+	}
+	return showTrace(ctx, cfg, stdout)
+}
