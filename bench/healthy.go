@@ -19,7 +19,7 @@ type echo struct {
 }
 
 func (echo) Idempotent(_ context.Context, req *testv1.IdempotentRequest) (*testv1.IdempotentResponse, error) {
-	return &testv1.IdempotentResponse{Text: req.Text}, nil
+	return &testv1.IdempotentResponse{Text: req.GetText()}, nil
 }
 
 // Healthy is a unary call with a deadline, over a connection in memory, that
@@ -81,6 +81,7 @@ func (h *Healthy) Call() error {
 
 // Run makes b.N calls.
 func (h *Healthy) Run(b *testing.B) {
+	b.Helper()
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := h.Call(); err != nil {

@@ -225,7 +225,8 @@ func TestRootThatFoundThePurseLentOutMayAskAgain(t *testing.T) {
 		t.Fatalf("leased %d and %d, want 2 and 0", holding.Tokens(), lease.Tokens())
 	}
 	lease.Settle(t0, 0)
-	if !late.Spend(t0) || !late.Spend(t0) {
+	first, second := late.Spend(t0), late.Spend(t0)
+	if !first || !second {
 		t.Error("the half kept for requests that fail was refused to one")
 	}
 	if late.Spend(t0) {

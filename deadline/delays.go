@@ -70,11 +70,11 @@ func (d *Delays) Excess(clock uint64, sent int64, received time.Duration) time.D
 func (d *Delays) base(clock uint64) *smallest {
 	if e, ok := d.byClock[clock]; ok {
 		d.recent.MoveToFront(e)
-		return &e.Value.(*sender).base //nolint:forcetypeassert // nothing else is put in
+		return &e.Value.(*sender).base //nolint:errcheck // nothing else is put in
 	}
 	if len(d.byClock) >= d.limit {
 		oldest := d.recent.Back()
-		delete(d.byClock, oldest.Value.(*sender).clock) //nolint:forcetypeassert // nothing else is put in
+		delete(d.byClock, oldest.Value.(*sender).clock) //nolint:errcheck // nothing else is put in
 		d.recent.Remove(oldest)
 	}
 	s := &sender{clock: clock}

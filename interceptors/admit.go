@@ -88,7 +88,7 @@ func (in *incoming) timeLeft(ctx context.Context, h wire.Context) (grpc, remaini
 // refuse sets the error of a call that is not worth running: it is cancelled,
 // its time is over, or what remains of it is not enough.
 func (in *incoming) refuse(ctx context.Context, remaining time.Duration) {
-	reason, message := "", ""
+	var reason, message string
 	switch {
 	case remaining <= 0:
 		reason, message = ReasonDeadlineExpired, "the deadline had passed when the call arrived"

@@ -51,16 +51,16 @@ const (
 func (b *Backoff) validate() error {
 	var errs []error
 	if b.Base < 0 || b.Max < 0 {
-		errs = append(errs, fmt.Errorf("Backoff.Base %v and Max %v must not be less than nothing", b.Base, b.Max))
+		errs = append(errs, fmt.Errorf("field Backoff.Base %v and Max %v must not be less than nothing", b.Base, b.Max))
 	}
 	if b.Max > 0 && b.Max < b.Base {
-		errs = append(errs, fmt.Errorf("Backoff.Max %v is less than Base %v", b.Max, b.Base))
+		errs = append(errs, fmt.Errorf("field Backoff.Max %v is less than Base %v", b.Max, b.Base))
 	}
 	if b.Multiplier != 0 && !(b.Multiplier >= 1 && !math.IsInf(b.Multiplier, 1)) {
-		errs = append(errs, fmt.Errorf("Backoff.Multiplier is %v, less than 1 or no number", b.Multiplier))
+		errs = append(errs, fmt.Errorf("field Backoff.Multiplier is %v, less than 1 or no number", b.Multiplier))
 	}
 	if b.Jitter < FullJitter || b.Jitter > NoJitter {
-		errs = append(errs, fmt.Errorf("Backoff.Jitter is %d, none of the known", b.Jitter))
+		errs = append(errs, fmt.Errorf("field Backoff.Jitter is %d, none of the known", b.Jitter))
 	}
 	return errors.Join(errs...)
 }

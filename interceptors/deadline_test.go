@@ -79,7 +79,9 @@ func TestTimeThatACallIsHeldBackIsTakenOffItsDeadline(t *testing.T) {
 			if err := within(t, do, time.Second); err != nil {
 				t.Fatal(err)
 			}
-			<-done
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
 			left = <-seen.left
 		})
 		return left
@@ -326,8 +328,10 @@ func TestReserveIsKeptFromTheCalleeAndNotFromTheCaller(t *testing.T) {
 		"nothing learned yet": {nil, nil, time.Second},
 		"fixed":               {[]interceptors.ClientOption{interceptors.WithReserve(30 * ms)}, nil, 970 * ms},
 		"at most a fifth":     {[]interceptors.ClientOption{interceptors.WithReserve(time.Minute)}, nil, 800 * ms},
-		"of the context": {[]interceptors.ClientOption{interceptors.WithReserve(30 * ms)},
-			func(ctx context.Context) context.Context { return deadline.WithReserve(ctx, 100*ms) }, 900 * ms},
+		"of the context": {
+			[]interceptors.ClientOption{interceptors.WithReserve(30 * ms)},
+			func(ctx context.Context) context.Context { return deadline.WithReserve(ctx, 100*ms) }, 900 * ms,
+		},
 		"observed": {[]interceptors.ClientOption{interceptors.WithReserve(30 * ms), interceptors.WithMode(interceptors.Observe)}, nil, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -47,9 +48,9 @@ func (k *call) judge(err error) (d decision, wanting bool, pause time.Duration) 
 	now := time.Now()
 	push := parsePushback(k.trailer)
 	switch k.ctx.Err() {
-	case context.DeadlineExceeded: //nolint:errorlint // contexts return it as it is
+	case context.DeadlineExceeded:
 		return outOfTime, false, 0
-	case context.Canceled: //nolint:errorlint // contexts return it as it is
+	case context.Canceled:
 		return notRetryable, false, 0
 	}
 	// A hop that declined for want of tokens alone may be asked again by one that
@@ -60,7 +61,8 @@ func (k *call) judge(err error) (d decision, wanting bool, pause time.Duration) 
 		}
 		return pushedBack, false, 0
 	}
-	if code := codeOf(err); !k.policy.retries(code) && !(code == codes.DeadlineExceeded && k.timeout > 0) {
+	code := codeOf(err)
+	if ended := code == codes.DeadlineExceeded && k.timeout > 0; !ended && !k.policy.retries(code) {
 		return notRetryable, false, 0
 	}
 	if k.seen && !k.safe() {
@@ -135,7 +137,7 @@ func (k *call) pause(last error) (again bool, err error) {
 		k.target.meter.Put(time.Now(), 1)
 	}
 	k.decision = outOfTime
-	if k.ctx.Err() == context.Canceled { //nolint:errorlint // contexts return it as it is
+	if errors.Is(k.ctx.Err(), context.Canceled) {
 		k.decision = notRetryable
 		return false, status.FromContextError(k.ctx.Err()).Err()
 	}

@@ -55,11 +55,17 @@ func TestNothingIsLeftOfTenThousandCalls(t *testing.T) {
 		outcomes []handler
 		want     []codes.Code
 	}{
-		"that time out": {ms, []handler{succeed, fail, notFound, slow, hang},
-			[]codes.Code{codes.OK, codes.Canceled, codes.NotFound, codes.Unavailable, codes.DeadlineExceeded}},
+		"that time out": {
+			ms,
+			[]handler{succeed, fail, notFound, slow, hang},
+			[]codes.Code{codes.OK, codes.Canceled, codes.NotFound, codes.Unavailable, codes.DeadlineExceeded},
+		},
 		// A timer that is forgotten here has not fired by the end of the test.
-		"with hours to go": {time.Hour, []handler{succeed, fail, notFound, slow},
-			[]codes.Code{codes.OK, codes.Canceled, codes.NotFound, codes.Unavailable}},
+		"with hours to go": {
+			time.Hour,
+			[]handler{succeed, fail, notFound, slow},
+			[]codes.Code{codes.OK, codes.Canceled, codes.NotFound, codes.Unavailable},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

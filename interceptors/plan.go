@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/hopbound/hopbound/budget"
@@ -26,7 +27,7 @@ type call struct {
 	key        idempotency.Key
 	hasKey     bool
 
-	ctx    context.Context //nolint:containedctx // the call's own, from which each attempt's is derived
+	ctx    context.Context // its own, from which each attempt's is derived
 	cancel context.CancelFunc
 	opts   []grpc.CallOption
 	space  [4]grpc.CallOption // for opts, of which there are few
@@ -126,10 +127,10 @@ func (k *call) refuse() error {
 		}
 	}
 	remaining, ok := k.remaining()
-	if !ok || k.ctx.Err() == context.Canceled { //nolint:errorlint // contexts return it as it is
+	if !ok || errors.Is(k.ctx.Err(), context.Canceled) {
 		return nil // gRPC has the error for a call that was cancelled
 	}
-	reason, message := "", ""
+	var reason, message string
 	switch {
 	case remaining <= 0:
 		reason, message = ReasonDeadlineExpired, "the deadline had passed before the call was made"

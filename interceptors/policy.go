@@ -3,6 +3,7 @@ package interceptors
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,7 +74,7 @@ type Policy struct {
 	Idempotency IdempotencyLevel
 }
 
-// AttemptTimeoutShared, as a [Policy]'s AttemptTimeout, gives each attempt an
+// AttemptTimeoutShared is an AttemptTimeout of a [Policy] that gives each attempt an
 // equal share of what remains of the call's deadline, less the pauses between
 // the attempts that may still be made. A call without a deadline gets none.
 const AttemptTimeoutShared time.Duration = -1
@@ -113,13 +114,13 @@ const (
 func (p *Policy) validate() error {
 	var errs []error
 	if p.Timeout < 0 {
-		errs = append(errs, fmt.Errorf("Timeout is %v, less than nothing", p.Timeout))
+		errs = append(errs, fmt.Errorf("field Timeout is %v, less than nothing", p.Timeout))
 	}
 	if p.AttemptTimeout < 0 && p.AttemptTimeout != AttemptTimeoutShared {
-		errs = append(errs, fmt.Errorf("AttemptTimeout is %v, less than nothing", p.AttemptTimeout))
+		errs = append(errs, fmt.Errorf("field AttemptTimeout is %v, less than nothing", p.AttemptTimeout))
 	}
 	if p.Idempotency < Unspecified || p.Idempotency > NoSideEffects {
-		errs = append(errs, fmt.Errorf("Idempotency is %d, no known level", p.Idempotency))
+		errs = append(errs, fmt.Errorf("field Idempotency is %d, no known level", p.Idempotency))
 	}
 	if p.Retry != nil {
 		errs = append(errs, p.Retry.validate())
@@ -130,11 +131,11 @@ func (p *Policy) validate() error {
 func (r *RetryPolicy) validate() error {
 	var errs []error
 	if r.MaxAttempts < 0 || r.MaxAttempts > mostAttempts {
-		errs = append(errs, fmt.Errorf("Retry.MaxAttempts is %d, not within 0 and %d", r.MaxAttempts, mostAttempts))
+		errs = append(errs, fmt.Errorf("field Retry.MaxAttempts is %d, not within 0 and %d", r.MaxAttempts, mostAttempts))
 	}
 	for _, c := range r.Codes {
 		if c == codes.OK || c > codes.Unauthenticated {
-			errs = append(errs, fmt.Errorf("Retry.Codes has %v, which is no failure of gRPC's", c))
+			errs = append(errs, fmt.Errorf("field Retry.Codes has %v, which is no failure of gRPC's", c))
 		}
 	}
 	errs = append(errs, r.Backoff.validate())
@@ -154,12 +155,7 @@ func (p *Policy) retries(code codes.Code) bool {
 	if p.Retry == nil || len(p.Retry.Codes) == 0 {
 		return code == codes.Unavailable
 	}
-	for _, c := range p.Retry.Codes {
-		if c == code {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(p.Retry.Codes, code)
 }
 
 func (p *Policy) backoff() Backoff {

@@ -76,7 +76,7 @@ func (k *call) startAttempt(ctx context.Context) context.Context {
 		return ctx
 	}
 	if k.span != nil {
-		ctx, k.attemptSpan = k.trace.tracer.Start(ctx, k.method.name,
+		ctx, k.attemptSpan = k.trace.tracer.Start(ctx, k.method.name, //nolint:spancheck // endAttempt ends it
 			trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(k.began))
 		k.attemptSpan.SetAttributes(
 			semconv.RPCSystemNameGRPC, semconv.RPCMethod(k.method.name),

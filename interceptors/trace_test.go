@@ -69,7 +69,7 @@ func attrs(kvs []attribute.KeyValue) string {
 		if strings.HasSuffix(key, "_ms") && key != "hopbound.backoff_ms" || key == "rpc.method" || key == "rpc.system.name" {
 			continue
 		}
-		out = append(out, strings.TrimPrefix(key, "hopbound.")+"="+kv.Value.Emit())
+		out = append(out, strings.TrimPrefix(key, "hopbound.")+"="+kv.Value.String())
 	}
 	sort.Strings(out)
 	return strings.Join(out, " ")

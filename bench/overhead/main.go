@@ -48,8 +48,8 @@ func run(rounds int, out string) error {
 		median(ours.nanos), median(ours.allocs), median(ours.bytes),
 		100*(median(ratios)-1), median(ours.allocs)-median(bare.allocs), median(ours.bytes)-median(bare.bytes))
 	if out == "" {
-		fmt.Print(text)
-		return nil
+		_, err := fmt.Fprint(os.Stdout, text)
+		return err
 	}
 	return os.WriteFile(out, []byte(text), 0o644) //nolint:gosec // a document for all to read
 }

@@ -83,7 +83,7 @@ func parse(args []string, usage io.Writer) (*config, error) {
 	default:
 		return nil, fmt.Errorf("-stack is %q, must be native, hopbound or both", *stacks)
 	}
-	for _, text := range strings.Split(*fail, ",") {
+	for text := range strings.SplitSeq(*fail, ",") {
 		share, err := parseShare(text)
 		if err != nil {
 			return nil, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -66,7 +67,7 @@ type chain struct {
 // start starts the services of a chain and connects to the first. With tracers,
 // it takes the provider of each hop from it: 0 is the user, and then the
 // services in their order.
-func start(cfg *config, s stack, fail float64, tracers func(hop int) trace.TracerProvider) (_ *chain, err error) {
+func start(ctx context.Context, cfg *config, s stack, fail float64, tracers func(hop int) trace.TracerProvider) (_ *chain, err error) {
 	c := &chain{}
 	defer func() {
 		if err != nil {
@@ -80,7 +81,7 @@ func start(cfg *config, s stack, fail float64, tracers func(hop int) trace.Trace
 		if err != nil {
 			return nil, err
 		}
-		address, err := c.serve(&hop{counters: &c.counters, next: next, fail: fail}, opts)
+		address, err := c.serve(ctx, &hop{counters: &c.counters, next: next, fail: fail}, opts)
 		if err != nil {
 			return nil, err
 		}
@@ -100,8 +101,8 @@ func tracerOf(tracers func(int) trace.TracerProvider, hop int) []interceptors.Op
 }
 
 // serve runs a service on a free loopback port.
-func (c *chain) serve(h *hop, opts []grpc.ServerOption) (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func (c *chain) serve(ctx context.Context, h *hop, opts []grpc.ServerOption) (string, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", fmt.Errorf("listen: %w", err)
 	}
@@ -136,8 +137,8 @@ func (c *chain) connect(cfg *config, s stack, address string, tracer []intercept
 // close stops the services, the first one first, so that none waits for the
 // next.
 func (c *chain) close() {
-	for i := len(c.closers) - 1; i >= 0; i-- {
-		c.closers[i]()
+	for _, end := range slices.Backward(c.closers) {
+		end()
 	}
 }
 

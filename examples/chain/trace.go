@@ -32,7 +32,7 @@ func showTrace(ctx context.Context, cfg *config, out io.Writer) error {
 		return sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder),
 			sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", name))))
 	}
-	c, err := start(cfg, hopbound, 1, tracers)
+	c, err := start(ctx, cfg, hopbound, 1, tracers)
 	if err != nil {
 		return err
 	}
