@@ -1,0 +1,51 @@
+package examples_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestCodeOfTheReadmeIsCompiled checks that each Go block of the README stands,
+// but for indentation, in a Go file of the project, where it is compiled and
+// tested.
+func TestCodeOfTheReadmeIsCompiled(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sources strings.Builder
+	err = filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(path) != ".go" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		sources.WriteString(flat(string(text)))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindAllStringSubmatch(string(readme), -1)
+	if len(blocks) == 0 {
+		t.Fatal("no Go in the README")
+	}
+	for _, b := range blocks {
+		if !strings.Contains(sources.String(), flat(b[1])) {
+			t.Errorf("no file has\n%s", b[1])
+		}
+	}
+}
+
+// flat drops the indentation of all lines.
+func flat(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	for i, line := range lines {
+		lines[i] = strings.TrimSpace(line)
+	}
+	return strings.Join(lines, "\n") + "\n"
+}

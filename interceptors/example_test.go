@@ -1,0 +1,100 @@
+package interceptors_test
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hopbound/hopbound/budget"
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/interceptors"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// A client and a server with all defaults.
+func Example() {
+	client, err := interceptors.NewClient()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	creds := grpc.WithTransportCredentials(insecure.NewCredentials())
+	conn, err := grpc.NewClient("dns:///orders:443", append(client.DialOptions(), creds)...)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer conn.Close()
+
+	server, err := interceptors.NewServer()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	srv := grpc.NewServer(server.ServerOptions()...)
+	defer srv.Stop()
+	// Output:
+}
+
+// Policies tell which failures of which methods are repeated, and how. A retry
+// policy that is written out declares its methods safe to repeat.
+func ExampleWithPolicy() {
+	policy := interceptors.WithPolicy(interceptors.MethodPolicies{
+		"/shop.v1.Orders/Get": {
+			Timeout: 2 * time.Second,
+			Retry: &interceptors.RetryPolicy{
+				MaxAttempts: 4,
+				Codes:       []codes.Code{codes.Unavailable, codes.Aborted},
+				Backoff:     interceptors.Backoff{Base: 20 * time.Millisecond, Jitter: interceptors.EqualJitter},
+			},
+		},
+		"/shop.v1.Orders/": {Timeout: 5 * time.Second},
+		"/shop.v1.Audit/":  {Retry: &interceptors.RetryPolicy{MaxAttempts: 1}},
+	})
+	_, err := interceptors.NewClient(policy)
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+// One purse for all clients of a process, so that together they keep to it.
+func ExampleWithBudget() {
+	purse := budget.New(budget.Ratio(0.1), budget.Burst(50))
+	for range 2 {
+		if _, err := interceptors.NewClient(interceptors.WithBudget(purse)); err != nil {
+			fmt.Println(err)
+		}
+	}
+	fmt.Println(purse.Balance(), "extra attempts in hand")
+	// Output: 50 extra attempts in hand
+}
+
+// What is wrong with the options comes back at once, all of it.
+func ExampleNewServer() {
+	_, err := interceptors.NewServer(interceptors.WithMaxDeadline(-time.Second), interceptors.WithFloor(-1))
+	fmt.Println(err)
+	// Output:
+	// WithMaxDeadline(-1s): must be more than nothing
+	// WithFloor(-1ns): less than nothing
+}
+
+// A write with a key may be repeated even if a server may have seen it: all
+// attempts carry the same key.
+func Example_key() {
+	ctx := idempotency.WithKey(context.Background(), idempotency.NewKey())
+	_, ok := idempotency.FromContext(ctx)
+	fmt.Println(ok)
+	// Output: true
+}
+
+// How a team rolls it out: everything is counted and traced, nothing is done.
+func ExampleWithMode() {
+	_, err := interceptors.NewClient(interceptors.WithMode(interceptors.Observe))
+	fmt.Println(err)
+	_, err = interceptors.NewServer(interceptors.WithMode(interceptors.Observe))
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// <nil>
+}
