@@ -3,8 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-# Tools are built at the versions of tools/go.mod.
-TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
+BIN := $(CURDIR)/.tmp/bin
+export PATH := $(BIN):$(PATH)
 PACKAGES := ./... ./bench/... ./examples/...
 FUZZTIME ?= 10s
 
@@ -21,22 +21,24 @@ race: ## Run them with the race detector
 	go test -race work
 
 .PHONY: lint
-lint: ## Vet and lint Go and protobuf
+lint: $(BIN) ## Vet and lint Go and protobuf
 	go vet work
-	$(TOOL) golangci-lint run $(PACKAGES)
-	$(TOOL) buf lint
-	$(TOOL) buf format --diff --exit-code
+	golangci-lint run $(PACKAGES)
+	buf lint
+	buf format --diff --exit-code
 
 .PHONY: fix
-fix: ## Format, and fix what linters can fix
-	$(TOOL) golangci-lint run --fix $(PACKAGES)
-	$(TOOL) buf format --write
+fix: $(BIN) ## Format, and fix what linters can fix
+	golangci-lint run --fix $(PACKAGES)
+	buf format --write
 
 .PHONY: generate
-generate: ## Generate code from protobuf
-	GOWORK=off GOBIN=$(CURDIR)/.tmp/bin go install -modfile=$(CURDIR)/tools/go.mod \
-		google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
-	PATH="$(CURDIR)/.tmp/bin:$$PATH" $(TOOL) buf generate
+generate: $(BIN) ## Generate code from protobuf
+	buf generate
+
+.PHONY: breaking
+breaking: $(BIN) ## Compare protobuf with the release BASE
+	buf breaking --against ".git#tag=$(BASE)"
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME
@@ -50,3 +52,8 @@ fuzz: ## Run each fuzz target for FUZZTIME
 .PHONY: bench
 bench: ## Measure, and write docs/benchmarks.md
 	go run ./bench/overhead -out docs/benchmarks.md
+
+# The tools, at the versions that tools/go.mod pins.
+$(BIN): tools/go.mod tools/go.sum
+	cd tools && GOWORK=off GOBIN=$(BIN) go install tool
+	touch $(BIN)
