@@ -1,8 +1,9 @@
 // Command overhead measures what Hopbound adds to a healthy unary call, and
 // writes the table in docs/benchmarks.md.
 //
-// It alternates between gRPC alone and gRPC with Hopbound, many short runs
-// each, and reports medians: a machine that is busy for a while slows both.
+// It makes short blocks of calls, a block with each stack in turn, and compares
+// each block with that of gRPC alone beside it: a machine that is busy for a
+// while slows both. What it reports are medians over many such rounds.
 package main
 
 import (
@@ -12,46 +13,57 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"testing"
+	"strings"
+	"time"
 
 	"github.com/hopbound/hopbound/bench"
 )
 
 func main() {
-	rounds := flag.Int("rounds", 21, "pairs of runs")
+	rounds := flag.Int("rounds", 400, "blocks of each stack")
+	calls := flag.Int("calls", 1000, "calls in a block")
 	out := flag.String("out", "", "file to write the table to; standard output if empty")
 	flag.Parse()
-	if err := run(*rounds, *out); err != nil {
+	if err := run(*rounds, *calls, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "overhead:", err)
 		os.Exit(1)
 	}
 }
 
-func run(rounds int, out string) error {
-	if rounds < 1 {
-		return errors.New("-rounds must be at least 1")
+var stacks = [...]bench.Stack{bench.Bare, bench.Header, bench.Hopbound}
+
+func run(rounds, calls int, out string) error {
+	if rounds < 1 || calls < 1 {
+		return errors.New("-rounds and -calls must be at least 1")
 	}
-	var bare, ours series
-	for i := range rounds {
-		fmt.Fprintf(os.Stderr, "\rround %d of %d", i+1, rounds)
-		if err := errors.Join(bare.measure(false), ours.measure(true)); err != nil {
+	var series [len(stacks)]series
+	for i, stack := range stacks {
+		h, err := bench.NewHealthy(stack)
+		if err != nil {
 			return err
+		}
+		defer h.Close()
+		series[i].healthy = h
+	}
+	for round := range rounds {
+		fmt.Fprintf(os.Stderr, "\rround %d of %d", round+1, rounds)
+		for i := range stacks { // each stack comes first, second and third in turn
+			if err := series[(round+i)%len(stacks)].measure(calls); err != nil {
+				return err
+			}
 		}
 	}
 	fmt.Fprintln(os.Stderr)
-	ratios := make([]float64, rounds)
-	for i := range ratios {
-		ratios[i] = ours.nanos[i] / bare.nanos[i]
+	var text strings.Builder
+	fmt.Fprintf(&text, page, rounds, calls, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+	for i, stack := range stacks {
+		text.WriteString(row(stack, &series[i], &series[0]))
 	}
-	text := fmt.Sprintf(page, rounds, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(),
-		median(bare.nanos), median(bare.allocs), median(bare.bytes),
-		median(ours.nanos), median(ours.allocs), median(ours.bytes),
-		100*(median(ratios)-1), median(ours.allocs)-median(bare.allocs), median(ours.bytes)-median(bare.bytes))
 	if out == "" {
-		_, err := fmt.Fprint(os.Stdout, text)
+		_, err := fmt.Fprint(os.Stdout, text.String())
 		return err
 	}
-	return os.WriteFile(out, []byte(text), 0o644) //nolint:gosec // a document for all to read
+	return os.WriteFile(out, []byte(text.String()), 0o644) //nolint:gosec // a document for all to read
 }
 
 const page = `# Benchmarks
@@ -61,37 +73,52 @@ Written by ` + "`make bench`" + `. Machines differ: what holds on another is the
 ## A healthy unary call
 
 A call with a deadline that succeeds, over a connection in memory, client and
-server together, with no tracer and no meter. Medians of %d pairs of runs that
-alternate; the time added is the median of the pairs' ratios. %s on %s/%s with
-%d cores.
+server together, with no tracer and no meter. Medians of %d rounds, each a block
+of %d calls with every stack in turn; the time added is the median of the ratios
+to the block of gRPC alone in the same round, with its quartiles. %s on %s/%s
+with %d cores.
 
-| stack | ns/call | allocations/call | bytes/call |
-|---|---|---|---|
-| gRPC alone | %.0f | %.0f | %.0f |
-| gRPC with Hopbound | %.0f | %.0f | %.0f |
-| added | %+.1f %% | %+.0f | %+.0f |
+| stack | ns/call | time added | allocations/call | bytes/call |
+|---|---|---|---|---|
 `
 
-// series is the results of runs of the same stack.
-type series struct{ nanos, allocs, bytes []float64 }
+func row(stack bench.Stack, s, bare *series) string {
+	added := "–"
+	if s != bare {
+		ratios := make([]float64, len(s.nanos))
+		for i := range ratios {
+			ratios[i] = 100 * (s.nanos[i]/bare.nanos[i] - 1)
+		}
+		added = fmt.Sprintf("%+.1f %% (%+.1f to %+.1f)", quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75))
+	}
+	return fmt.Sprintf("| %v | %.0f | %s | %.0f | %.0f |\n", stack,
+		quantile(s.nanos, 0.5), added, quantile(s.allocs, 0.5), quantile(s.bytes, 0.5))
+}
 
-func (s *series) measure(hopbound bool) error {
-	h, err := bench.NewHealthy(hopbound)
-	if err != nil {
-		return err
+// series is what the blocks of one stack took for each call.
+type series struct {
+	healthy              *bench.Healthy
+	nanos, allocs, bytes []float64
+}
+
+func (s *series) measure(calls int) error {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	began := time.Now()
+	for range calls {
+		if err := s.healthy.Call(); err != nil {
+			return err
+		}
 	}
-	defer h.Close()
-	r := testing.Benchmark(h.Run)
-	if r.N == 0 {
-		return errors.New("the benchmark failed")
-	}
-	s.nanos = append(s.nanos, float64(r.T.Nanoseconds())/float64(r.N))
-	s.allocs = append(s.allocs, float64(r.AllocsPerOp()))
-	s.bytes = append(s.bytes, float64(r.AllocedBytesPerOp()))
+	took := time.Since(began)
+	runtime.ReadMemStats(&after)
+	s.nanos = append(s.nanos, float64(took.Nanoseconds())/float64(calls))
+	s.allocs = append(s.allocs, float64(after.Mallocs-before.Mallocs)/float64(calls))
+	s.bytes = append(s.bytes, float64(after.TotalAlloc-before.TotalAlloc)/float64(calls))
 	return nil
 }
 
-func median(values []float64) float64 {
+func quantile(values []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
+	return sorted[int(q*float64(len(sorted)-1))]
 }
