@@ -56,7 +56,12 @@ func (a *Allotment) Fund(b *Budget) {
 // [Allotment.Close], a lease is of nothing.
 //
 // Each lease must be ended by one call of [Lease.Settle] or [Lease.Lost].
-func (a *Allotment) Lease(now time.Time) Lease {
+func (a *Allotment) Lease(now time.Time) Lease { return a.LeaseKeeping(now, 0) }
+
+// LeaseKeeping is [Allotment.Lease] of all but keep of the free tokens. What
+// is kept pays for the hedges of the attempt, which are made while it holds the
+// rest.
+func (a *Allotment) LeaseKeeping(now time.Time, keep int) Lease {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closed {
@@ -66,7 +71,7 @@ func (a *Allotment) Lease(now time.Time) Lease {
 		a.granted = a.purse.grant(now)
 		a.free += a.granted
 	}
-	tokens := max(0, a.free)
+	tokens := max(0, a.free-max(0, keep))
 	a.free -= tokens
 	a.leased += tokens
 	return Lease{from: a, tokens: tokens}
@@ -101,12 +106,15 @@ func (a *Allotment) topUp(now time.Time) bool {
 
 // Unspend takes back a charge for an attempt that turned out to have reached no
 // server.
-func (a *Allotment) Unspend() {
+func (a *Allotment) Unspend(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.closed {
+	switch {
+	case !a.closed:
 		a.used--
 		a.free++
+	case a.purse != nil:
+		a.purse.Put(now, 1)
 	}
 }
 

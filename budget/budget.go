@@ -98,12 +98,13 @@ func (b *Budget) BalanceAt(now time.Time) float64 {
 func (b *Budget) Take(now time.Time, n int) int { return b.take(now, n, 0) }
 
 // Put puts back n tokens that were taken and not used. A negative n charges
-// what was used beyond what had been taken, into debt if need be.
+// what was used beyond what had been taken, into debt if need be. More than a
+// thousand million either way counts as that.
 func (b *Budget) Put(now time.Time, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.advance(now)
-	b.add(int64(n) * token)
+	b.add(int64(max(-1e9, min(n, 1e9))) * token)
 }
 
 // Success earns what a success earns.

@@ -154,7 +154,7 @@ func TestAttemptThatReachedNoServerCostsNothing(t *testing.T) {
 	if !a.Spend(t0) {
 		t.Fatal("no token")
 	}
-	a.Unspend()
+	a.Unspend(t0)
 	if a.Used() != 0 || a.Free() != 1 {
 		t.Errorf("used %d, free %d; want 0 and 1", a.Used(), a.Free())
 	}

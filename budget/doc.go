@@ -18,7 +18,7 @@
 // and these are the only moves:
 //
 //	grant    purse  -> free     the first lease of a root, or a spend that finds nothing free
-//	lease    free   -> leased   all of it, to the next attempt
+//	lease    free   -> leased   to the next attempt: all of it, but what its hedges may need
 //	settle   leased -> used     what the reply's report names; the rest becomes free
 //	lost     leased -> used     all of it, because no reply came to tell
 //	spend    free   -> used     an extra attempt is about to be made

@@ -129,7 +129,7 @@ func (t *tree) call(a *Allotment, depth int, rng *rand.Rand) bool {
 		ok, reached := t.attempt(a, &lease, depth, rng)
 		switch {
 		case !reached && paid:
-			a.Unspend()
+			a.Unspend(t.now())
 		case reached && seen:
 			t.extra.Add(1)
 		}

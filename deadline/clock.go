@@ -32,7 +32,7 @@ type Clock struct {
 
 type epoch struct {
 	id     uint64
-	offset time.Duration // the clock's reading less monotonic time
+	offset int64 // the clock's reading less monotonic time, in microseconds
 }
 
 // NewClock returns a clock that takes its ids from newID, which must be safe
@@ -41,22 +41,22 @@ type epoch struct {
 func NewClock(newID func() uint64) *Clock { return &Clock{newID: newID} }
 
 // Read returns the clock's reading, in microseconds since the Unix epoch, and
-// its id. It takes the wall time and the time passed on the monotonic clock
+// its id. A reading before the epoch is negative, and cannot go on the wire. It takes the wall time and the time passed on the monotonic clock
 // since any fixed moment. When the two have parted by more than 50 ms since the
 // clock was drawn, it is drawn anew, with a new id. The first reading draws it.
-func (c *Clock) Read(wall time.Time, mono time.Duration) (micros int64, id uint64) {
+func (c *Clock) Read(wall time.Time, mono time.Duration) (reading int64, id uint64) {
 	for {
 		e := c.drawn.Load()
-		offset := time.Duration(wall.UnixNano()) - mono
+		offset := wall.UnixMicro() - mono.Microseconds()
 		next := e
 		switch {
-		case e == nil || (offset-e.offset).Abs() > maxParting:
+		case e == nil || micros(offset-e.offset).Abs() > maxParting:
 			next = &epoch{id: c.newID(), offset: offset}
-		case offset-e.offset > maxBehind:
+		case micros(offset-e.offset) > maxBehind:
 			next = &epoch{id: e.id, offset: offset}
 		}
 		if next == e || c.drawn.CompareAndSwap(e, next) {
-			return max(0, (next.offset + mono).Microseconds()), next.id
+			return next.offset + mono.Microseconds(), next.id
 		}
 	}
 }

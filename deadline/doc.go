@@ -14,8 +14,10 @@
 // minute. The clocks of two hosts are never compared, only differences of their
 // differences, so that offsets cancel whatever they are. A [Clock] never steps;
 // what two clocks may drift apart within the minute is allowed for. So the
-// remaining time is never less than what the caller will still wait, and never
-// more than what gRPC alone would give.
+// remaining time is never more than what gRPC alone would give, and never less
+// than what the caller will still wait, unless the caller's machine is suspended
+// while the message is under way: its timers stand still meanwhile, and nothing
+// on the wire tells.
 //
 // # What may enter
 //

@@ -14,9 +14,10 @@ const (
 	mostRefused = 5
 )
 
-// Floor learns how much time a method's handler needs at least: the smallest
-// time of the last minute in which it succeeded. A request with less remaining
-// cannot finish. At most a fifth of the requests in a window of ten seconds are
+// Floor learns how much time something needs at least: the smallest time of the
+// last minute in which it succeeded. A request with less remaining cannot
+// finish. One success teaches nothing yet: it may have been slow for being the
+// first. At most a fifth of the requests in a window of ten seconds are
 // refused for that, so that a method which has become faster is found out. It
 // is safe for concurrent use, and the zero value has learned nothing.
 type Floor struct {
@@ -27,7 +28,7 @@ type Floor struct {
 	refused int
 }
 
-// Learn takes in how long a handler took that succeeded.
+// Learn takes in how long a success took.
 func (f *Floor) Learn(now, took time.Duration) {
 	if took < 0 {
 		return
@@ -47,7 +48,7 @@ func (f *Floor) Refuse(now, remaining time.Duration) bool {
 	}
 	f.judged++
 	needed, of := f.fastest.get(now)
-	if of == 0 || remaining >= needed || (f.refused+1)*mostRefused > f.judged {
+	if of < 2 || remaining >= needed || (f.refused+1)*mostRefused > f.judged {
 		return false
 	}
 	f.refused++

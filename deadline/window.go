@@ -2,14 +2,14 @@ package deadline
 
 import "time"
 
-// span is how long a smallest value is remembered, at least half of it and at
-// most all of it, in two halves, as LEDBAT keeps its base delays.
-const span = time.Minute
+// half is half of the minute for which a smallest value is remembered: at least
+// one half and at most two, as LEDBAT keeps its base delays.
+const half = 30 * time.Second
 
 // smallest remembers the smallest of the values seen lately, with the times
 // they were seen at. It is not safe for concurrent use.
 type smallest struct {
-	begun    time.Duration // when the current half began
+	half     time.Duration // the current one, counted from time zero
 	current  sample
 	previous sample
 }
@@ -20,20 +20,19 @@ type sample struct {
 	seen  int // values in this half, of which this is the smallest
 }
 
-// rotate begins a new half when the current one is over.
+// rotate begins a new half when the current one is over. Halves begin at whole
+// multiples of their length, so that no value is kept for longer than two.
 func (s *smallest) rotate(now time.Duration) {
-	const half = span / 2
-	age := now - s.begun
-	switch {
-	case age < half:
+	n := now / half
+	if n <= s.half {
 		return
-	case age < span && s.current.seen > 0:
+	}
+	s.previous = sample{}
+	if n == s.half+1 {
 		s.previous = s.current
-	default:
-		s.previous = sample{}
 	}
 	s.current = sample{}
-	s.begun = now
+	s.half = n
 }
 
 // add takes in a value. A value replaces the smallest of the current half if it

@@ -9,7 +9,6 @@ import (
 	"github.com/hopbound/hopbound/internal/wire"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 )
 
 // derived is by how much a deadline must be earlier than the context's own to
@@ -20,16 +19,17 @@ const derived = time.Millisecond
 const unbounded = time.Duration(math.MaxInt64)
 
 // admit reads what a call carries, and gives the handler its deadline and its
-// tokens, or refuses the call.
-func (s *Server) admit(ctx context.Context, fullMethod string) *incoming {
-	in := &incoming{Server: s, method: s.methods.get(fullMethod, newMethod), arrived: time.Now()}
-	if s.adaptiveFloor {
+// tokens, or refuses the call. If learn is set, it learns how long the handler
+// needs.
+func (s *Server) admit(ctx context.Context, fullMethod string, learn bool) *incoming {
+	in := &incoming{Server: s, method: s.methods.get(fullMethod, s.newMethod), arrived: time.Now()}
+	if learn {
 		in.floor = s.floors.get(fullMethod, func(string) *deadline.Floor { return &deadline.Floor{} })
 	}
 	header, malformed := s.readHeader(ctx)
 	if header.HasBudget {
 		in.hop = true
-		in.allotment.Receive(header.Budget)
+		in.request.allotment.Receive(header.Budget)
 	}
 	ctx = in.startServer(ctx, header)
 	if malformed {
@@ -41,7 +41,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string) *incoming {
 	if s.mode == Enforce && in.refusal == nil && grpc-remaining > derived {
 		ctx, in.cancel = context.WithDeadline(ctx, in.arrived.Add(remaining))
 	}
-	in.ctx = requestContext{Context: ctx, request: &in.request}
+	in.request.Context = ctx
 	return in
 }
 
@@ -76,11 +76,13 @@ func (in *incoming) timeLeft(ctx context.Context, h wire.Context) (grpc, remaini
 	if h.HasDeadline {
 		remaining = deadline.OnArrival(h.Deadline, h.Sent, excess, grpc)
 	}
-	if remaining == unbounded && in.defaultDeadline > 0 {
-		remaining = in.defaultDeadline
+	if grpc == unbounded && in.defaultDeadline > 0 {
+		remaining = min(remaining, in.defaultDeadline)
 	}
-	if in.maxDeadline > 0 {
-		remaining = min(remaining, in.maxDeadline)
+	for _, most := range [...]time.Duration{in.maxDeadline, in.method.declared.cap} {
+		if most > 0 {
+			remaining = min(remaining, most)
+		}
 	}
 	return grpc, remaining, excess
 }
@@ -94,10 +96,10 @@ func (in *incoming) refuse(ctx context.Context, remaining time.Duration) {
 		reason, message = ReasonDeadlineExpired, "the deadline had passed when the call arrived"
 	case ctx.Err() != nil:
 		if in.mode == Enforce {
-			in.refusal = status.FromContextError(ctx.Err()).Err()
+			in.refusal = cancelledError()
 		}
 		return
-	case remaining < in.Server.floor, in.floor != nil && in.floor.Refuse(in.arrived.Sub(in.begun), remaining):
+	case remaining < max(in.Server.floor, in.method.declared.floor), in.floor != nil && in.floor.Refuse(in.arrived.Sub(in.begun), remaining):
 		reason, message = ReasonDeadlineUnreachable, "what remains of the deadline is less than the method needs"
 	default:
 		return

@@ -3,41 +3,87 @@ package interceptors
 import (
 	"context"
 	"strconv"
+	"sync/atomic"
 	"time"
 
+	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/internal/wire"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 )
 
-// attempt makes one attempt: it leases all free tokens to the callee, sends the
-// deadline, and settles by what comes back.
-func (k *call) attempt(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
-	k.n++
-	if k.n > 1 {
-		k.began = time.Now()
+// attempt is one attempt of a call: what it set out with, and what came back.
+type attempt struct {
+	n       int // from 1
+	began   time.Time
+	timeout time.Duration // of its own, or 0
+	expired bool          // that has ended it; known of streams, whose context does not tell
+	paid    bool          // it was charged before it was made
+	lease   budget.Lease
+	reserve time.Duration
+
+	allowed time.Duration // until the deadline that the callee is told, or 0
+
+	header   metadata.MD // if it is one of several
+	peer     peer.Peer
+	trailer  metadata.MD
+	finished atomic.Bool // gRPC has said so; if not, it may never have been asked
+	settled  bool
+	ended    time.Time
+	report   wire.Report
+	reported bool // the trailer has a report
+	garbled  bool // or something else in its place
+	charged  int  // tokens of the lease that were charged
+
+	hedge string // "won" or "lost" if there were others at the same time
+	span  trace.Span
+}
+
+// begin starts an attempt: it leases all free tokens but keep to the callee,
+// and returns the context to make the attempt with, which carries the deadline.
+// If the context is one of the attempt's own, cancel releases it.
+func (k *call) begin(a *attempt, keep int) (ctx context.Context, cancel context.CancelFunc) {
+	k.attempts++
+	a.n, a.paid = k.attempts, k.paid
+	k.paid = false
+	a.began = k.began
+	if a.n > 1 {
+		a.began = time.Now()
+	}
+	a.lease = k.allotment.LeaseKeeping(a.began, keep)
+	ctx = k.ctx
+	if a.timeout = k.attemptTimeout(a); a.timeout > 0 && !k.streaming {
+		ctx, cancel = context.WithDeadline(ctx, a.began.Add(a.timeout))
+	}
+	header := k.header(ctx, a)
+	ctx = k.startAttempt(ctx, a)
+	return k.outgoing(ctx, a, header), cancel
+}
+
+// invoke makes one attempt of a unary call, and settles by what comes back.
+func (k *call) invoke(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
+	a := &k.last
+	if k.attempts > 0 {
+		k.last = attempt{}
 		k.forgetLast()
+	} else {
+		k.opts = append(k.opts, grpc.Trailer(&a.trailer), grpc.Peer(&a.peer), grpc.OnFinish(func(error) { a.finished.Store(true) }))
 	}
-	if k.mode == Enforce {
-		k.lease = k.allotment.Lease(k.began)
-	}
-	ctx := k.ctx
-	if k.timeout = k.attemptTimeout(); k.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, k.began.Add(k.timeout))
+	ctx, cancel := k.begin(a, 0)
+	if cancel != nil {
 		defer cancel()
 	}
-	header := k.header(ctx)
-	ctx = k.startAttempt(ctx)
-	err := invoker(k.outgoing(ctx, header), k.fullMethod, req, reply, cc, k.opts...)
-	k.settle(err)
+	err := invoker(ctx, k.fullMethod, req, reply, cc, k.opts...)
+	k.settle(a, err)
 	return err
 }
 
-// forgetLast clears what the attempt before left in the user's call options and
-// in ours, for an attempt that fails before it reaches a server does not.
+// forgetLast clears what the attempt before left in the user's call options,
+// for an attempt that fails before it reaches a server does not.
 func (k *call) forgetLast() {
 	for _, o := range k.opts {
 		switch o := o.(type) {
@@ -53,15 +99,15 @@ func (k *call) forgetLast() {
 
 // attemptTimeout returns the attempt's own timeout, or 0 if it has as much time
 // as the call.
-func (k *call) attemptTimeout() time.Duration {
-	remaining, ok := k.remaining()
+func (k *call) attemptTimeout(a *attempt) time.Duration {
+	remaining, ok := k.remaining(a.began)
 	timeout := k.policy.AttemptTimeout
 	if k.mode == Observe {
 		return 0
 	}
 	if timeout == AttemptTimeoutShared {
 		timeout = 0
-		if more := k.mayFollow(); ok && more > 0 {
+		if more := k.mayFollow(a); ok && more > 0 {
 			backoff := k.policy.backoff()
 			share := remaining
 			for i := range more {
@@ -76,36 +122,37 @@ func (k *call) attemptTimeout() time.Duration {
 	return timeout
 }
 
-// mayFollow returns how many attempts may follow the present one.
-func (k *call) mayFollow() int {
+// mayFollow returns how many attempts may follow one, as far as is known when
+// it begins.
+func (k *call) mayFollow(a *attempt) int {
 	if !k.safe() {
 		return 0
 	}
-	return max(0, min(k.policy.attempts()-k.n, k.lease.Tokens()))
+	return max(0, min(k.policy.attempts()-a.n, a.lease.Tokens()))
 }
 
-// header returns what the attempt carries to its callee.
-func (k *call) header(ctx context.Context) wire.Context {
-	sent, id := k.clock.Read(k.began, k.mono(k.began))
-	h := wire.Context{
-		Sent: sent, ClockID: id, HasSent: true,
-		Budget: k.lease.Tokens(), HasBudget: k.mode == Enforce,
-		Attempt: k.n,
+// header returns what an attempt carries to its callee.
+func (k *call) header(ctx context.Context, a *attempt) wire.Context {
+	sent, id := k.clock.Read(a.began, k.mono(a.began))
+	h := wire.Context{Sent: sent, ClockID: id, HasSent: sent >= 0, Attempt: a.n}
+	if k.mode == Enforce {
+		h.Budget, h.HasBudget = a.lease.Tokens(), true
 	}
 	if d, ok := ctx.Deadline(); ok {
-		remaining := d.Sub(k.began)
-		k.reserve = k.heldBack(remaining)
-		h.Deadline, h.HasDeadline = sent+(remaining-k.reserve).Microseconds(), true
+		remaining := d.Sub(a.began)
+		a.reserve = k.heldBack(a.began, remaining)
+		a.allowed = remaining - a.reserve
+		h.Deadline, h.HasDeadline = sent+(remaining-a.reserve).Microseconds(), true
 	}
 	return h
 }
 
-// outgoing returns the context of the attempt with its metadata.
-func (k *call) outgoing(ctx context.Context, h wire.Context) context.Context {
+// outgoing returns the context of an attempt with its metadata.
+func (k *call) outgoing(ctx context.Context, a *attempt, h wire.Context) context.Context {
 	var buf [wire.MaxLen]byte
-	kv := append(make([]string, 0, 8), wire.ContextKey, string(h.Append(buf[:0])))
-	if k.n > 1 {
-		kv = append(kv, previousAttemptsKey, strconv.Itoa(k.n-1))
+	kv := append(make([]string, 0, 6), wire.ContextKey, string(h.Append(buf[:0])))
+	if a.n > 1 {
+		kv = append(kv, previousAttemptsKey, strconv.Itoa(a.n-1))
 	}
 	if k.hasKey {
 		kv = append(kv, idempotency.Header, string(k.key))
@@ -113,53 +160,91 @@ func (k *call) outgoing(ctx context.Context, h wire.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, kv...)
 }
 
-// settle ends the attempt's lease by what came back, and learns from it.
-func (k *call) settle(err error) {
+// settle ends an attempt's lease by what came back, and learns from it. Only
+// the first time counts.
+func (k *call) settle(a *attempt, err error) {
+	if a.settled {
+		return
+	}
+	a.settled = true
 	now := time.Now()
-	k.ended = now
-	reached := err == nil || k.peer.Addr != nil
-	k.readReport()
-	report := k.report
+	k.ended, a.ended = now, now
+	k.readReport(a)
+	reached := err == nil || a.reached()
 	switch {
 	case !reached:
-		k.lease.Settle(now, 0)
-		if k.paid {
-			k.allotment.Unspend()
-			k.target.meter.Put(now, 1)
-		}
-	case k.lost(err):
-		k.lease.Lost(now)
+		a.lease.Settle(now, 0)
+		k.paid = k.paid || a.paid // the charge is for the next
+	case err != nil && k.lost(a):
+		a.charged = a.lease.Tokens()
+		a.lease.Lost(now)
+	case a.garbled && err != nil && a.charged == 0: // nobody can tell what was used
+		a.charged = a.lease.Tokens()
+		a.lease.Settle(now, a.charged)
+	case a.garbled:
+		a.lease.Settle(now, a.charged)
 	default:
-		k.lease.Settle(now, report.Used)
+		a.charged = a.report.Used
+		a.lease.Settle(now, a.charged)
 	}
 	k.seen = k.seen || reached
 	if err == nil {
 		k.target.meter.Success(now)
+		k.target.throttle.succeeded()
 	}
-	if report.HasElapsed {
-		mono, trip := k.mono(now), now.Sub(k.began)
-		server := time.Duration(min(report.Elapsed, trip.Microseconds())) * time.Microsecond
+	if a.report.HasElapsed {
+		mono, trip := k.mono(now), now.Sub(a.began)
+		server := time.Duration(min(a.report.Elapsed, trip.Microseconds())) * time.Microsecond
 		k.target.reserve.Learn(mono, trip, server)
 		k.target.transit.Learn(mono, trip-server)
 	}
 }
 
-// lost reports whether no reply came though a server had been picked. The
-// status of a failure is always sent with some metadata, by a server that knows
-// of this a report; a failure that gRPC makes by itself has none.
-func (k *call) lost(err error) bool { return err != nil && len(k.trailer) == 0 }
+// reached reports whether a server may have seen an attempt that failed. That
+// none did is certain only if gRPC had the attempt's call options and says that
+// no server was picked: an interceptor in between may have dropped them.
+func (a *attempt) reached() bool {
+	return !a.finished.Load() || a.peer.Addr != nil || a.peer.AuthInfo != nil || len(a.trailer) > 0
+}
+
+// lost reports whether a failure is no reply of the server's. The status of a
+// failure is always sent with some metadata, by a server that knows of this with
+// a report; a failure that gRPC makes by itself has none, and one that a proxy
+// makes has no report.
+func (k *call) lost(a *attempt) bool {
+	return len(a.trailer) == 0 || !a.reported && !a.garbled && k.target.reports.Load()
+}
+
+// ranOut reports whether the failure of an attempt is that its time was over:
+// by its own clock, or by that of a server below. Each hop tells the next a
+// deadline that is earlier by its reserve, at most a fifth of what remains, so
+// that after three hops little more than half may be left of it. A server that
+// answers sooner speaks of something else.
+func (a *attempt) ranOut(err error) bool {
+	return a.expired || codeOf(err) == codes.DeadlineExceeded && a.allowed > 0 &&
+		a.ended.Sub(a.began) >= a.allowed/2
+}
 
 // readReport reads what the reply reports: nothing if it is from a peer that
-// does not, or if it is malformed.
-func (k *call) readReport() {
-	k.report, k.reported = wire.Report{}, false
-	values := k.trailer[wire.ReportKey]
+// does not, or if it is malformed, or there are several, of which the largest is
+// charged.
+func (k *call) readReport(a *attempt) {
+	values := a.trailer[wire.ReportKey]
 	if len(values) == 0 {
 		return
 	}
 	if r, ok := wire.ParseReport(values[0]); ok && len(values) == 1 {
-		k.report, k.reported = r, true
+		a.report, a.reported = r, true
+		if !k.target.reports.Load() {
+			k.target.reports.Store(true)
+		}
 		return
+	}
+	a.garbled = true
+	for _, v := range values { // a callee that passes on its own callee's report sends two
+		if r, ok := wire.ParseReport(v); ok {
+			a.charged = max(a.charged, r.Used)
+		}
 	}
 	k.malformed(wire.ReportKey)
 }

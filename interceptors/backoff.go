@@ -73,7 +73,7 @@ func (b *Backoff) defaults() (base, most time.Duration, multiplier float64) {
 	if most <= 0 {
 		most = defaultMax
 	}
-	if !(multiplier >= 1) { // also if it is no number
+	if !(multiplier > 0) { // also if it is no number; gRFC A6 allows less than 1
 		multiplier = defaultMultiplier
 	}
 	return base, max(base, most), multiplier

@@ -10,7 +10,7 @@ import (
 const cacheLimit = 4096
 
 // cache keeps one value for each name. Reading takes no lock and does not
-// allocate. A cache that is full starts anew.
+// allocate. A cache that is full keeps no more.
 type cache[V any] struct {
 	values atomic.Pointer[map[string]*V]
 	mu     sync.Mutex // held while values is replaced
@@ -30,12 +30,23 @@ func (c *cache[V]) get(name string, create func(name string) *V) *V {
 		if v, ok := (*m)[name]; ok {
 			return v
 		}
-		if len(*m) < cacheLimit {
-			next = maps.Clone(*m)
+		if len(*m) > cacheLimit {
+			return create(name)
 		}
+		next = maps.Clone(*m)
 	}
 	v := create(name)
 	next[name] = v
 	c.values.Store(&next)
 	return v
+}
+
+// full reports whether there is no room left for a name, but for one more.
+func (c *cache[V]) full(name string) bool {
+	m := c.values.Load()
+	if m == nil || len(*m) < cacheLimit {
+		return false
+	}
+	_, ok := (*m)[name]
+	return !ok
 }

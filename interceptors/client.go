@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/deadline"
+	"github.com/hopbound/hopbound/internal/wire"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
 // Client makes the outgoing calls of a process: it carries deadline, budget and
@@ -18,11 +21,14 @@ import (
 type Client struct {
 	clientSettings
 
-	clock *deadline.Clock
-	begun time.Time // what monotonic times count from
+	clock    *deadline.Clock
+	begun    time.Time // what monotonic times count from
+	declared declarations
+	reserved []string // keys of metadata that attempts set themselves
 
-	methods cache[method]
-	targets cache[target]
+	methods  cache[method]
+	targets  cache[target]
+	buffered atomic.Int64 // bytes that streams keep
 
 	trace *tracing // nil if there is no provider
 	count *counters
@@ -34,6 +40,7 @@ type Client struct {
 // wrong with the options, joined.
 func NewClient(opts ...ClientOption) (*Client, error) {
 	c := &Client{begun: time.Now(), clock: deadline.NewClock(rand.Uint64)}
+	c.callBuffer, c.clientBuffer = defaultCallBuffer, defaultClientBuffer
 	for _, opt := range opts {
 		if opt != nil {
 			opt.applyClient(&c.clientSettings)
@@ -45,20 +52,31 @@ func NewClient(opts ...ClientOption) (*Client, error) {
 	if c.policy == nil {
 		c.policy = MethodPolicies{}
 	}
-	var err error
+	if c.mode == Observe {
+		c.budget = c.budget.Twin() // what would have been spent is not
+	}
+	var errs [2]error
 	c.trace = newTracing(&c.settings)
-	c.count, err = newCounters(&c.settings)
-	if err := errors.Join(append(c.errs, err)...); err != nil {
+	c.count, errs[0] = newCounters(&c.settings)
+	c.declared, errs[1] = readDeclarations(protoregistry.GlobalFiles)
+	if err := errors.Join(append(c.errs, errs[:]...)...); err != nil {
 		return nil, err
+	}
+	c.reserved = []string{wire.ContextKey, previousAttemptsKey}
+	if c.trace != nil {
+		c.reserved = append(c.reserved, c.trace.propagators.Fields()...)
 	}
 	return c, nil
 }
 
-// DialOptions returns what to dial with: the interceptor, and gRPC's own
+// DialOptions returns what to dial with: the interceptors, and gRPC's own
 // retries turned off, which would multiply with those made here. A client that
 // only observes leaves them on.
 func (c *Client) DialOptions() []grpc.DialOption {
-	opts := []grpc.DialOption{grpc.WithChainUnaryInterceptor(c.UnaryInterceptor())}
+	opts := []grpc.DialOption{
+		grpc.WithChainUnaryInterceptor(c.UnaryInterceptor()),
+		grpc.WithChainStreamInterceptor(c.StreamInterceptor()),
+	}
 	if c.mode == Enforce {
 		opts = append(opts, grpc.WithDisableRetry())
 	}
@@ -69,18 +87,26 @@ func (c *Client) DialOptions() []grpc.DialOption {
 // put together by hand. Dial with [grpc.WithDisableRetry] beside it.
 func (c *Client) UnaryInterceptor() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, fullMethod string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
-		k := c.plan(ctx, fullMethod, cc, opts)
+		k := &call{}
+		k.plan(ctx, c, fullMethod, cc, opts)
+		err = errPanicked // unless it returns
 		defer func() { k.end(err) }()
-		if err = k.refuse(); err != nil {
-			return err
-		}
-		for again := true; again; {
-			err = k.attempt(req, reply, cc, invoker)
-			again = k.decide(err)
-			if again {
-				again, err = k.pause(err)
-			}
-		}
+		return k.unary(req, reply, cc, invoker)
+	}
+}
+
+// unary makes a unary call.
+func (k *call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
+	err := k.refuse()
+	if err != nil {
 		return err
 	}
+	if k.hedges() {
+		return k.hedge(req, reply, cc, invoker)
+	}
+	for again := true; again; {
+		err = k.invoke(req, reply, cc, invoker)
+		again, err = k.again(&k.last, err)
+	}
+	return err
 }

@@ -6,8 +6,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/hopbound/hopbound/budget"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // decision is what became of an attempt. It is an attribute of spans and
@@ -24,91 +24,113 @@ const (
 	unsafe       decision = "unsafe"        // a server may have seen it, and nothing says it may be repeated
 	pushedBack   decision = "pushback"      // the server said not to retry
 	marked       decision = "marked"        // a hop below had decided not to retry it
+	outrun       decision = "hedge_lost"    // another attempt of the call was sooner
 )
 
-// decide judges the attempt that has ended with err, and reports whether
-// another follows, after a pause.
-func (k *call) decide(err error) bool {
+// again judges the attempt that has ended with err, and waits for the time of
+// the next if there is one. If not, it returns the error of the call.
+func (k *call) again(a *attempt, err error) (bool, error) {
 	var pause time.Duration
-	k.decision, k.wanting, pause = k.judge(err)
-	if k.mode == Enforce && k.decision == retried {
+	k.decision, k.wanting, pause = k.judge(a, err)
+	again, result := false, err
+	if k.decision == retried && k.mode == Enforce {
 		k.paused = pause
+		again, result = k.pause(a, err)
 	}
-	k.endAttempt(err)
-	k.count.attempt(k.ctx, k.method, k.decision, k.mode)
-	return k.decision == retried && k.mode == Enforce
+	k.endAttempt(a, err, k.decision)
+	return again, result
 }
 
 // judge returns the decision on an attempt, whether only a token was missing,
 // and the pause before the next if there is one.
-func (k *call) judge(err error) (d decision, wanting bool, pause time.Duration) {
-	if err == nil {
-		return done, false, 0
-	}
+func (k *call) judge(a *attempt, err error) (d decision, wanting bool, pause time.Duration) {
 	now := time.Now()
-	push := parsePushback(k.trailer)
-	switch k.ctx.Err() {
-	case context.DeadlineExceeded:
-		return outOfTime, false, 0
-	case context.Canceled:
-		return notRetryable, false, 0
+	if d := k.verdict(a, err, k.policy.retries); d != retried {
+		return d, false, 0
 	}
-	// A hop that declined for want of tokens alone may be asked again by one that
-	// holds some by then. Every other "do not retry" is final.
-	if push.stop && !k.report.Wanting {
-		if k.reported {
-			return marked, false, 0
-		}
-		return pushedBack, false, 0
-	}
-	code := codeOf(err)
-	if ended := code == codes.DeadlineExceeded && k.timeout > 0; !ended && !k.policy.retries(code) {
-		return notRetryable, false, 0
-	}
-	if k.seen && !k.safe() {
-		return unsafe, false, 0
-	}
-	if k.n >= k.policy.attempts() {
-		return exhausted, false, 0
-	}
-	pause = k.nextPause(push)
+	pause = k.nextPause(parsePushback(a.trailer))
 	if end, ok := k.ctx.Deadline(); ok && end.Sub(now) <= pause+k.transit(now) {
 		return outOfTime, false, 0
 	}
-	paid, wanting := k.pay(now)
+	paid, wanting := k.pay(now, a)
 	if !paid {
 		return budgetEmpty, wanting, 0
 	}
 	return retried, false, pause
 }
 
+// verdict returns what an attempt that has ended with err allows: another, as
+// far as time and tokens go, or none and why. Which codes may be repeated is
+// for repeats to say.
+func (k *call) verdict(a *attempt, err error, repeats func(codes.Code) bool) decision {
+	if err == nil {
+		return done
+	}
+	switch k.ctx.Err() {
+	case context.DeadlineExceeded:
+		k.ranOut = true
+		return outOfTime
+	case context.Canceled:
+		return notRetryable
+	}
+	push, code := parsePushback(a.trailer), codeOf(err)
+	if push.stop || repeats(code) {
+		k.target.throttle.failed()
+	}
+	// A hop that declined for want of tokens alone may be asked again by one that
+	// holds some by then. Every other "do not retry" is final.
+	if push.stop && !a.report.Wanting {
+		if a.reported {
+			return marked
+		}
+		return pushedBack
+	}
+	switch ranOut := a.ranOut(err); {
+	case ranOut && a.timeout == 0:
+		k.ranOut = true
+		return outOfTime
+	case !ranOut && !repeats(code):
+		return notRetryable
+	}
+	if k.seen && !k.safe() {
+		return unsafe
+	}
+	if k.attempts >= k.policy.attempts() {
+		return exhausted
+	}
+	return retried
+}
+
 // nextPause draws the pause before the next attempt: what the server asked for,
 // after which the backoff begins anew (gRFC A6), or the backoff.
 func (k *call) nextPause(push pushback) time.Duration {
 	if push.said && !push.stop {
-		k.pauses = 0
+		k.pauses, k.backedOff = 0, 0
 		return push.after
 	}
 	k.pauses++
 	backoff := k.policy.backoff()
-	return backoff.pause(k.pauses, k.paused, rand.Float64()) //nolint:gosec // jitter need not be secret
+	k.backedOff = backoff.pause(k.pauses, k.backedOff, rand.Float64()) //nolint:gosec // jitter need not be secret
+	return k.backedOff
 }
 
-// pay charges another attempt, unless no server has seen any yet: then the next
-// is in effect the first. It reports whether it was paid, and if not, whether
-// for want of the request's own tokens.
-func (k *call) pay(now time.Time) (paid, wanting bool) {
-	k.paid = false
-	if !k.seen {
+// pay charges another attempt, unless the last was charged and reached nobody,
+// or no server has seen any yet: then the next is in effect the first. It reports whether it was paid, and if not, whether
+// for want of the request's own tokens. After a lost reply, which is that of
+// attempt a, a credit may pay.
+func (k *call) pay(now time.Time, a *attempt) (paid, wanting bool) {
+	if !k.seen || k.paid {
 		return true, false
 	}
-	if k.mode == Observe {
-		return true, false
-	}
-	if k.target.meter.Take(now, 1) == 0 {
+	return k.charge(now, &a.lease)
+}
+
+// charge takes a token for another attempt, and one of the target's.
+func (k *call) charge(now time.Time, lost *budget.Lease) (paid, wanting bool) {
+	if k.target.throttle.closed() || k.target.meter.Take(now, 1) == 0 {
 		return false, false
 	}
-	if !k.allotment.Spend(now) && !k.lease.Credit() {
+	if !k.allotment.Spend(now) && (lost == nil || !lost.Credit()) {
 		k.target.meter.Put(now, 1)
 		return false, true
 	}
@@ -116,11 +138,18 @@ func (k *call) pay(now time.Time) (paid, wanting bool) {
 	return true, false
 }
 
+// refund takes back the charge for an attempt that was not made after all.
+func (k *call) refund(now time.Time) {
+	k.paid = false
+	k.allotment.Unspend(now)
+	k.target.meter.Put(now, 1)
+}
+
 // pause waits for the time of the next attempt. If the call is cancelled
-// meanwhile, it takes back the charge and returns the error of the call: of its
-// last attempt, or that it was cancelled.
-func (k *call) pause(last error) (again bool, err error) {
-	k.tracePause(last)
+// meanwhile, it returns the error of the call: of its last attempt, or that it
+// was cancelled.
+func (k *call) pause(a *attempt, last error) (again bool, err error) {
+	k.tracePause(a, last)
 	if k.paused > 0 {
 		timer := time.NewTimer(k.paused)
 		defer timer.Stop()
@@ -132,33 +161,10 @@ func (k *call) pause(last error) (again bool, err error) {
 	} else if k.ctx.Err() == nil {
 		return true, nil
 	}
-	if k.paid {
-		k.allotment.Unspend()
-		k.target.meter.Put(time.Now(), 1)
-	}
-	k.decision = outOfTime
+	k.ended = time.Now()
+	k.decision = outOfTime // also if its caller gave it up: what might have been repeated was not
 	if errors.Is(k.ctx.Err(), context.Canceled) {
-		k.decision = notRetryable
-		return false, status.FromContextError(k.ctx.Err()).Err()
+		return false, cancelledError()
 	}
 	return false, last
-}
-
-// end ends the call: it gives back what a root did not use, and leaves word of a
-// failure with the request that the call belongs to.
-func (k *call) end(err error) {
-	k.lease.Lost(k.ended) // still open only if the attempt panicked
-	if k.allotment == &k.root {
-		k.root.Close(k.ended, err == nil)
-	}
-	if err != nil && k.request != nil {
-		k.request.downstream.failed(codeOf(err), k.decision, k.wanting, k.ctx.Err() != nil)
-	}
-	k.endCall(err)
-	if k.cancel != nil {
-		k.cancel()
-	}
-	if k.finish != nil {
-		k.finish(err)
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
 )
 
 // Domain is the domain of the google.rpc.ErrorInfo in every error made here.
@@ -14,16 +15,27 @@ const (
 	ReasonDeadlineExpired     = "DEADLINE_EXPIRED"     // the deadline had passed before there was anything to do
 	ReasonDeadlineUnreachable = "DEADLINE_UNREACHABLE" // it will have before this can be done
 	ReasonKeyInvalid          = "KEY_INVALID"          // the idempotency key cannot be sent
+	ReasonPolicyInvalid       = "POLICY_INVALID"       // the policy among the call options is none
+	ReasonMisuse              = "MISUSE"               // the application called what it must not yet
+	ReasonStreamIdle          = "STREAM_IDLE"          // no message went either way for longer than the server allows
+	ReasonSendTimeout         = "SEND_TIMEOUT"         // the client did not make room for a message in time
+	ReasonOverloaded          = "OVERLOADED"           // the server has too much to do
+	ReasonCancelled           = "CANCELLED"            // the call was cancelled while nothing of it was under way
 )
 
-// newError makes a status with an ErrorInfo. All errors of this package are
-// made here.
-func newError(code codes.Code, reason, message string) error {
-	st, err := status.New(code, "hopbound: "+message).WithDetails(&errdetails.ErrorInfo{Domain: Domain, Reason: reason})
+// newError makes a status with an ErrorInfo, and with further details. All
+// errors of this package are made here.
+func newError(code codes.Code, reason, message string, more ...protoadapt.MessageV1) error {
+	details := append([]protoadapt.MessageV1{&errdetails.ErrorInfo{Domain: Domain, Reason: reason}}, more...)
+	st, err := status.New(code, "hopbound: "+message).WithDetails(details...)
 	if err != nil { // the detail cannot be marshalled, which does not happen
 		return status.Error(code, "hopbound: "+message)
 	}
 	return st.Err()
+}
+
+func cancelledError() error {
+	return newError(codes.Canceled, ReasonCancelled, "the call was cancelled")
 }
 
 // codeOf returns the code that gRPC sends for an error that a handler returns,

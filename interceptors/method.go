@@ -10,14 +10,29 @@ import (
 
 // method is what is known of a method for good.
 type method struct {
-	name  string // service/method, as spans and metrics have it
-	level IdempotencyLevel
+	full       string // /service/method
+	name       string // service/method, as spans and metrics have it
+	level      IdempotencyLevel
+	declared   declaration
+	configured Policy // by the service config
+	latency    latency
+	policy     Policy // if it is the same for all calls without one of their own
 }
 
-func newMethod(fullMethod string) *method {
+func newMethod(fullMethod string, declared declarations) *method {
 	name := strings.TrimPrefix(fullMethod, "/")
-	return &method{name: name, level: declaredLevel(name)}
+	return &method{full: fullMethod, name: name, level: declaredLevel(name), declared: declared[fullMethod]}
 }
+
+func (c *Client) newMethod(fullMethod string) *method {
+	m := newMethod(fullMethod, c.declared)
+	m.configured = c.config.methods.ForMethod(fullMethod)
+	literal := c.policy.ForMethod(fullMethod)
+	m.policy = resolve(&literal, &m.configured, &m.declared.policy)
+	return m
+}
+
+func (s *Server) newMethod(fullMethod string) *method { return newMethod(fullMethod, s.declared) }
 
 // declaredLevel returns the idempotency_level of a method's descriptor, if the
 // generated code of its service is linked in.

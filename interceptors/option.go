@@ -3,6 +3,7 @@ package interceptors
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/hopbound/hopbound/budget"
@@ -19,8 +20,9 @@ const (
 	Enforce Mode = iota
 	// Observe counts and traces what it would have done, and does nothing: no
 	// call is repeated, refused or given another deadline, and no budget is
-	// carried. What it needs to observe it still sends: a client the time of
-	// sending, and a server, to callers that lease tokens, its report.
+	// carried. What others need to observe it still sends: a client the time of
+	// sending, and a server its report. What a client counts is what the first
+	// retry of each call would have met; a retry that was not made had no outcome.
 	Observe
 )
 
@@ -63,6 +65,9 @@ type clientSettings struct {
 	settings
 	budget       *budget.Budget
 	policy       Policies
+	config       serviceConfig
+	callBuffer   int
+	clientBuffer int
 	fixedReserve time.Duration
 	hasReserve   bool
 	strict       bool
@@ -71,6 +76,8 @@ type clientSettings struct {
 
 type serverSettings struct {
 	settings
+	idle            time.Duration
+	sendTimeout     time.Duration
 	edge            bool
 	maxDeadline     time.Duration
 	defaultDeadline time.Duration
@@ -151,7 +158,14 @@ func WithBudget(b *budget.Budget) ClientOption {
 }
 
 // WithPolicy sets how the calls of each method are made. The default is the
-// zero [Policy] for all.
+// zero [Policy] for all. Each field of a policy that is zero is left to the next
+// of these sources, where Retry and Hedge count as one field:
+//
+//  1. the call's own options: [UsePolicy], [NoRetry]
+//  2. WithPolicy
+//  3. [WithServiceConfig]
+//  4. the option (hopbound.v1.method) in the method's proto file
+//  5. the defaults
 func WithPolicy(policies Policies) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if policies == nil {
@@ -160,8 +174,42 @@ func WithPolicy(policies Policies) ClientOption {
 		}
 		s.policy = policies
 		if m, ok := policies.(MethodPolicies); ok {
+			s.policy = maps.Clone(m)
 			s.errs = append(s.errs, m.validate())
 		}
+	})
+}
+
+// WithServiceConfig sets how calls are made by a service config of gRPC in JSON:
+// the names, timeout, waitForReady, retryPolicy and hedgingPolicy of its
+// methodConfig, and its retryThrottling, all as gRFC A6 has them. [NewClient]
+// returns all that is wrong with it, each by its path in the JSON. Fields that
+// A6 does not know are left alone.
+//
+// What gRPC itself makes of a service config, such as balancing and message
+// sizes, it takes from its own: the resolver's, or [grpc.WithDefaultServiceConfig],
+// which may be given the same JSON. A retryPolicy there does nothing, because
+// gRPC's retries are off; a timeout there holds for each attempt.
+func WithServiceConfig(json string) ClientOption {
+	return clientOption(func(s *clientSettings) {
+		config, err := parseServiceConfig(json)
+		s.config = config
+		if err != nil {
+			s.errs = append(s.errs, fmt.Errorf("WithServiceConfig: %w", err))
+		}
+	})
+}
+
+// WithStreamBuffer bounds what is kept of streams of requests so that they can
+// be sent again, in bytes: of one call, and of all calls of the client. A stream
+// that sends more goes on, but is not repeated any more. The defaults are 256 KiB
+// and 16 MiB, as in gRPC. Zero keeps nothing.
+func WithStreamBuffer(call, client int) ClientOption {
+	return clientOption(func(s *clientSettings) {
+		if call < 0 || client < 0 {
+			s.errs = append(s.errs, fmt.Errorf("WithStreamBuffer(%d, %d): less than nothing", call, client))
+		}
+		s.callBuffer, s.clientBuffer = call, client
 	})
 }
 
@@ -222,6 +270,29 @@ func WithFloor(d time.Duration) ServerOption {
 			s.errs = append(s.errs, fmt.Errorf("WithFloor(%v): less than nothing", d))
 		}
 		s.floor = d
+	})
+}
+
+// WithStreamIdleLimit ends streams on which no message has gone either way for
+// d: their context is cancelled, and they return DEADLINE_EXCEEDED whatever the
+// handler does. The default is no limit.
+func WithStreamIdleLimit(d time.Duration) ServerOption {
+	return serverOption(func(s *serverSettings) {
+		if d <= 0 {
+			s.errs = append(s.errs, fmt.Errorf("WithStreamIdleLimit(%v): must be more than nothing", d))
+		}
+		s.idle = d
+	})
+}
+
+// WithStreamSendTimeout ends streams whose client has not made room for a
+// message within d, because it does not read. The default is no limit.
+func WithStreamSendTimeout(d time.Duration) ServerOption {
+	return serverOption(func(s *serverSettings) {
+		if d <= 0 {
+			s.errs = append(s.errs, fmt.Errorf("WithStreamSendTimeout(%v): must be more than nothing", d))
+		}
+		s.sendTimeout = d
 	})
 }
 

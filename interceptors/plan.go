@@ -8,15 +8,13 @@ import (
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/deadline"
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/wire"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 )
 
-// call is one unary call with all its attempts. One goroutine uses it.
+// call is one call with all its attempts. One goroutine uses it at a time.
 type call struct {
 	*Client
 
@@ -26,107 +24,139 @@ type call struct {
 	policy     Policy
 	key        idempotency.Key
 	hasKey     bool
+	began      time.Time
 
-	ctx    context.Context // its own, from which each attempt's is derived
-	cancel context.CancelFunc
-	opts   []grpc.CallOption
-	space  [4]grpc.CallOption // for opts, of which there are few
-	finish func(error)        // of the user's OnFinish options; nil if there are none
+	ctx     context.Context // its own, from which each attempt's is derived
+	cancel  context.CancelFunc
+	opts    []grpc.CallOption
+	space   [4]grpc.CallOption // for opts, of which there are few
+	finish  func(error)        // of the user's OnFinish options; nil if there are none
+	invalid error              // what is wrong with the policy among the call options
 
 	request   *request          // the incoming request that the call belongs to, if any
 	allotment *budget.Allotment // its own if the call is a root
 	root      budget.Allotment
 
-	// Of the attempt under way, or the last one.
-	n        int // from 1
-	began    time.Time
-	ended    time.Time
-	timeout  time.Duration // of its own, or 0
-	paid     bool          // it was charged before it was made
-	lease    budget.Lease
-	reserve  time.Duration
-	peer     peer.Peer
-	trailer  metadata.MD
-	report   wire.Report
-	reported bool // the trailer has a report
+	streaming bool
+	attempts  int
+	last      attempt // the attempt under way or the last one, where there is one at a time
+	ended     time.Time
 
-	seen     bool          // a server may have seen an attempt
-	paused   time.Duration // the last pause
-	pauses   int           // since the last pushback
-	decision decision
-	wanting  bool // only a token was missing
+	seen      bool          // a server may have seen an attempt
+	paid      bool          // the coming attempt is charged already
+	paused    time.Duration // the last pause
+	backedOff time.Duration // the last that was a backoff, since the last pushback
+	pauses    int           // backoffs since the last pushback
+	decision  decision
+	wanting   bool // only a token was missing
+	ranOut    bool // its time was over, rather than too short for another attempt
 
-	span        trace.Span // of the call; nil if it is not recorded
-	attemptSpan trace.Span
+	span trace.Span // nil if it is not recorded
 }
 
 // plan gathers what a call goes by: its method's policy, the allotment that it
 // draws on, and its deadline.
-func (c *Client) plan(ctx context.Context, fullMethod string, cc *grpc.ClientConn, opts []grpc.CallOption) *call {
-	k := &call{
-		Client:     c,
-		fullMethod: fullMethod,
-		method:     c.methods.get(fullMethod, newMethod),
-		target:     c.target(cc),
-		policy:     c.policy.ForMethod(fullMethod),
-		began:      time.Now(),
-	}
+func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.ClientConn, opts []grpc.CallOption) {
+	k.Client = c
+	k.fullMethod = fullMethod
+	k.method = c.methods.get(fullMethod, c.newMethod)
+	k.target = c.target(cc)
+	k.began = time.Now()
 	k.ended = k.began // as it is if no attempt is made
 	k.key, k.hasKey = idempotency.FromContext(ctx)
+	own := k.takeOver(opts)
+	k.policy = c.policyOf(k.method, own)
 	k.request = requestFromContext(ctx)
 	k.allotment = c.allotment(ctx, &k.root)
-	ctx = k.startCall(ctx)
+	ctx = k.startCall(k.withoutReserved(ctx))
 	if d, ok := ctx.Deadline(); k.mode == Enforce && k.policy.Timeout > 0 && (!ok || d.Sub(k.began) > k.policy.Timeout) {
 		ctx, k.cancel = context.WithDeadline(ctx, k.began.Add(k.policy.Timeout))
 	}
 	k.ctx = ctx
-	k.takeOver(opts)
-	return k
+	if k.policy.WaitForReady {
+		k.opts = append([]grpc.CallOption{grpc.WaitForReady(true)}, k.opts...) // before the user's, which may say otherwise
+	}
 }
 
 // allotment returns what the calls made with ctx draw on: the allotment of the
 // request they belong to or, outside of any that is still running, root.
 func (c *Client) allotment(ctx context.Context, root *budget.Allotment) *budget.Allotment {
 	a, ok := budget.FromContext(ctx)
-	if !ok || a.Closed() {
+	if !ok || a.Closed() || c.mode == Observe {
 		a = root
 	}
 	a.Fund(c.budget)
 	return a
 }
 
-// takeOver adds the call options that attempts are observed by. Of the user's,
-// those that run when a call finishes are kept for the end, because each
-// attempt is a call to gRPC.
-func (k *call) takeOver(opts []grpc.CallOption) {
+// withoutReserved drops from the outgoing metadata what attempts set themselves.
+// A service that passes incoming metadata on would send it twice, and gRPC does
+// not replace.
+func (k *call) withoutReserved(ctx context.Context) context.Context {
+	md, ok := metadata.FromOutgoingContext(ctx)
+	if !ok {
+		return ctx
+	}
+	before := len(md)
+	for _, key := range k.reserved {
+		delete(md, key)
+	}
+	if k.hasKey {
+		delete(md, idempotency.Header)
+	}
+	if len(md) == before {
+		return ctx
+	}
+	return metadata.NewOutgoingContext(ctx, md)
+}
+
+// takeOver sorts the user's call options. Those of this package are obeyed, and
+// the policy among them returned. Those that run when a call finishes are kept
+// for the end, because each attempt is a call to gRPC.
+func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
 	k.opts = k.space[:0]
 	for _, o := range opts {
-		if f, ok := o.(grpc.OnFinishCallOption); ok {
+		switch o := o.(type) {
+		case policyCallOption:
+			own = &o.policy
+			k.invalid = o.err
+		case keyCallOption:
+			k.key, k.hasKey = o.key, true
+		case grpc.OnFinishCallOption:
 			earlier := k.finish
 			k.finish = func(err error) {
 				if earlier != nil {
 					earlier(err)
 				}
-				f.OnFinish(err)
+				o.OnFinish(err)
 			}
-			continue
+		default:
+			k.opts = append(k.opts, o)
 		}
-		k.opts = append(k.opts, o)
 	}
-	k.opts = append(k.opts, grpc.Trailer(&k.trailer), grpc.Peer(&k.peer))
+	return own
 }
 
 // refuse returns an error if the call need not be sent: its key is none, its
 // time is over, or what remains is less than what the way to the target and
 // back takes.
 func (k *call) refuse() error {
+	if k.invalid != nil {
+		k.decision = notRetryable
+		return newError(codes.InvalidArgument, ReasonPolicyInvalid, k.invalid.Error())
+	}
 	if k.hasKey {
 		if err := k.key.Validate(); err != nil {
-			k.decision = notRetryable
-			return newError(codes.InvalidArgument, ReasonKeyInvalid, err.Error())
+			k.count.refusal(k.ctx, k.method, ReasonKeyInvalid, k.mode)
+			k.event("hopbound.refusal", attrReason.String(ReasonKeyInvalid))
+			if k.mode == Enforce {
+				k.decision = notRetryable
+				return newError(codes.InvalidArgument, ReasonKeyInvalid, err.Error())
+			}
+			k.hasKey = false // gRPC would not send it
 		}
 	}
-	remaining, ok := k.remaining()
+	remaining, ok := k.remaining(k.began)
 	if !ok || errors.Is(k.ctx.Err(), context.Canceled) {
 		return nil // gRPC has the error for a call that was cancelled
 	}
@@ -140,19 +170,18 @@ func (k *call) refuse() error {
 		return nil
 	}
 	k.count.refusal(k.ctx, k.method, reason, k.mode)
+	k.event("hopbound.refusal", attrReason.String(reason))
 	if k.mode == Observe {
-		k.event("hopbound.refusal", attrReason.String(reason))
 		return nil
 	}
 	k.decision = outOfTime
 	return newError(codes.DeadlineExceeded, reason, message)
 }
 
-// remaining returns what was left of the call's deadline when the attempt
-// began.
-func (k *call) remaining() (time.Duration, bool) {
+// remaining returns what is left of the call's deadline.
+func (k *call) remaining(now time.Time) (time.Duration, bool) {
 	d, ok := k.ctx.Deadline()
-	return d.Sub(k.began), ok
+	return d.Sub(now), ok
 }
 
 // mono returns a time on the monotonic clock of this client.
@@ -170,7 +199,7 @@ func (k *call) safe() bool {
 
 // heldBack returns what the sender keeps of the remaining time for the reply
 // to come back.
-func (k *call) heldBack(remaining time.Duration) time.Duration {
+func (k *call) heldBack(now time.Time, remaining time.Duration) time.Duration {
 	if k.mode == Observe {
 		return 0
 	}
@@ -180,7 +209,40 @@ func (k *call) heldBack(remaining time.Duration) time.Duration {
 	case k.hasReserve:
 		reserve = k.fixedReserve
 	default:
-		reserve = k.target.reserve.Get(k.mono(k.began))
+		reserve = k.target.reserve.Get(k.mono(now))
 	}
 	return deadline.Held(reserve, remaining)
+}
+
+// outOfRequestTime reports whether the time that the call ran out of was that of
+// the request it belongs to, rather than one of its own.
+func (k *call) outOfRequestTime() bool {
+	if k.request.Err() != nil {
+		return true
+	}
+	whole, bounded := k.request.Deadline()
+	own, _ := k.ctx.Deadline()
+	return k.ranOut && bounded && whole.Sub(own) <= derived
+}
+
+// end ends the call: it gives back what a root did not use, and leaves word of a
+// failure with the request that the call belongs to.
+func (k *call) end(err error) {
+	k.last.lease.Lost(k.ended) // still open only if the attempt panicked
+	if k.paid && k.mode == Enforce {
+		k.refund(k.ended)
+	}
+	if k.allotment == &k.root {
+		k.root.Close(k.ended, err == nil)
+	}
+	if err != nil && k.request != nil && k.mode == Enforce {
+		k.request.downstream.failed(codeOf(err), k.decision, k.wanting, k.outOfRequestTime())
+	}
+	k.endCall(err)
+	if k.cancel != nil {
+		k.cancel()
+	}
+	if k.finish != nil {
+		k.finish(err)
+	}
 }

@@ -4,55 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
 )
 
-// Policies tells how the calls of each method are made. ForMethod takes a full
-// method name, such as "/shop.v1.Orders/Get", and must be safe for concurrent
-// use. It is asked once for each call; what it returns must not be changed
-// afterwards.
-type Policies interface {
-	ForMethod(fullMethod string) Policy
-}
-
-// MethodPolicies are the policies of methods by name: of one method
-// ("/shop.v1.Orders/Get"), of all other methods of a service
-// ("/shop.v1.Orders/"), or of all others (""). A method that none of the three
-// names has the zero [Policy].
-type MethodPolicies map[string]Policy
-
-// ForMethod returns the policy under the most specific name.
-func (m MethodPolicies) ForMethod(fullMethod string) Policy {
-	if p, ok := m[fullMethod]; ok {
-		return p
-	}
-	if i := strings.LastIndexByte(fullMethod, '/'); i >= 0 {
-		if p, ok := m[fullMethod[:i+1]]; ok {
-			return p
-		}
-	}
-	return m[""]
-}
-
-func (m MethodPolicies) validate() error {
-	var errs []error
-	for name, p := range m {
-		if name != "" && (len(name) < 3 || name[0] != '/' || strings.Count(name, "/") != 2) {
-			errs = append(errs, fmt.Errorf("policy %q: the name must be /service/method, /service/ or empty", name))
-		}
-		if err := p.validate(); err != nil {
-			errs = append(errs, fmt.Errorf("policy %q: %w", name, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // Policy tells how the calls of a method are made. The zero value makes up to
 // three attempts if the server is unavailable, of calls that are safe to
-// repeat, within the deadline of the context.
+// repeat, within the deadline of the context. A field that is zero is left to
+// the next source of policies, as [WithPolicy] lists them.
 type Policy struct {
 	// Timeout bounds the whole call, all attempts and pauses included, if the
 	// context's own deadline is later or missing. Zero is no bound.
@@ -60,7 +20,8 @@ type Policy struct {
 
 	// AttemptTimeout bounds each attempt. An attempt that it ends may be
 	// repeated. Zero is no bound but the call's, and AttemptTimeoutShared
-	// divides what remains.
+	// divides what remains. For a stream it bounds the time until the first
+	// response reaches the application.
 	AttemptTimeout time.Duration
 
 	// Retry tells which failures are repeated, and how. If it is nil, up to
@@ -68,6 +29,15 @@ type Policy struct {
 	// written out also declares the method safe to repeat, as it does in gRPC's
 	// service config, unless the client is made WithStrictSafety.
 	Retry *RetryPolicy
+
+	// Hedge makes further attempts before the first has ended, in place of
+	// Retry: a policy has one of the two. It declares the method safe to repeat
+	// as Retry does.
+	Hedge *HedgePolicy
+
+	// WaitForReady keeps calls until there is a connection, rather than to let
+	// them fail, as the call option of gRPC does. False leaves it to that.
+	WaitForReady bool
 
 	// Idempotency says whether the method is safe to repeat, over what its
 	// descriptor says.
@@ -111,6 +81,36 @@ const (
 	mostAttempts    = 100
 )
 
+// HedgePolicy makes the next attempt of a call while the last is still under
+// way: after a delay, or at once when one has failed. The first good reply wins,
+// and the rest are cancelled. It is that of gRFC A6, after "The Tail at Scale"
+// (Dean and Barroso, 2013).
+//
+// Each hedge is paid for like a retry, so that an empty budget leaves one plain
+// call. Calls that are not safe to repeat, and calls that stream requests, are
+// not hedged.
+type HedgePolicy struct {
+	// MaxAttempts counts the first attempt too. Zero is 2, and 100 the most.
+	MaxAttempts int
+
+	// Delay is how long after an attempt the next is made. Zero makes all at
+	// once, and HedgeAtP95 waits as long as 95 % of the method's calls take.
+	Delay time.Duration
+
+	// NonFatal are the status codes on which the next attempt is made at once,
+	// and the others go on. Any other failure ends the call. Nil is UNAVAILABLE
+	// alone; for no code at all it must be empty and not nil.
+	NonFatal []codes.Code
+}
+
+// HedgeAtP95 is a Delay of a [HedgePolicy] that makes the next attempt when the
+// last has taken longer than 95 % of the attempts of the same method to the
+// same target have lately. Until there have been enough to tell, a call is not
+// hedged for its delay.
+const HedgeAtP95 time.Duration = -1
+
+const defaultHedgedAttempts = 2
+
 func (p *Policy) validate() error {
 	var errs []error
 	if p.Timeout < 0 {
@@ -125,25 +125,60 @@ func (p *Policy) validate() error {
 	if p.Retry != nil {
 		errs = append(errs, p.Retry.validate())
 	}
+	if p.Hedge != nil {
+		errs = append(errs, p.Hedge.validate())
+	}
+	if p.Retry != nil && p.Hedge != nil {
+		errs = append(errs, errors.New("fields Retry and Hedge are both set, and exclude each other"))
+	}
 	return errors.Join(errs...)
 }
 
 func (r *RetryPolicy) validate() error {
-	var errs []error
-	if r.MaxAttempts < 0 || r.MaxAttempts > mostAttempts {
-		errs = append(errs, fmt.Errorf("field Retry.MaxAttempts is %d, not within 0 and %d", r.MaxAttempts, mostAttempts))
+	return errors.Join(
+		validateAttempts("Retry.MaxAttempts", r.MaxAttempts),
+		validateCodes("Retry.Codes", r.Codes),
+		r.Backoff.validate(),
+	)
+}
+
+func (h *HedgePolicy) validate() error {
+	var err error
+	if h.Delay < 0 && h.Delay != HedgeAtP95 {
+		err = fmt.Errorf("field Hedge.Delay is %v, less than nothing", h.Delay)
 	}
-	for _, c := range r.Codes {
+	return errors.Join(
+		validateAttempts("Hedge.MaxAttempts", h.MaxAttempts),
+		err,
+		validateCodes("Hedge.NonFatal", h.NonFatal),
+	)
+}
+
+func validateAttempts(field string, n int) error {
+	if n < 0 || n > mostAttempts {
+		return fmt.Errorf("field %s is %d, not within 0 and %d", field, n, mostAttempts)
+	}
+	return nil
+}
+
+func validateCodes(field string, list []codes.Code) error {
+	var errs []error
+	for _, c := range list {
 		if c == codes.OK || c > codes.Unauthenticated {
-			errs = append(errs, fmt.Errorf("field Retry.Codes has %v, which is no failure of gRPC's", c))
+			errs = append(errs, fmt.Errorf("field %s has %v, which is no failure of gRPC's", field, c))
 		}
 	}
-	errs = append(errs, r.Backoff.validate())
 	return errors.Join(errs...)
 }
 
 // attempts returns the most attempts of a call.
 func (p *Policy) attempts() int {
+	if p.Hedge != nil {
+		if p.Hedge.MaxAttempts <= 0 {
+			return defaultHedgedAttempts
+		}
+		return min(p.Hedge.MaxAttempts, mostAttempts)
+	}
 	if p.Retry == nil || p.Retry.MaxAttempts <= 0 {
 		return defaultAttempts
 	}
@@ -158,6 +193,15 @@ func (p *Policy) retries(code codes.Code) bool {
 	return slices.Contains(p.Retry.Codes, code)
 }
 
+// nonFatal reports whether a hedged attempt that fails with the code leaves the
+// others running.
+func (h *HedgePolicy) nonFatal(code codes.Code) bool {
+	if h.NonFatal == nil {
+		return code == codes.Unavailable
+	}
+	return slices.Contains(h.NonFatal, code)
+}
+
 func (p *Policy) backoff() Backoff {
 	if p.Retry == nil {
 		return Backoff{}
@@ -170,7 +214,7 @@ func (p *Policy) backoff() Backoff {
 func (p *Policy) safe(declared IdempotencyLevel, strict bool) bool {
 	level := p.Idempotency
 	if level == Unspecified {
-		if p.Retry != nil && !strict {
+		if (p.Retry != nil || p.Hedge != nil) && !strict {
 			return true
 		}
 		level = declared

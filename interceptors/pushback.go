@@ -23,17 +23,15 @@ type pushback struct {
 }
 
 // parsePushback reads a reply's trailer. More than one value, and one that is
-// no number of milliseconds within 32 bits, says not to retry.
+// no number of milliseconds within 31 bits in its shortest form, says not to
+// retry.
 func parsePushback(trailer metadata.MD) pushback {
 	values := trailer[pushbackKey]
 	if len(values) == 0 {
 		return pushback{}
 	}
-	if len(values) > 1 || values[0] == "" || values[0][0] == '+' {
-		return pushback{said: true, stop: true}
-	}
 	ms, err := strconv.ParseInt(values[0], 10, 32)
-	if err != nil || ms < 0 {
+	if len(values) > 1 || err != nil || ms < 0 || strconv.FormatInt(ms, 10) != values[0] { // a sign, leading zeros
 		return pushback{said: true, stop: true}
 	}
 	return pushback{said: true, after: time.Duration(ms) * time.Millisecond}

@@ -26,7 +26,7 @@ func (in *incoming) report(err error) {
 	r := wire.Report{Used: used, Elapsed: took.Microseconds(), HasElapsed: true}
 	marked := false
 	if err != nil && in.mode == Enforce {
-		marked, r.Wanting = in.downstream.mark(codeOf(err))
+		marked, r.Wanting = in.request.downstream.mark(codeOf(err))
 	}
 	var buf [wire.MaxLen]byte
 	trailer := metadata.MD{wire.ReportKey: {string(r.Append(buf[:0]))}}
@@ -34,7 +34,7 @@ func (in *incoming) report(err error) {
 		trailer[pushbackKey] = []string{"-1"}
 	}
 	// It fails only on a server that is not gRPC's own, which has no trailers.
-	_ = grpc.SetTrailer(&in.ctx, trailer)
+	_ = grpc.SetTrailer(&in.request, trailer)
 }
 
 // close ends the call's tree at this hop, and returns what is charged to it and
@@ -42,7 +42,7 @@ func (in *incoming) report(err error) {
 func (in *incoming) close(err error) (used int, took time.Duration) {
 	now := time.Now()
 	took = now.Sub(in.arrived)
-	used = in.allotment.Close(now, err == nil)
+	used = in.request.allotment.Close(now, err == nil)
 	if in.floor != nil && err == nil {
 		in.floor.Learn(now.Sub(in.begun), took)
 	}

@@ -9,31 +9,26 @@ import (
 )
 
 // request is an incoming request at one hop: what its outgoing calls draw on,
-// and what became of them. Its calls find it in their context, and may run at
-// the same time.
+// and what became of them. It is the context of the request's handler, which is
+// how its calls find it, and they may run at the same time. It is part of what
+// is kept of the incoming call anyway, so that it costs no allocation.
 type request struct {
+	context.Context
 	allotment  budget.Allotment
 	downstream downstream
 }
 
 type requestKey struct{}
 
-// requestContext is the context of a request's handler. It is part of what is
-// kept of the call anyway, so that it costs no allocation.
-type requestContext struct {
-	context.Context
-	request *request
-}
-
 // Value returns the request and its allotment under their keys.
-func (c *requestContext) Value(key any) any {
+func (r *request) Value(key any) any {
 	switch key.(type) {
 	case requestKey:
-		return c.request
+		return r
 	case budget.ContextKey:
-		return &c.request.allotment
+		return &r.allotment
 	}
-	return c.Context.Value(key)
+	return r.Context.Value(key)
 }
 
 // requestFromContext returns the incoming request that ctx belongs to, or nil
@@ -55,15 +50,16 @@ type downstream struct {
 	wanting bool   // or for want of a token alone
 }
 
-// failed takes in how a call ended that failed. A call that ran out of the
-// request's own time tells nothing: whether there is time for another request
-// is the caller's to judge.
+// failed takes in how a call ended that failed, and whether the request's own
+// time was over with it. A call that ran out of that tells nothing: whether
+// there is time for another request is the caller's to judge. One that ran out
+// of a time of its own was given up here.
 func (d *downstream) failed(code codes.Code, why decision, wanting, over bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
 	case why == notRetryable:
-		d.codes |= 1 << (code & 31)
+		d.codes |= bit(code)
 	case why == outOfTime && over:
 	case wanting:
 		d.wanting = true
@@ -81,6 +77,10 @@ func (d *downstream) failed(code codes.Code, why decision, wanting, over bool) {
 func (d *downstream) mark(code codes.Code) (marked, wanting bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	same := d.codes&(1<<(code&31)) != 0
+	same := d.codes&bit(code) != 0
 	return d.final || d.wanting || same, d.wanting && !d.final && !same
 }
+
+// bit is a code's bit in a set of codes. Codes that gRPC does not know share
+// one.
+func bit(code codes.Code) uint32 { return 1 << min(code, 31) }

@@ -200,7 +200,8 @@ func TestPushbackIsObeyed(t *testing.T) {
 	}{
 		"wait 300 ms":       {[]string{"300"}, 3, 300 * time.Millisecond},
 		"at once":           {[]string{"0"}, 3, 0},
-		"leading zeros":     {[]string{"007"}, 3, 7 * time.Millisecond},
+		"leading zeros":     {[]string{"007"}, 1, 0},
+		"minus nothing":     {[]string{"-0"}, 1, 0},
 		"never":             {[]string{"-1"}, 1, 0},
 		"not a number":      {[]string{"soon"}, 1, 0},
 		"a plus sign":       {[]string{"+5"}, 1, 0},

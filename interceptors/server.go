@@ -3,11 +3,13 @@ package interceptors
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hopbound/hopbound/deadline"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
 // clockLimit is how many senders' clocks a server knows base delays of.
@@ -20,8 +22,9 @@ const clockLimit = 4096
 type Server struct {
 	serverSettings
 
-	begun  time.Time // what monotonic times count from
-	delays *deadline.Delays
+	begun    time.Time // what monotonic times count from
+	declared declarations
+	delays   *deadline.Delays
 
 	methods cache[method]
 	floors  cache[deadline.Floor]
@@ -39,33 +42,40 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 			opt.applyServer(&s.serverSettings)
 		}
 	}
-	var err error
+	if s.maxDeadline > 0 && s.floor > s.maxDeadline {
+		s.errs = append(s.errs, fmt.Errorf("WithFloor(%v): more than WithMaxDeadline(%v), which refuses everything", s.floor, s.maxDeadline))
+	}
+	var errs [2]error
 	s.trace = newTracing(&s.settings)
-	s.count, err = newCounters(&s.settings)
-	if err := errors.Join(append(s.errs, err)...); err != nil {
+	s.count, errs[0] = newCounters(&s.settings)
+	s.declared, errs[1] = readDeclarations(protoregistry.GlobalFiles)
+	if err := errors.Join(append(s.errs, errs[:]...)...); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// ServerOptions returns what to make a server with: the interceptor.
+// ServerOptions returns what to make a server with: the interceptors.
 func (s *Server) ServerOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(s.UnaryInterceptor())}
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(s.UnaryInterceptor()),
+		grpc.ChainStreamInterceptor(s.StreamInterceptor()),
+	}
 }
 
 // UnaryInterceptor returns the interceptor of unary calls, for chains that are
 // put together by hand. Put it first.
 func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
-		in := s.admit(ctx, info.FullMethod)
+		in := s.admit(ctx, info.FullMethod, s.adaptiveFloor)
 		ended := false
 		defer func() {
-			if !ended { // the handler panicked
-				in.close(errPanicked)
+			if !ended { // it may yet be recovered, and then replied to
+				in.report(errPanicked)
 			}
 		}()
 		if err = in.refusal; err == nil {
-			reply, err = handler(&in.ctx, req)
+			reply, err = handler(&in.request, req)
 		}
 		ended = true
 		in.report(err)
@@ -73,16 +83,15 @@ func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor {
 	}
 }
 
-// errPanicked stands for the error of a handler that panicked.
-var errPanicked = errors.New("the handler panicked")
+// errPanicked stands for the error of what panicked, or ended its goroutine.
+var errPanicked = errors.New("panicked")
 
-// incoming is one unary call at its server. One goroutine uses it, but for the
-// request in it.
+// incoming is one call at its server. One goroutine uses it, but for the request
+// in it.
 type incoming struct {
 	*Server
-	request
+	request request // whose context is the handler's
 
-	ctx     requestContext // the handler's
 	cancel  context.CancelFunc
 	method  *method
 	floor   *deadline.Floor // nil if it is not learned

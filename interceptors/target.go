@@ -1,6 +1,8 @@
 package interceptors
 
 import (
+	"sync/atomic"
+
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/deadline"
 	"google.golang.org/grpc"
@@ -17,12 +19,27 @@ type target struct {
 	// pays for them. It only ever lowers what a request's own tokens allow, and
 	// guards the target against many roots that each keep to their budget.
 	meter *budget.Budget
+
+	throttle throttle
+
+	// reports is whether a reply has ever brought a report. From then on, a
+	// failure without one is not of the server's own making.
+	reports atomic.Bool
 }
+
+// otherTargets is the name under which a client knows all targets beyond those
+// it keeps apart.
+const otherTargets = "\x00other"
 
 func (c *Client) target(cc *grpc.ClientConn) *target {
 	name := ""
 	if cc != nil {
 		name = cc.Target()
 	}
-	return c.targets.get(name, func(string) *target { return &target{meter: c.budget.Twin()} })
+	if c.targets.full(name) {
+		name = otherTargets
+	}
+	return c.targets.get(name, func(string) *target {
+		return &target{meter: c.budget.Twin(), throttle: newThrottle(c.config.throttle)}
+	})
 }

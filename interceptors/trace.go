@@ -32,6 +32,10 @@ const (
 	attrReserve   = attribute.Key("hopbound.deadline.reserve_ms")
 	attrBackoff   = attribute.Key("hopbound.backoff_ms")
 	attrReason    = attribute.Key("hopbound.reason")
+	attrHedge     = attribute.Key("hopbound.hedge") // won or lost, where attempts were made at the same time
+	attrSent      = attribute.Key("hopbound.messages.sent")
+	attrReceived  = attribute.Key("hopbound.messages.received")
+	attrCommitted = attribute.Key("hopbound.committed") // what made a stream unretryable
 	attrHeader    = attribute.Key("hopbound.header")
 )
 
@@ -71,19 +75,19 @@ func (k *call) startCall(ctx context.Context) context.Context {
 
 // startAttempt starts the span of an attempt, and puts its context among what
 // is sent. A call that is not recorded has none, but its context is sent too.
-func (k *call) startAttempt(ctx context.Context) context.Context {
+func (k *call) startAttempt(ctx context.Context, a *attempt) context.Context {
 	if k.trace == nil {
 		return ctx
 	}
 	if k.span != nil {
-		ctx, k.attemptSpan = k.trace.tracer.Start(ctx, k.method.name, //nolint:spancheck // endAttempt ends it
-			trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(k.began))
-		k.attemptSpan.SetAttributes(
+		ctx, a.span = k.trace.tracer.Start(ctx, k.method.name, //nolint:spancheck // endAttempt ends it
+			trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(a.began))
+		a.span.SetAttributes(
 			semconv.RPCSystemNameGRPC, semconv.RPCMethod(k.method.name),
-			attrAttempt.Int(k.n), attrLeased.Int(k.lease.Tokens()),
+			attrAttempt.Int(a.n), attrLeased.Int(a.lease.Tokens()),
 		)
 		if d, ok := ctx.Deadline(); ok {
-			k.attemptSpan.SetAttributes(attrRemaining.Float64(millis(d.Sub(k.began))), attrReserve.Float64(millis(k.reserve)))
+			a.span.SetAttributes(attrRemaining.Float64(millis(d.Sub(a.began))), attrReserve.Float64(millis(a.reserve)))
 		}
 	}
 	md := carrier{}
@@ -100,21 +104,29 @@ func (k *call) startAttempt(ctx context.Context) context.Context {
 	return ctx
 }
 
-// endAttempt ends the span of an attempt with what was decided on it.
-func (k *call) endAttempt(err error) {
-	if k.attemptSpan == nil {
+// endAttempt ends an attempt's span with what was decided on it, and counts it.
+func (k *call) endAttempt(a *attempt, err error, d decision) {
+	k.count.attempt(k.ctx, k.method, d, k.mode)
+	if a.span == nil {
 		return
 	}
-	k.attemptSpan.SetAttributes(attrDecision.String(string(k.decision)), attrUsed.Int(k.report.Used))
-	endSpan(k.attemptSpan, err, k.mode, isFailure)
-	k.attemptSpan = nil
+	a.span.SetAttributes(attrDecision.String(string(d)), attrUsed.Int(a.charged))
+	failed := isFailure
+	if a.hedge != "" {
+		a.span.SetAttributes(attrHedge.String(a.hedge))
+		if a.hedge == hedgeLost { // it was cancelled because it was not needed any more
+			failed = func(codes.Code) bool { return false }
+		}
+	}
+	endSpan(a.span, err, k.mode, failed, trace.WithTimestamp(a.ended))
+	a.span = nil
 }
 
 // tracePause says on the call's span why no attempt runs for a while.
-func (k *call) tracePause(last error) {
+func (k *call) tracePause(a *attempt, last error) {
 	if k.span != nil {
 		reason := "backoff"
-		if p := parsePushback(k.trailer); p.said && !p.stop {
+		if p := parsePushback(a.trailer); p.said && !p.stop {
 			reason = "pushback"
 		}
 		k.event("hopbound.backoff", attrBackoff.Float64(millis(k.paused)), attrReason.String(reason),
@@ -124,13 +136,15 @@ func (k *call) tracePause(last error) {
 
 // endCall ends the span of the call.
 func (k *call) endCall(err error) {
-	if k.attemptSpan != nil { // the invoker panicked
-		k.attemptSpan.End()
+	if k.last.span != nil { // the invoker panicked
+		k.last.ended = time.Now()
+		k.decision = notRetryable
+		k.endAttempt(&k.last, err, k.decision)
 	}
 	if k.span == nil {
 		return
 	}
-	k.span.SetAttributes(attrAttempts.Int(k.n), attrDecision.String(string(k.decision)))
+	k.span.SetAttributes(attrAttempts.Int(k.attempts), attrDecision.String(string(k.decision)))
 	endSpan(k.span, err, k.mode, isFailure)
 }
 
@@ -161,10 +175,15 @@ func (in *incoming) startServer(ctx context.Context, h wire.Context) context.Con
 			in.span = span
 		}
 	} else {
+		opts := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(in.arrived)}
 		md, _ := metadata.FromIncomingContext(ctx)
-		ctx = in.trace.propagators.Extract(ctx, carrier(md))
-		ctx, span = in.trace.tracer.Start(ctx, in.method.name,
-			trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(in.arrived))
+		remote := in.trace.propagators.Extract(ctx, carrier(md))
+		if in.edge { // the caller's trace is not ours to be part of
+			opts = append(opts, trace.WithNewRoot(), trace.WithLinks(trace.LinkFromContext(remote)))
+		} else {
+			ctx = remote
+		}
+		ctx, span = in.trace.tracer.Start(ctx, in.method.name, opts...)
 		if span.IsRecording() {
 			in.span, in.owned = span, true
 			span.SetAttributes(semconv.RPCSystemNameGRPC, semconv.RPCMethod(in.method.name))
@@ -219,7 +238,7 @@ func (in *incoming) endServer(err error, used int) {
 }
 
 // endSpan ends a span with the status of its call.
-func endSpan(span trace.Span, err error, mode Mode, failed func(codes.Code) bool) {
+func endSpan(span trace.Span, err error, mode Mode, failed func(codes.Code) bool, opts ...trace.SpanEndOption) {
 	code := codes.OK
 	if err != nil {
 		code = codeOf(err)
@@ -231,7 +250,7 @@ func endSpan(span trace.Span, err error, mode Mode, failed func(codes.Code) bool
 	if failed(code) {
 		span.SetStatus(otelcodes.Error, status.Convert(err).Message())
 	}
-	span.End()
+	span.End(opts...)
 }
 
 // isFailure reports whether a code is a failure to a client: all but OK.

@@ -10,6 +10,7 @@
 package testv1
 
 import (
+	_ "github.com/hopbound/hopbound/proto/hopbound/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -288,11 +289,451 @@ func (x *WriteResponse) GetText() string {
 	return ""
 }
 
+type WatchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *WatchRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type WatchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse) ProtoMessage() {}
+
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *WatchResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type UploadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadRequest) Reset() {
+	*x = UploadRequest{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadRequest) ProtoMessage() {}
+
+func (x *UploadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadRequest.ProtoReflect.Descriptor instead.
+func (*UploadRequest) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UploadRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type UploadResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadResponse) Reset() {
+	*x = UploadResponse{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadResponse) ProtoMessage() {}
+
+func (x *UploadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadResponse.ProtoReflect.Descriptor instead.
+func (*UploadResponse) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *UploadResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type ChatRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChatRequest) Reset() {
+	*x = ChatRequest{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChatRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChatRequest) ProtoMessage() {}
+
+func (x *ChatRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChatRequest.ProtoReflect.Descriptor instead.
+func (*ChatRequest) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ChatRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type ChatResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChatResponse) Reset() {
+	*x = ChatResponse{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChatResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChatResponse) ProtoMessage() {}
+
+func (x *ChatResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChatResponse.ProtoReflect.Descriptor instead.
+func (*ChatResponse) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ChatResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type DeclaredRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeclaredRequest) Reset() {
+	*x = DeclaredRequest{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeclaredRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeclaredRequest) ProtoMessage() {}
+
+func (x *DeclaredRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeclaredRequest.ProtoReflect.Descriptor instead.
+func (*DeclaredRequest) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DeclaredRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type DeclaredResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeclaredResponse) Reset() {
+	*x = DeclaredResponse{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeclaredResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeclaredResponse) ProtoMessage() {}
+
+func (x *DeclaredResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeclaredResponse.ProtoReflect.Descriptor instead.
+func (*DeclaredResponse) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DeclaredResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type HedgedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HedgedRequest) Reset() {
+	*x = HedgedRequest{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HedgedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HedgedRequest) ProtoMessage() {}
+
+func (x *HedgedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HedgedRequest.ProtoReflect.Descriptor instead.
+func (*HedgedRequest) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *HedgedRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type HedgedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HedgedResponse) Reset() {
+	*x = HedgedResponse{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HedgedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HedgedResponse) ProtoMessage() {}
+
+func (x *HedgedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HedgedResponse.ProtoReflect.Descriptor instead.
+func (*HedgedResponse) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *HedgedResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 var File_hopbound_test_v1_test_proto protoreflect.FileDescriptor
 
 const file_hopbound_test_v1_test_proto_rawDesc = "" +
 	"\n" +
-	"\x1bhopbound/test/v1/test.proto\x12\x10hopbound.test.v1\"'\n" +
+	"\x1bhopbound/test/v1/test.proto\x12\x10hopbound.test.v1\x1a\x18hopbound/v1/policy.proto\"'\n" +
 	"\x11IdempotentRequest\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\"(\n" +
 	"\x12IdempotentResponse\x12\x12\n" +
@@ -304,12 +745,40 @@ const file_hopbound_test_v1_test_proto_rawDesc = "" +
 	"\fWriteRequest\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\"#\n" +
 	"\rWriteResponse\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text2\x81\x02\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\"\n" +
+	"\fWatchRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"#\n" +
+	"\rWatchResponse\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"#\n" +
+	"\rUploadRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"$\n" +
+	"\x0eUploadResponse\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"!\n" +
+	"\vChatRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\"\n" +
+	"\fChatResponse\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"%\n" +
+	"\x0fDeclaredRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"&\n" +
+	"\x10DeclaredResponse\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"#\n" +
+	"\rHedgedRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"$\n" +
+	"\x0eHedgedResponse\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text2\xe9\x05\n" +
 	"\vTestService\x12\\\n" +
 	"\n" +
 	"Idempotent\x12#.hopbound.test.v1.IdempotentRequest\x1a$.hopbound.test.v1.IdempotentResponse\"\x03\x90\x02\x02\x12J\n" +
 	"\x04Read\x12\x1d.hopbound.test.v1.ReadRequest\x1a\x1e.hopbound.test.v1.ReadResponse\"\x03\x90\x02\x01\x12H\n" +
-	"\x05Write\x12\x1e.hopbound.test.v1.WriteRequest\x1a\x1f.hopbound.test.v1.WriteResponseBNZGgithub.com/hopbound/hopbound/internal/testproto/hopbound/test/v1;testv1\x92\x03\x02\b\x02b\beditionsp\xe8\a"
+	"\x05Write\x12\x1e.hopbound.test.v1.WriteRequest\x1a\x1f.hopbound.test.v1.WriteResponse\x12O\n" +
+	"\x05Watch\x12\x1e.hopbound.test.v1.WatchRequest\x1a\x1f.hopbound.test.v1.WatchResponse\"\x03\x90\x02\x010\x01\x12R\n" +
+	"\x06Upload\x12\x1f.hopbound.test.v1.UploadRequest\x1a .hopbound.test.v1.UploadResponse\"\x03\x90\x02\x02(\x01\x12N\n" +
+	"\x04Chat\x12\x1d.hopbound.test.v1.ChatRequest\x1a\x1e.hopbound.test.v1.ChatResponse\"\x03\x90\x02\x02(\x010\x01\x12\x92\x01\n" +
+	"\bDeclared\x12!.hopbound.test.v1.DeclaredRequest\x1a\".hopbound.test.v1.DeclaredResponse\"?\xfa\xba$;\n" +
+	"\x02\b\a0\x01:\x02\b\x02B\v\n" +
+	"\x05\x10\xc0\x96\xb1\x02\x12\x02\b\x03\x12\x02\b\x02\"\x1e\b\x05\x12\x02\n" +
+	"\x0e\x1a\x04\x10\xc0\x84=\"\x05\x10\x80\x92\xf4\x01)\x00\x00\x00\x00\x00\x00\b@0\x04\x12\\\n" +
+	"\x06Hedged\x12\x1f.hopbound.test.v1.HedgedRequest\x1a .hopbound.test.v1.HedgedResponse\"\x0f\xfa\xba$\v\x18\x01*\a\b\x03\"\x01\r\x18\x01BNZGgithub.com/hopbound/hopbound/internal/testproto/hopbound/test/v1;testv1\x92\x03\x02\b\x02b\beditionsp\xe8\a"
 
 var (
 	file_hopbound_test_v1_test_proto_rawDescOnce sync.Once
@@ -323,7 +792,7 @@ func file_hopbound_test_v1_test_proto_rawDescGZIP() []byte {
 	return file_hopbound_test_v1_test_proto_rawDescData
 }
 
-var file_hopbound_test_v1_test_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_hopbound_test_v1_test_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_hopbound_test_v1_test_proto_goTypes = []any{
 	(*IdempotentRequest)(nil),  // 0: hopbound.test.v1.IdempotentRequest
 	(*IdempotentResponse)(nil), // 1: hopbound.test.v1.IdempotentResponse
@@ -331,19 +800,39 @@ var file_hopbound_test_v1_test_proto_goTypes = []any{
 	(*ReadResponse)(nil),       // 3: hopbound.test.v1.ReadResponse
 	(*WriteRequest)(nil),       // 4: hopbound.test.v1.WriteRequest
 	(*WriteResponse)(nil),      // 5: hopbound.test.v1.WriteResponse
+	(*WatchRequest)(nil),       // 6: hopbound.test.v1.WatchRequest
+	(*WatchResponse)(nil),      // 7: hopbound.test.v1.WatchResponse
+	(*UploadRequest)(nil),      // 8: hopbound.test.v1.UploadRequest
+	(*UploadResponse)(nil),     // 9: hopbound.test.v1.UploadResponse
+	(*ChatRequest)(nil),        // 10: hopbound.test.v1.ChatRequest
+	(*ChatResponse)(nil),       // 11: hopbound.test.v1.ChatResponse
+	(*DeclaredRequest)(nil),    // 12: hopbound.test.v1.DeclaredRequest
+	(*DeclaredResponse)(nil),   // 13: hopbound.test.v1.DeclaredResponse
+	(*HedgedRequest)(nil),      // 14: hopbound.test.v1.HedgedRequest
+	(*HedgedResponse)(nil),     // 15: hopbound.test.v1.HedgedResponse
 }
 var file_hopbound_test_v1_test_proto_depIdxs = []int32{
-	0, // 0: hopbound.test.v1.TestService.Idempotent:input_type -> hopbound.test.v1.IdempotentRequest
-	2, // 1: hopbound.test.v1.TestService.Read:input_type -> hopbound.test.v1.ReadRequest
-	4, // 2: hopbound.test.v1.TestService.Write:input_type -> hopbound.test.v1.WriteRequest
-	1, // 3: hopbound.test.v1.TestService.Idempotent:output_type -> hopbound.test.v1.IdempotentResponse
-	3, // 4: hopbound.test.v1.TestService.Read:output_type -> hopbound.test.v1.ReadResponse
-	5, // 5: hopbound.test.v1.TestService.Write:output_type -> hopbound.test.v1.WriteResponse
-	3, // [3:6] is the sub-list for method output_type
-	0, // [0:3] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	0,  // 0: hopbound.test.v1.TestService.Idempotent:input_type -> hopbound.test.v1.IdempotentRequest
+	2,  // 1: hopbound.test.v1.TestService.Read:input_type -> hopbound.test.v1.ReadRequest
+	4,  // 2: hopbound.test.v1.TestService.Write:input_type -> hopbound.test.v1.WriteRequest
+	6,  // 3: hopbound.test.v1.TestService.Watch:input_type -> hopbound.test.v1.WatchRequest
+	8,  // 4: hopbound.test.v1.TestService.Upload:input_type -> hopbound.test.v1.UploadRequest
+	10, // 5: hopbound.test.v1.TestService.Chat:input_type -> hopbound.test.v1.ChatRequest
+	12, // 6: hopbound.test.v1.TestService.Declared:input_type -> hopbound.test.v1.DeclaredRequest
+	14, // 7: hopbound.test.v1.TestService.Hedged:input_type -> hopbound.test.v1.HedgedRequest
+	1,  // 8: hopbound.test.v1.TestService.Idempotent:output_type -> hopbound.test.v1.IdempotentResponse
+	3,  // 9: hopbound.test.v1.TestService.Read:output_type -> hopbound.test.v1.ReadResponse
+	5,  // 10: hopbound.test.v1.TestService.Write:output_type -> hopbound.test.v1.WriteResponse
+	7,  // 11: hopbound.test.v1.TestService.Watch:output_type -> hopbound.test.v1.WatchResponse
+	9,  // 12: hopbound.test.v1.TestService.Upload:output_type -> hopbound.test.v1.UploadResponse
+	11, // 13: hopbound.test.v1.TestService.Chat:output_type -> hopbound.test.v1.ChatResponse
+	13, // 14: hopbound.test.v1.TestService.Declared:output_type -> hopbound.test.v1.DeclaredResponse
+	15, // 15: hopbound.test.v1.TestService.Hedged:output_type -> hopbound.test.v1.HedgedResponse
+	8,  // [8:16] is the sub-list for method output_type
+	0,  // [0:8] is the sub-list for method input_type
+	0,  // [0:0] is the sub-list for extension type_name
+	0,  // [0:0] is the sub-list for extension extendee
+	0,  // [0:0] is the sub-list for field type_name
 }
 
 func init() { file_hopbound_test_v1_test_proto_init() }
@@ -357,7 +846,7 @@ func file_hopbound_test_v1_test_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hopbound_test_v1_test_proto_rawDesc), len(file_hopbound_test_v1_test_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

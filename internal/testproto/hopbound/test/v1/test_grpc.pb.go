@@ -25,6 +25,11 @@ const (
 	TestService_Idempotent_FullMethodName = "/hopbound.test.v1.TestService/Idempotent"
 	TestService_Read_FullMethodName       = "/hopbound.test.v1.TestService/Read"
 	TestService_Write_FullMethodName      = "/hopbound.test.v1.TestService/Write"
+	TestService_Watch_FullMethodName      = "/hopbound.test.v1.TestService/Watch"
+	TestService_Upload_FullMethodName     = "/hopbound.test.v1.TestService/Upload"
+	TestService_Chat_FullMethodName       = "/hopbound.test.v1.TestService/Chat"
+	TestService_Declared_FullMethodName   = "/hopbound.test.v1.TestService/Declared"
+	TestService_Hedged_FullMethodName     = "/hopbound.test.v1.TestService/Hedged"
 )
 
 // TestServiceClient is the client API for TestService service.
@@ -37,6 +42,16 @@ type TestServiceClient interface {
 	Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (*ReadResponse, error)
 	// Write says nothing about being repeated, which must be taken for no.
 	Write(ctx context.Context, in *WriteRequest, opts ...grpc.CallOption) (*WriteResponse, error)
+	// Watch streams responses.
+	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
+	// Upload streams requests.
+	Upload(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadRequest, UploadResponse], error)
+	// Chat streams both ways.
+	Chat(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ChatRequest, ChatResponse], error)
+	// Declared has a policy.
+	Declared(ctx context.Context, in *DeclaredRequest, opts ...grpc.CallOption) (*DeclaredResponse, error)
+	// Hedged has a policy that hedges.
+	Hedged(ctx context.Context, in *HedgedRequest, opts ...grpc.CallOption) (*HedgedResponse, error)
 }
 
 type testServiceClient struct {
@@ -77,6 +92,71 @@ func (c *testServiceClient) Write(ctx context.Context, in *WriteRequest, opts ..
 	return out, nil
 }
 
+func (c *testServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TestService_ServiceDesc.Streams[0], TestService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TestService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
+
+func (c *testServiceClient) Upload(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadRequest, UploadResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TestService_ServiceDesc.Streams[1], TestService_Upload_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[UploadRequest, UploadResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TestService_UploadClient = grpc.ClientStreamingClient[UploadRequest, UploadResponse]
+
+func (c *testServiceClient) Chat(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ChatRequest, ChatResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TestService_ServiceDesc.Streams[2], TestService_Chat_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ChatRequest, ChatResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TestService_ChatClient = grpc.BidiStreamingClient[ChatRequest, ChatResponse]
+
+func (c *testServiceClient) Declared(ctx context.Context, in *DeclaredRequest, opts ...grpc.CallOption) (*DeclaredResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeclaredResponse)
+	err := c.cc.Invoke(ctx, TestService_Declared_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *testServiceClient) Hedged(ctx context.Context, in *HedgedRequest, opts ...grpc.CallOption) (*HedgedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HedgedResponse)
+	err := c.cc.Invoke(ctx, TestService_Hedged_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TestServiceServer is the server API for TestService service.
 // All implementations must embed UnimplementedTestServiceServer
 // for forward compatibility.
@@ -87,6 +167,16 @@ type TestServiceServer interface {
 	Read(context.Context, *ReadRequest) (*ReadResponse, error)
 	// Write says nothing about being repeated, which must be taken for no.
 	Write(context.Context, *WriteRequest) (*WriteResponse, error)
+	// Watch streams responses.
+	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
+	// Upload streams requests.
+	Upload(grpc.ClientStreamingServer[UploadRequest, UploadResponse]) error
+	// Chat streams both ways.
+	Chat(grpc.BidiStreamingServer[ChatRequest, ChatResponse]) error
+	// Declared has a policy.
+	Declared(context.Context, *DeclaredRequest) (*DeclaredResponse, error)
+	// Hedged has a policy that hedges.
+	Hedged(context.Context, *HedgedRequest) (*HedgedResponse, error)
 	mustEmbedUnimplementedTestServiceServer()
 }
 
@@ -105,6 +195,21 @@ func (UnimplementedTestServiceServer) Read(context.Context, *ReadRequest) (*Read
 }
 func (UnimplementedTestServiceServer) Write(context.Context, *WriteRequest) (*WriteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Write not implemented")
+}
+func (UnimplementedTestServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedTestServiceServer) Upload(grpc.ClientStreamingServer[UploadRequest, UploadResponse]) error {
+	return status.Error(codes.Unimplemented, "method Upload not implemented")
+}
+func (UnimplementedTestServiceServer) Chat(grpc.BidiStreamingServer[ChatRequest, ChatResponse]) error {
+	return status.Error(codes.Unimplemented, "method Chat not implemented")
+}
+func (UnimplementedTestServiceServer) Declared(context.Context, *DeclaredRequest) (*DeclaredResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Declared not implemented")
+}
+func (UnimplementedTestServiceServer) Hedged(context.Context, *HedgedRequest) (*HedgedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hedged not implemented")
 }
 func (UnimplementedTestServiceServer) mustEmbedUnimplementedTestServiceServer() {}
 func (UnimplementedTestServiceServer) testEmbeddedByValue()                     {}
@@ -181,6 +286,67 @@ func _TestService_Write_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TestService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(TestServiceServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TestService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
+
+func _TestService_Upload_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(TestServiceServer).Upload(&grpc.GenericServerStream[UploadRequest, UploadResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TestService_UploadServer = grpc.ClientStreamingServer[UploadRequest, UploadResponse]
+
+func _TestService_Chat_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(TestServiceServer).Chat(&grpc.GenericServerStream[ChatRequest, ChatResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TestService_ChatServer = grpc.BidiStreamingServer[ChatRequest, ChatResponse]
+
+func _TestService_Declared_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeclaredRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TestServiceServer).Declared(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TestService_Declared_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TestServiceServer).Declared(ctx, req.(*DeclaredRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TestService_Hedged_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HedgedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TestServiceServer).Hedged(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TestService_Hedged_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TestServiceServer).Hedged(ctx, req.(*HedgedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TestService_ServiceDesc is the grpc.ServiceDesc for TestService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -200,7 +366,32 @@ var TestService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Write",
 			Handler:    _TestService_Write_Handler,
 		},
+		{
+			MethodName: "Declared",
+			Handler:    _TestService_Declared_Handler,
+		},
+		{
+			MethodName: "Hedged",
+			Handler:    _TestService_Hedged_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Watch",
+			Handler:       _TestService_Watch_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Upload",
+			Handler:       _TestService_Upload_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Chat",
+			Handler:       _TestService_Chat_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "hopbound/test/v1/test.proto",
 }

@@ -1,0 +1,156 @@
+package interceptors
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	hopboundv1 "github.com/hopbound/hopbound/proto/hopbound/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// declaration is what a method's own proto file says of it, in the option
+// (hopbound.v1.method).
+type declaration struct {
+	policy     Policy        // for its callers
+	floor, cap time.Duration // for its server
+}
+
+// declarations are those of methods by full name.
+type declarations map[string]declaration
+
+// readDeclarations returns the declarations of all methods whose generated code
+// is linked in, and what is wrong with any.
+func readDeclarations(files *protoregistry.Files) (declarations, error) {
+	all := declarations{}
+	var errs []error
+	files.RangeFiles(func(file protoreflect.FileDescriptor) bool {
+		for i := range file.Services().Len() {
+			service := file.Services().Get(i)
+			for j := range service.Methods().Len() {
+				method := service.Methods().Get(j)
+				if !proto.HasExtension(method.Options(), hopboundv1.E_Method) {
+					continue
+				}
+				option, _ := proto.GetExtension(method.Options(), hopboundv1.E_Method).(*hopboundv1.MethodPolicy)
+				d, err := declare(option)
+				if err != nil {
+					errs = append(errs, fmt.Errorf("%s: option (hopbound.v1.method) of %s: %w", file.Path(), method.FullName(), err))
+				}
+				all[fmt.Sprintf("/%s/%s", service.FullName(), method.Name())] = d
+			}
+		}
+		return true
+	})
+	return all, errors.Join(errs...)
+}
+
+// declare reads one declaration.
+func declare(option *hopboundv1.MethodPolicy) (d declaration, err error) {
+	var r declarationReader
+	d.policy = Policy{
+		Timeout:        r.positive("timeout", option.GetTimeout()),
+		AttemptTimeout: r.positive("attempt_timeout", option.GetAttemptTimeout()),
+		WaitForReady:   option.GetWaitForReady(),
+		Idempotency:    r.level(option.GetIdempotency().GetLevel()),
+	}
+	if option.GetAttemptTimeoutShared() {
+		d.policy.AttemptTimeout = AttemptTimeoutShared
+	}
+	if p := option.GetRetry(); p != nil {
+		d.policy.Retry = r.retry(p)
+	}
+	if p := option.GetHedge(); p != nil {
+		d.policy.Hedge = r.hedge(p)
+	}
+	r.positive("idempotency.retention", option.GetIdempotency().GetRetention())
+	d.floor = r.duration("deadline.floor", option.GetDeadline().GetFloor())
+	d.cap = r.positive("deadline.cap", option.GetDeadline().GetCap())
+	if d.cap > 0 && d.floor > d.cap {
+		r.errs = append(r.errs, fmt.Errorf("field deadline.floor is %v, more than deadline.cap %v", d.floor, d.cap))
+	}
+	r.errs = append(r.errs, d.policy.validate())
+	return d, errors.Join(r.errs...)
+}
+
+// declarationReader reads fields and collects what is wrong with them.
+type declarationReader struct{ errs []error }
+
+func (r *declarationReader) duration(field string, d *durationpb.Duration) time.Duration {
+	if d == nil {
+		return 0
+	}
+	if err := d.CheckValid(); err != nil || d.GetSeconds() < 0 || d.GetNanos() < 0 {
+		r.errs = append(r.errs, fmt.Errorf("field %s is %v, which is no duration from nothing up", field, d))
+		return 0
+	}
+	return d.AsDuration()
+}
+
+// positive reads a duration that must be more than nothing if it is there.
+func (r *declarationReader) positive(field string, d *durationpb.Duration) time.Duration {
+	v := r.duration(field, d)
+	if d != nil && v == 0 {
+		r.errs = append(r.errs, fmt.Errorf("field %s must be more than nothing", field))
+	}
+	return v
+}
+
+func (r *declarationReader) codes(list []hopboundv1.Code) []codes.Code {
+	read := make([]codes.Code, 0, len(list))
+	for _, c := range list {
+		read = append(read, codes.Code(max(0, c))) //nolint:gosec // not negative; the policy is validated as a whole
+	}
+	return read
+}
+
+func (r *declarationReader) level(l hopboundv1.IdempotencyPolicy_Level) IdempotencyLevel {
+	return IdempotencyLevel(l) // by the same numbers
+}
+
+func (r *declarationReader) retry(p *hopboundv1.RetryPolicy) *RetryPolicy {
+	jitter := Jitter(max(0, p.GetJitter()-1)) // after the unspecified, by the same numbers
+	multiplier := p.GetBackoffMultiplier()
+	if p.BackoffMultiplier != nil && !(multiplier >= 1 && multiplier < math.Inf(1)) {
+		r.errs = append(r.errs, fmt.Errorf("field retry.backoff_multiplier is %v, less than 1 or no number", multiplier))
+		multiplier = 0
+	}
+	return &RetryPolicy{
+		MaxAttempts: r.attempts("retry.max_attempts", p.MaxAttempts != nil, p.GetMaxAttempts()),
+		Codes:       r.codes(p.GetCodes()),
+		Backoff: Backoff{
+			Base:       r.positive("retry.backoff_base", p.GetBackoffBase()),
+			Max:        r.positive("retry.backoff_max", p.GetBackoffMax()),
+			Multiplier: multiplier,
+			Jitter:     jitter,
+		},
+	}
+}
+
+func (r *declarationReader) hedge(p *hopboundv1.HedgePolicy) *HedgePolicy {
+	h := &HedgePolicy{
+		MaxAttempts: r.attempts("hedge.max_attempts", p.MaxAttempts != nil, p.GetMaxAttempts()),
+		Delay:       r.duration("hedge.delay", p.GetDelay()),
+	}
+	if p.GetAtP95() {
+		h.Delay = HedgeAtP95
+	}
+	if len(p.GetNonFatal()) > 0 {
+		h.NonFatal = r.codes(p.GetNonFatal())
+	}
+	return h
+}
+
+// attempts reads a number of attempts, which if it is there is at least 1.
+func (r *declarationReader) attempts(field string, has bool, n int32) int {
+	if has && (n < 1 || n > mostAttempts) {
+		r.errs = append(r.errs, fmt.Errorf("field %s is %d, not within 1 and %d", field, n, mostAttempts))
+		return 0
+	}
+	return int(n)
+}

@@ -1,0 +1,325 @@
+package interceptors
+
+import (
+	"context"
+	"reflect"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+)
+
+// What became of attempts that were made at the same time.
+const (
+	hedgeWon  = "won"
+	hedgeLost = "lost"
+)
+
+// hedges reports whether the call is made as its hedging policy says. One that
+// is not safe to repeat is a plain call.
+func (k *call) hedges() bool {
+	return k.policy.Hedge != nil && k.mode == Enforce && k.policy.attempts() > 1 && k.safe()
+}
+
+// hedge makes a unary call by its hedging policy. Each attempt has a reply and
+// observing call options of its own; those of the one that counts become the
+// user's.
+func (k *call) hedge(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
+	if reflect.ValueOf(reply).Kind() != reflect.Pointer { // nothing of its kind can be made
+		k.policy.Hedge = &HedgePolicy{MaxAttempts: 1}
+	}
+	observers := k.takeObservers()
+	last, err := k.race(func(ctx context.Context, r *runner) error {
+		r.reply = reply
+		if k.policy.attempts() > 1 {
+			r.reply = newLike(reply)
+		}
+		return invoker(ctx, k.fullMethod, req, r.reply, cc, k.optionsOf(&r.attempt)...)
+	})
+	if err == nil && last.reply != reply {
+		copyMessage(reply, last.reply)
+	}
+	last.tell(observers)
+	return err
+}
+
+// runner is one of several attempts that are made at the same time.
+type runner struct {
+	attempt
+	cancel   context.CancelFunc
+	reply    any
+	err      error
+	panicked any
+}
+
+// race makes attempts until one succeeds or the policy allows no more: the next
+// when a delay has passed, or at once when one has failed. It returns the one
+// that counts, the winner or the last to fail, after all of them have ended:
+// they share the request, which is the user's again afterwards.
+//
+// The attempts run in goroutines of their own. All else, leases and spans and
+// what is counted, is done in that of the caller.
+func (k *call) race(run func(ctx context.Context, r *runner) error) (*runner, error) {
+	h := &race{call: k, run: run, stays: k.streaming, most: k.policy.attempts(), results: make(chan *runner)}
+	h.delay, h.delayed = k.hedgeDelay()
+	h.timer = time.NewTimer(h.delay)
+	defer h.timer.Stop()
+	if !h.delayed {
+		h.timer.Stop()
+	}
+	h.start()
+	for {
+		select {
+		case <-h.timer.C:
+			h.next(nil)
+		case r := <-h.results:
+			if h.ended(r) {
+				h.stop(r)
+				return r, r.err
+			}
+		}
+	}
+}
+
+// race is the state of a race. While it runs, a race is open, when attempts may
+// yet be started, or closed, when only those under way are waited for: because
+// the policy allows no more, no token is left, there is no time for another, or
+// the server said so.
+type race struct {
+	*call
+	run     func(ctx context.Context, r *runner) error
+	most    int
+	delay   time.Duration
+	delayed bool // there is a delay; if not, only failures start the next attempt
+	timer   *time.Timer
+	results chan *runner
+	stays   bool // the winner goes on, as a stream does
+	running []*runner
+	closed  bool
+}
+
+// start starts an attempt. It keeps a token for each that may follow.
+func (h *race) start() {
+	r := &runner{}
+	ctx, release := h.begin(&r.attempt, h.most-h.attempts-1)
+	ctx, r.cancel = context.WithCancel(ctx)
+	h.running = append(h.running, r)
+	go func() {
+		returned := false
+		defer func() {
+			if !returned {
+				r.panicked, r.err = recover(), errPanicked
+			}
+			if release != nil {
+				release()
+			}
+			h.results <- r
+		}()
+		r.err = h.run(ctx, r)
+		returned = true
+	}()
+}
+
+// next starts the next attempt if that is allowed, and sets the timer for the
+// one after it. The attempt that failed and so made way for it, if any, may have
+// been the last under way, which the charge depends on. It returns the decision
+// on that attempt.
+func (h *race) next(failed *runner) decision {
+	now := time.Now()
+	d := retried
+	switch end, ok := h.ctx.Deadline(); {
+	case h.closed:
+		return h.decision
+	case h.attempts >= h.most:
+		d = exhausted
+	case h.ctx.Err() != nil, ok && end.Sub(now) <= h.transit(now):
+		d = outOfTime
+	case !h.payNext(now, failed):
+		d = budgetEmpty
+	}
+	if d != retried {
+		h.closed, h.decision = true, d
+		h.timer.Stop()
+		return d
+	}
+	h.start()
+	if h.delayed {
+		h.timer.Reset(h.delay)
+	}
+	return d
+}
+
+// payNext charges the next attempt. Only if none is under way may it go free,
+// as a retry may that follows attempts which no server has seen.
+func (h *race) payNext(now time.Time, failed *runner) (paid bool) {
+	if len(h.running) == 0 && failed != nil {
+		paid, h.wanting = h.pay(now, &failed.attempt)
+		return paid
+	}
+	if h.paid {
+		return true
+	}
+	paid, h.wanting = h.charge(now, nil)
+	return paid
+}
+
+// ended takes in that an attempt has ended, and reports whether the race has.
+func (h *race) ended(r *runner) bool {
+	h.running = slices.DeleteFunc(h.running, func(other *runner) bool { return other == r })
+	if r.err == nil {
+		h.decision, h.wanting = done, false
+		if h.attempts > 1 {
+			r.hedge = hedgeWon
+		}
+		h.learnLatency(time.Since(r.began))
+		if !h.stays {
+			h.settle(&r.attempt, nil)
+			h.endAttempt(&r.attempt, nil, done)
+		}
+		return true
+	}
+	h.settle(&r.attempt, r.err)
+	d := h.verdict(&r.attempt, r.err, h.policy.Hedge.nonFatal)
+	fatal := d == notRetryable || d == outOfTime || r.panicked != nil
+	switch push := parsePushback(r.trailer); {
+	case d != retried:
+		if !h.closed || fatal {
+			h.closed, h.decision, h.wanting = true, d, false
+		}
+		h.timer.Stop()
+	case push.said && len(h.running) > 0: // the next one when the server wants it
+		h.delayed = true
+		h.timer.Reset(push.after)
+	case push.said:
+		if again, err := h.pauseFor(r, push.after); !again {
+			r.err = err
+			d = h.decision
+			break
+		}
+		d = h.next(r)
+	default:
+		d = h.next(r)
+	}
+	h.endAttempt(&r.attempt, r.err, d)
+	return fatal || len(h.running) == 0
+}
+
+// pauseFor waits before the next attempt while none is under way.
+func (h *race) pauseFor(r *runner, d time.Duration) (again bool, err error) {
+	now := time.Now()
+	if end, ok := h.ctx.Deadline(); ok && end.Sub(now) <= d+h.transit(now) {
+		h.closed, h.decision = true, outOfTime
+		return false, r.err
+	}
+	h.paused = d
+	if again, err = h.pause(&r.attempt, r.err); !again {
+		h.closed = true
+	}
+	return again, err
+}
+
+// stop ends the attempts that are still under way when r has decided the race,
+// and waits for them. If one has panicked, that goes on in the caller.
+func (h *race) stop(r *runner) {
+	for _, other := range h.running {
+		other.cancel()
+	}
+	panicked := r.panicked
+	for range h.running {
+		other := <-h.results
+		h.settle(&other.attempt, other.err)
+		other.hedge = hedgeLost
+		if h.delayed && other.err != nil && other.ended.Sub(other.began) >= h.delay {
+			h.learnSlow()
+		}
+		h.endAttempt(&other.attempt, other.err, outrun)
+		if panicked == nil {
+			panicked = other.panicked
+		}
+	}
+	if panicked != nil {
+		panic(panicked)
+	}
+}
+
+// hedgeDelay returns the delay before the next attempt, or false if there is
+// none that is known.
+func (k *call) hedgeDelay() (time.Duration, bool) {
+	if k.policy.Hedge.Delay == HedgeAtP95 {
+		return k.method.latency.p95(k.began)
+	}
+	return k.policy.Hedge.Delay, true
+}
+
+// learnLatency takes in how long a good reply took, for those who wait as long
+// as most do.
+func (k *call) learnLatency(took time.Duration) {
+	if k.policy.Hedge.Delay == HedgeAtP95 {
+		k.method.latency.add(time.Now(), took)
+	}
+}
+
+// learnSlow takes in that an attempt was given up after the delay. How long it
+// would have taken is not known, only that it is more. It counts as a little
+// more, so that the delay grows step by step if many attempts are that slow.
+func (h *race) learnSlow() {
+	if h.policy.Hedge.Delay == HedgeAtP95 {
+		h.method.latency.add(h.call.ended, h.delay+h.delay/100)
+	}
+}
+
+// takeObservers takes the user's options that report on a call out of those
+// that attempts are made with.
+func (k *call) takeObservers() []grpc.CallOption {
+	var observers []grpc.CallOption
+	k.opts = slices.DeleteFunc(k.opts, func(o grpc.CallOption) bool {
+		switch o.(type) {
+		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption:
+			observers = append(observers, o)
+			return true
+		}
+		return false
+	})
+	return observers
+}
+
+// optionsOf returns the call options of one of several attempts.
+func (k *call) optionsOf(a *attempt) []grpc.CallOption {
+	return append(slices.Clone(k.opts), grpc.Header(&a.header), grpc.Trailer(&a.trailer), grpc.Peer(&a.peer),
+		grpc.OnFinish(func(error) { a.finished.Store(true) }))
+}
+
+// tell passes on what was observed of the attempt that counts.
+func (a *attempt) tell(observers []grpc.CallOption) {
+	for _, o := range observers {
+		switch o := o.(type) {
+		case grpc.HeaderCallOption:
+			*o.HeaderAddr = a.header
+		case grpc.TrailerCallOption:
+			*o.TrailerAddr = a.trailer
+		case grpc.PeerCallOption:
+			*o.PeerAddr = a.peer
+		}
+	}
+}
+
+// newLike returns a new message of the same kind.
+func newLike(m any) any {
+	if m, ok := m.(proto.Message); ok {
+		return m.ProtoReflect().New().Interface()
+	}
+	return reflect.New(reflect.TypeOf(m).Elem()).Interface()
+}
+
+// copyMessage makes dst what src is.
+func copyMessage(dst, src any) {
+	if d, ok := dst.(proto.Message); ok {
+		if s, ok := src.(proto.Message); ok {
+			proto.Reset(d)
+			proto.Merge(d, s)
+			return
+		}
+	}
+	reflect.ValueOf(dst).Elem().Set(reflect.ValueOf(src).Elem())
+}

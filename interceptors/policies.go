@@ -1,0 +1,86 @@
+package interceptors
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Policies tells how the calls of each method are made. ForMethod takes a full
+// method name, such as "/shop.v1.Orders/Get", and must be safe for concurrent
+// use. It is asked once for each call; what it returns must not be changed
+// afterwards.
+type Policies interface {
+	ForMethod(fullMethod string) Policy
+}
+
+// MethodPolicies are the policies of methods by name: of one method
+// ("/shop.v1.Orders/Get"), of all other methods of a service
+// ("/shop.v1.Orders/"), or of all others (""). A method that none of the three
+// names has the zero [Policy].
+type MethodPolicies map[string]Policy
+
+// ForMethod returns the policy under the most specific name.
+func (m MethodPolicies) ForMethod(fullMethod string) Policy {
+	if p, ok := m[fullMethod]; ok {
+		return p
+	}
+	if i := strings.LastIndexByte(fullMethod, '/'); i >= 0 {
+		if p, ok := m[fullMethod[:i+1]]; ok {
+			return p
+		}
+	}
+	return m[""]
+}
+
+func (m MethodPolicies) validate() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		p := m[name]
+		if name != "" && (len(name) < 3 || name[0] != '/' || strings.Count(name, "/") != 2) {
+			errs = append(errs, fmt.Errorf("policy %q: the name must be /service/method, /service/ or empty", name))
+		}
+		if err := p.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("policy %q: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// resolve returns the policy of a call out of those of its sources, of which
+// the first weighs most and nil is none. Each field is that of the first source
+// that sets it; Retry and Hedge are one field, since they exclude each other.
+func resolve(sources ...*Policy) Policy {
+	var p Policy
+	for _, s := range sources {
+		if s == nil {
+			continue
+		}
+		if p.Timeout == 0 {
+			p.Timeout = s.Timeout
+		}
+		if p.AttemptTimeout == 0 {
+			p.AttemptTimeout = s.AttemptTimeout
+		}
+		if p.Retry == nil && p.Hedge == nil {
+			p.Retry, p.Hedge = s.Retry, s.Hedge
+		}
+		if p.Idempotency == Unspecified {
+			p.Idempotency = s.Idempotency
+		}
+		p.WaitForReady = p.WaitForReady || s.WaitForReady
+	}
+	return p
+}
+
+// policyOf returns the policy of a call of a method, whose own policy, if its
+// call options have one, weighs most.
+func (c *Client) policyOf(m *method, own *Policy) Policy {
+	if _, fixed := c.policy.(MethodPolicies); fixed && own == nil {
+		return m.policy
+	}
+	literal := c.policy.ForMethod(m.full)
+	return resolve(own, &literal, &m.configured, &m.declared.policy)
+}

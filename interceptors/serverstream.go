@@ -1,0 +1,175 @@
+package interceptors
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+)
+
+// StreamInterceptor returns the interceptor of streaming calls, for chains that
+// are put together by hand. Put it first.
+func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+		in := s.admit(ss.Context(), info.FullMethod, false)
+		ended := false
+		defer func() {
+			if !ended { // it may yet be recovered, and then replied to
+				in.report(errPanicked)
+			}
+		}()
+		if err = in.refusal; err == nil {
+			stream := in.stream(ss)
+			err = stream.explain(handler(srv, stream))
+			stream.stop()
+		}
+		ended = true
+		in.report(err)
+		return err
+	}
+}
+
+// serverStream is a stream as its handler holds it.
+//
+// gRPC lets go of a handler that waits for a message, or for room to send one,
+// only by its own deadline or when the client is gone. Where there is another
+// limit, the wait is left to a goroutine, which ends when the handler returns
+// and gRPC closes the stream.
+type serverStream struct {
+	grpc.ServerStream
+	in        *incoming
+	limited   bool // there is another limit
+	interrupt context.CancelCauseFunc
+	idle      *idleTimer // nil if there is no limit
+}
+
+// What interrupts a stream, beside its deadline and its client.
+var (
+	errIdle        = newError(codes.DeadlineExceeded, ReasonStreamIdle, "no message has gone either way for longer than the server allows")
+	errSendTimeout = newError(codes.DeadlineExceeded, ReasonSendTimeout, "the client has not made room for a message in time")
+	errExpired     = newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the deadline has passed")
+)
+
+// stream wraps a stream for its handler.
+func (in *incoming) stream(ss grpc.ServerStream) *serverStream {
+	s := &serverStream{ServerStream: ss, in: in, limited: in.cancel != nil}
+	idle := in.idle > 0 && in.mode == Enforce
+	if idle || in.sendTimeout > 0 && in.mode == Enforce {
+		s.limited = true
+		in.request.Context, s.interrupt = context.WithCancelCause(in.request.Context)
+	}
+	if idle {
+		s.idle = newIdleTimer(in.idle, func() { s.interrupt(errIdle) })
+	}
+	return s
+}
+
+// Context returns the handler's context.
+func (s *serverStream) Context() context.Context { return &s.in.request }
+
+// RecvMsg receives a message.
+func (s *serverStream) RecvMsg(m any) error {
+	return s.wait(0, func() error { return s.ServerStream.RecvMsg(m) })
+}
+
+// SendMsg sends a message.
+func (s *serverStream) SendMsg(m any) error {
+	return s.wait(s.in.sendTimeout, func() error { return s.ServerStream.SendMsg(m) })
+}
+
+// wait runs what may have to wait, for as long as the limits allow.
+func (s *serverStream) wait(timeout time.Duration, run func() error) error {
+	if !s.limited {
+		return run()
+	}
+	ctx := s.Context()
+	if ctx.Err() != nil {
+		return s.interruption(ctx)
+	}
+	done := make(chan error, 1)
+	go func() { done <- run() }()
+	if timeout > 0 && s.interrupt != nil {
+		timer := time.AfterFunc(timeout, func() { s.interrupt(errSendTimeout) })
+		defer timer.Stop()
+	}
+	select {
+	case err := <-done:
+		s.idle.touch()
+		return err
+	case <-ctx.Done():
+	}
+	if s.ServerStream.Context().Err() != nil { // gRPC knows of it, and has the error
+		return <-done
+	}
+	return s.interruption(ctx)
+}
+
+// interruption returns the error by which a stream was interrupted.
+func (s *serverStream) interruption(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	switch {
+	case errors.Is(cause, errIdle), errors.Is(cause, errSendTimeout):
+		return cause
+	case errors.Is(cause, context.DeadlineExceeded):
+		return errExpired
+	default:
+		return cancelledError()
+	}
+}
+
+// explain returns the error of a handler, which is that of its interruption if
+// there was one: what the handler made of it tells the client less.
+func (s *serverStream) explain(err error) error {
+	if err != nil && s.interrupt != nil {
+		if cause := context.Cause(s.Context()); errors.Is(cause, errIdle) || errors.Is(cause, errSendTimeout) {
+			return cause
+		}
+	}
+	return err
+}
+
+// stop releases what the limits hold.
+func (s *serverStream) stop() {
+	s.idle.stop()
+	if s.interrupt != nil {
+		s.interrupt(nil)
+	}
+}
+
+// idleTimer runs a function when it has not been touched for a while. A nil
+// idleTimer does nothing.
+type idleTimer struct {
+	limit time.Duration
+
+	mu    sync.Mutex
+	timer *time.Timer
+	ended bool
+}
+
+func newIdleTimer(limit time.Duration, run func()) *idleTimer {
+	return &idleTimer{limit: limit, timer: time.AfterFunc(limit, run)}
+}
+
+func (t *idleTimer) touch() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.ended {
+		t.timer.Reset(t.limit)
+	}
+}
+
+func (t *idleTimer) stop() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ended = true
+	t.timer.Stop()
+}
