@@ -162,9 +162,11 @@ func (k *call) pause(a *attempt, last error) (again bool, err error) {
 		return true, nil
 	}
 	k.ended = time.Now()
-	k.decision = outOfTime // also if its caller gave it up: what might have been repeated was not
+	k.abandoned = true
 	if errors.Is(k.ctx.Err(), context.Canceled) {
+		k.decision = notRetryable
 		return false, cancelledError()
 	}
+	k.decision = outOfTime
 	return false, last
 }

@@ -62,18 +62,29 @@ func (n *node) cut() {
 // serve runs a server in memory until the test ends.
 func serve(t testing.TB, handle handler, opts ...grpc.ServerOption) *node {
 	t.Helper()
-	n := &node{t: t, listener: bufconn.Listen(1 << 16), server: grpc.NewServer(opts...)}
+	n := newNode(t, opts...)
 	testv1.RegisterTestServiceServer(n.server, service{handle: handle})
+	n.start()
+	return n
+}
+
+func newNode(t testing.TB, opts ...grpc.ServerOption) *node {
+	t.Helper()
+	return &node{t: t, listener: bufconn.Listen(1 << 16), server: grpc.NewServer(opts...)}
+}
+
+// start serves until the test ends.
+func (n *node) start() {
+	n.t.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_ = n.server.Serve(n.listener)
 	}()
-	t.Cleanup(func() {
+	n.t.Cleanup(func() {
 		n.server.Stop()
 		<-done
 	})
-	return n
 }
 
 // dial connects to the node until the test ends.

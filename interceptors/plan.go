@@ -50,6 +50,7 @@ type call struct {
 	decision  decision
 	wanting   bool // only a token was missing
 	ranOut    bool // its time was over, rather than too short for another attempt
+	abandoned bool // it ended while another attempt was to be made
 
 	span trace.Span // nil if it is not recorded
 }
@@ -236,7 +237,11 @@ func (k *call) end(err error) {
 		k.root.Close(k.ended, err == nil)
 	}
 	if err != nil && k.request != nil && k.mode == Enforce {
-		k.request.downstream.failed(codeOf(err), k.decision, k.wanting, k.outOfRequestTime())
+		why := k.decision
+		if k.abandoned { // what might have been repeated was not
+			why = outOfTime
+		}
+		k.request.downstream.failed(codeOf(err), why, k.wanting, k.outOfRequestTime())
 	}
 	k.endCall(err)
 	if k.cancel != nil {

@@ -45,8 +45,8 @@ type streamCall struct {
 	cc       *grpc.ClientConn
 	streamer grpc.Streamer
 
-	recv  sync.Mutex
-	send  sync.Mutex
+	recv  gate
+	send  gate
 	final atomic.Pointer[streamAttempt] // set when it is committed
 
 	mu      sync.Mutex
@@ -62,6 +62,24 @@ type streamCall struct {
 	observers []grpc.CallOption // the user's, if they are not gRPC's to fill in
 }
 
+// gate is a lock that may be held for long, which whoever waits for it, and
+// virtual time in tests, must be able to tell from one that is about to be free.
+type gate chan struct{}
+
+func newGate() gate { return make(gate, 1) }
+
+func (g gate) enter() { g <- struct{}{} }
+func (g gate) leave() { <-g }
+
+func (g gate) tryEnter() bool {
+	select {
+	case g <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
 // streamAttempt is one attempt of a streaming call.
 type streamAttempt struct {
 	*attempt
@@ -71,6 +89,7 @@ type streamAttempt struct {
 	expired  atomic.Bool
 	sent     atomic.Int64
 	received atomic.Int64
+	result   error  // by gRPC's account, when finished is set
 	commit   string // what committed the stream to it, if that was not its opening
 }
 
@@ -85,7 +104,7 @@ const (
 // are put together by hand. Dial with [grpc.WithDisableRetry] beside it.
 func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, fullMethod string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		s := &streamCall{desc: desc, cc: cc, streamer: streamer, driving: true}
+		s := &streamCall{desc: desc, cc: cc, streamer: streamer, recv: newGate(), send: newGate(), driving: true}
 		s.streaming = true
 		s.plan(ctx, c, fullMethod, cc, opts)
 		bounded := s.call.cancel
@@ -217,14 +236,21 @@ func (s *streamCall) explain(a *streamAttempt, err error) error {
 	return newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the attempt's timeout has ended it")
 }
 
-// settleDown gives the call back to whoever holds mu. If it has been cancelled
-// meanwhile it ends, for nobody else may notice.
+// settleDown gives the call back to whoever holds mu. If its attempt has ended
+// meanwhile and is the last, the call ends, for nobody else may notice.
 func (s *streamCall) settleDown(a *streamAttempt) {
 	s.mu.Lock()
 	defer s.unlock()
 	s.driving = false
-	if a != nil && a.finished.Load() && s.gone() {
-		s.finishLocked(a, s.goneError())
+	if a != nil {
+		s.finishIfLast(a)
+	}
+}
+
+// finishIfLast ends the call if its attempt has ended and no other can follow.
+func (s *streamCall) finishIfLast(a *streamAttempt) {
+	if a.finished.Load() && (s.final.Load() == a || s.gone()) {
+		s.finishLocked(a, a.result)
 	}
 }
 
@@ -233,22 +259,16 @@ func (s *streamCall) gone() bool {
 	return s.ctx.Err() != nil || s.cc != nil && s.cc.GetState() == connectivity.Shutdown
 }
 
-func (s *streamCall) goneError() error {
-	if errors.Is(s.ctx.Err(), context.DeadlineExceeded) {
-		return newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the deadline has passed")
-	}
-	return cancelledError()
-}
-
 // attemptFinished is what gRPC calls when an attempt has ended: within one of
 // our own calls, which then see to it, or else because its context was cancelled
 // or its connection closed.
 func (s *streamCall) attemptFinished(a *streamAttempt, err error) {
 	s.mu.Lock()
 	defer s.unlock()
+	a.result = err
 	a.finished.Store(true)
-	if !s.driving && s.current == a && (s.final.Load() == a || s.gone()) {
-		s.finishLocked(a, err)
+	if !s.driving && s.current == a {
+		s.finishIfLast(a)
 	}
 }
 
@@ -322,7 +342,7 @@ func (s *streamCall) endStreamAttempt(a *streamAttempt, err error) {
 func (s *streamCall) failed(a *streamAttempt, err error, sending bool) (again bool, _ error) {
 	a.cancel() // whoever sends on it is let go
 	if !sending {
-		s.send.Lock()
+		s.send.enter()
 	}
 	s.mu.Lock()
 	switch {
@@ -335,9 +355,10 @@ func (s *streamCall) failed(a *streamAttempt, err error, sending bool) (again bo
 		s.driving = true
 	}
 	driving := s.driving
+	messages, half := s.kept.messages, s.half // an attempt that is the last lets go of them
 	s.unlock()
 	if !driving {
-		s.send.Unlock()
+		s.send.leave()
 		return false, err
 	}
 	err = s.explain(a, err)
@@ -347,10 +368,10 @@ func (s *streamCall) failed(a *streamAttempt, err error, sending bool) (again bo
 		s.mu.Lock()
 		s.driving = false
 		s.mu.Unlock()
-		s.send.Unlock()
+		s.send.leave()
 		return false, err
 	}
-	s.sendKept(next)
+	s.sendAgain(next, messages, half)
 	s.settleDown(next)
 	return true, nil
 }
@@ -378,20 +399,17 @@ func (s *streamCall) replace(a *streamAttempt, err error) (*streamAttempt, error
 	return nil, err
 }
 
-// sendKept sends all that was kept on a new attempt, and then frees send.
+// sendAgain sends all that was kept on a new attempt, and then frees send.
 //
 // It does so on its own goroutine, because a server may want its responses read
 // before it reads on, and whoever waits for this one is to read them.
-func (s *streamCall) sendKept(a *streamAttempt) {
-	s.mu.Lock()
-	messages, half := s.kept.messages, s.half
-	s.mu.Unlock()
+func (s *streamCall) sendAgain(a *streamAttempt, messages []any, half bool) {
 	if len(messages) == 0 && !half {
-		s.send.Unlock()
+		s.send.leave()
 		return
 	}
 	go func() {
-		defer s.send.Unlock()
+		defer s.send.leave()
 		for _, m := range messages {
 			if a.cs.SendMsg(m) != nil {
 				return // whoever receives finds out why
@@ -406,13 +424,13 @@ func (s *streamCall) sendKept(a *streamAttempt) {
 
 // sendMsg sends a message, and keeps it while the stream is open.
 func (s *streamCall) sendMsg(m any) error {
-	s.send.Lock()
+	s.send.enter()
 	a := s.final.Load()
 	if a == nil {
 		s.mu.Lock()
 		if s.over {
 			s.mu.Unlock()
-			s.send.Unlock()
+			s.send.leave()
 			return io.EOF
 		}
 		a = s.current
@@ -431,13 +449,13 @@ func (s *streamCall) sendMsg(m any) error {
 		s.commit(a, "")
 		s.finish(a, err)
 	case s.final.Load() != nil:
-	case s.recv.TryLock(): // nobody receives, who would find out why
-		defer s.recv.Unlock()
+	case s.recv.tryEnter(): // nobody receives, who would find out why
+		defer s.recv.leave()
 		return s.resolve(a)
 	default:
 		err = nil // it is kept
 	}
-	s.send.Unlock()
+	s.send.leave()
 	return err
 }
 
@@ -445,13 +463,13 @@ func (s *streamCall) sendMsg(m any) error {
 // on. It is called with recv and send held, and frees send as failed does.
 func (s *streamCall) resolve(a *streamAttempt) error {
 	if header, _ := a.cs.Header(); header != nil { // there is something to receive, and the status after it
-		s.send.Unlock()
+		s.send.leave()
 		return nil
 	}
 	err := a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
 	if err == nil || errors.Is(err, io.EOF) {
 		s.finish(a, nil)
-		s.send.Unlock()
+		s.send.leave()
 		return io.EOF
 	}
 	if again, _ := s.failed(a, err, true); !again {
@@ -461,8 +479,8 @@ func (s *streamCall) resolve(a *streamAttempt) error {
 }
 
 func (s *streamCall) closeSend() error {
-	s.send.Lock()
-	defer s.send.Unlock()
+	s.send.enter()
+	defer s.send.leave()
 	s.mu.Lock()
 	s.half = true
 	a := s.current
@@ -478,8 +496,8 @@ func (s *streamCall) recvMsg(m any) error {
 	if a := s.final.Load(); a != nil {
 		return s.recvOn(a, m)
 	}
-	s.recv.Lock()
-	defer s.recv.Unlock()
+	s.recv.enter()
+	defer s.recv.leave()
 	for {
 		a, err := s.attempt()
 		if err != nil {
@@ -549,8 +567,8 @@ func (s *streamCall) responseHeader() (metadata.MD, error) {
 	if a := s.final.Load(); a != nil {
 		return a.cs.Header()
 	}
-	s.recv.Lock()
-	defer s.recv.Unlock()
+	s.recv.enter()
+	defer s.recv.leave()
 	for {
 		a, err := s.attempt()
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
@@ -27,7 +28,10 @@ func (s *streamCall) prepareRace() {
 		s.mu.Lock()
 		defer s.unlock()
 		if !s.race.begun && !s.over {
-			s.over, s.result = true, s.goneError()
+			s.over, s.result = true, cancelledError()
+			if errors.Is(s.ctx.Err(), context.DeadlineExceeded) {
+				s.result = newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the deadline has passed")
+			}
 			s.end(s.result)
 		}
 	})

@@ -1,0 +1,483 @@
+package interceptors_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hopbound/hopbound/budget"
+	"github.com/hopbound/hopbound/interceptors"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// joined answers with all that it was sent.
+func joined(s side, _ grpc.ServerStream) error {
+	texts, err := s.requests()
+	if err != nil {
+		return err
+	}
+	return s.send(strings.Join(texts, " "))
+}
+
+// forKinds runs a test for each kind of stream, with texts to send on one.
+func forKinds(t *testing.T, run func(t *testing.T, k kind, texts []string)) {
+	t.Helper()
+	for _, k := range kinds() {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			texts := []string{"a", "b", "c"}
+			if !k.desc.ClientStreams {
+				texts = texts[:1]
+			}
+			run(t, k, texts)
+		})
+	}
+}
+
+// A stream that fails before it has answered is made again, with all that was
+// sent on it, wherever it fails.
+func TestStreamIsRepeatedUntilItAnswers(t *testing.T) {
+	t.Parallel()
+	forKinds(t, func(t *testing.T, k kind, texts []string) {
+		for read := range len(texts) + 1 {
+			var attempts atomic.Int64
+			n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
+				if attempts.Add(1) < 3 {
+					for range read {
+						if _, err := s.recv(); err != nil {
+							return err
+						}
+					}
+					return errUnavailable
+				}
+				return joined(s, ss)
+			}, newServer(t).ServerOptions()...)
+			b := purse()
+			got, err := k.exchange(t.Context(), n.dial(newClient(t, quick(), interceptors.WithBudget(b)).DialOptions()...), texts)
+			if want := []string{strings.Join(texts, " ")}; err != nil || !slices.Equal(got, want) {
+				t.Errorf("failing after %d messages: got %q and %v, want %q", read, got, err, want)
+			}
+			if attempts.Load() != 3 {
+				t.Errorf("failing after %d messages: %d attempts, want 3", read, attempts.Load())
+			}
+		}
+	})
+}
+
+// Once a message or a header has reached the application, the stream is not
+// made again, and no message comes twice.
+func TestStreamIsNotRepeatedAfterItHasAnswered(t *testing.T) {
+	t.Parallel()
+	forKinds(t, func(t *testing.T, k kind, texts []string) {
+		for name, look := range map[string]func(s stream) error{
+			"message": func(s stream) error { _, err := s.recv(); return err },
+			"header":  func(s stream) error { _, err := s.Header(); return err },
+		} {
+			if name == "message" && !k.desc.ServerStreams {
+				continue // its message comes with the end
+			}
+			var attempts atomic.Int64
+			n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
+				attempts.Add(1)
+				if err := ss.SendHeader(metadata.Pairs("x", "1")); err != nil {
+					return err
+				}
+				if k.desc.ServerStreams {
+					if err := s.send("one"); err != nil {
+						return err
+					}
+				}
+				_, _ = s.requests()
+				return errUnavailable
+			}, newServer(t).ServerOptions()...)
+			b := purse()
+			before := b.Balance()
+			s, err := k.open(t.Context(), n.dial(newClient(t, quick(), interceptors.WithBudget(b)).DialOptions()...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.send(texts[0]); err != nil {
+				t.Fatal(err)
+			}
+			if err := look(s); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			_ = s.CloseSend()
+			rest, err := s.all()
+			if status.Code(err) != codes.Unavailable || len(rest) > 1 || attempts.Load() != 1 {
+				t.Errorf("%s: then %q and %v after %d attempts, want UNAVAILABLE after 1", name, rest, err, attempts.Load())
+			}
+			if got := b.Balance(); got != before {
+				t.Errorf("%s: balance %v, was %v", name, got, before)
+			}
+		}
+	})
+}
+
+// A stream that sends more than is kept of it goes on, and is not made again.
+func TestStreamThatIsTooLongToKeepGoesOn(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 1000)
+	for name, limit := range map[string]interceptors.ClientOption{
+		"of the call":   interceptors.WithStreamBuffer(2500, 1<<20),
+		"of the client": interceptors.WithStreamBuffer(1<<20, 2500),
+	} {
+		var attempts atomic.Int64
+		var fail atomic.Bool
+		n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
+			attempts.Add(1)
+			if fail.Load() {
+				for range 3 {
+					if _, err := s.recv(); err != nil {
+						return err
+					}
+				}
+				return errUnavailable
+			}
+			return joined(s, ss)
+		}, newServer(t).ServerOptions()...)
+		cc := n.dial(newClient(t, quick(), limit).DialOptions()...)
+		for _, k := range kinds()[1:] {
+			fail.Store(false)
+			texts := []string{long, long, long, long}
+			if got, err := k.exchange(t.Context(), cc, texts); err != nil || len(got) != 1 || len(got[0]) != 4*1000+3 {
+				t.Errorf("limit %s, %s: %d texts and %v", name, k.name, len(got), err)
+			}
+			fail.Store(true)
+			attempts.Store(0)
+			if _, err := k.exchange(t.Context(), cc, texts); status.Code(err) != codes.Unavailable || attempts.Load() != 1 {
+				t.Errorf("limit %s, %s: %v after %d attempts, want UNAVAILABLE after 1", name, k.name, err, attempts.Load())
+			}
+			// What was kept of these is kept no more: there is room for another.
+			attempts.Store(0)
+			if _, err := k.exchange(t.Context(), cc, []string{long, "y", "z"}); attempts.Load() != 3 {
+				t.Errorf("limit %s, %s: %v after %d attempts of a short stream, want 3", name, k.name, err, attempts.Load())
+			}
+		}
+	}
+}
+
+// A method that does not say it may be repeated is not, once its stream is open.
+func TestUnsafeStreamIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	var attempts atomic.Int64
+	n := serveStreams(t, func(side, grpc.ServerStream) error {
+		attempts.Add(1)
+		return errUnavailable
+	})
+	unsafe := interceptors.WithPolicy(interceptors.MethodPolicies{"": {Idempotency: interceptors.NotIdempotent}})
+	for _, k := range kinds() {
+		attempts.Store(0)
+		_, err := k.exchange(t.Context(), n.dial(newClient(t, unsafe).DialOptions()...), []string{"a"})
+		if attempts.Load() != 1 || status.Code(err) != codes.Unavailable {
+			t.Errorf("%s: %d attempts, %v", k.name, attempts.Load(), err)
+		}
+	}
+}
+
+// However a stream ends, what it held is given back and its spans have ended:
+// by its status, when it is cancelled, out of time, cut, closed or dropped.
+func TestStreamLeavesNothingHoweverItEnds(t *testing.T) {
+	t.Parallel()
+	type end struct {
+		name string
+		do   func(s stream, n *node, cc *grpc.ClientConn, cancel context.CancelFunc)
+	}
+	ends := []end{
+		{"with its status", func(s stream, _ *node, _ *grpc.ClientConn, _ context.CancelFunc) {
+			_ = s.CloseSend()
+			_, _ = s.all()
+		}},
+		{"cancelled and not looked at", func(_ stream, _ *node, _ *grpc.ClientConn, cancel context.CancelFunc) { cancel() }},
+		{"out of time", func(stream, *node, *grpc.ClientConn, context.CancelFunc) { time.Sleep(2 * time.Minute) }},
+		{"cut", func(s stream, n *node, _ *grpc.ClientConn, _ context.CancelFunc) {
+			n.cut()
+			_, _ = s.all()
+		}},
+		{"with its connection", func(_ stream, _ *node, cc *grpc.ClientConn, _ context.CancelFunc) { _ = cc.Close() }},
+	}
+	forKinds(t, func(t *testing.T, k kind, _ []string) {
+		for _, end := range ends {
+			for _, answered := range []bool{false, true} {
+				if answered && !k.desc.ServerStreams {
+					continue
+				}
+				synctest.Test(t, func(t *testing.T) {
+					spans, tracer := traced()
+					hold := func(s side, _ grpc.ServerStream) error {
+						if answered {
+							_ = s.send("answer")
+						}
+						_, err := s.all()
+						if !k.desc.ClientStreams {
+							<-s.grpcStream.Context().Done()
+							return s.grpcStream.Context().Err()
+						}
+						return err
+					}
+					if end.name == "with its status" {
+						hold = func(s side, _ grpc.ServerStream) error {
+							if answered {
+								_ = s.send("answer")
+							}
+							_, err := s.all()
+							return err
+						}
+					}
+					n := serveStreams(t, hold, newServer(t, tracer).ServerOptions()...)
+					b := budget.New(budget.Ratio(0), budget.MinPerSecond(0))
+					cc := n.dial(newClient(t, tracer, quickly(1), interceptors.WithBudget(b)).DialOptions()...)
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					root, done := budget.NewRoot(ctx, b)
+					s, err := k.open(root, cc)
+					if err != nil {
+						t.Fatal(err)
+					}
+					_ = s.send("a")
+					if answered {
+						if _, err := s.recv(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					end.do(s, n, cc, cancel)
+					synctest.Wait()
+					a, _ := budget.FromContext(root)
+					if a.Free()+a.Used() != 3 {
+						t.Errorf("%s, answered %v: %d tokens free and %d used of 3: some are leased yet", end.name, answered, a.Free(), a.Used())
+					}
+					client := 0
+					for _, span := range spans.Ended() {
+						if span.SpanKind().String() != "server" {
+							client++
+						}
+					}
+					if client != 2 {
+						t.Errorf("%s, answered %v: %d spans have ended, want the call's and the attempt's", end.name, answered, client)
+					}
+					done(false)
+				})
+			}
+		}
+	})
+}
+
+// A stream that its application drops is cancelled when it is found out: nobody
+// waits for it any more.
+func TestDroppedStreamIsCancelled(t *testing.T) {
+	t.Parallel()
+	cancelled := make(chan struct{})
+	n := serveStreams(t, func(s side, _ grpc.ServerStream) error {
+		_ = s.send("answer")
+		<-s.grpcStream.Context().Done()
+		close(cancelled)
+		return s.grpcStream.Context().Err()
+	}, newServer(t).ServerOptions()...)
+	cc := n.dial(newClient(t).DialOptions()...)
+	k := kinds()[2]
+	func() {
+		s, err := k.open(context.Background(), cc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.recv(); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	for {
+		runtime.GC()
+		select {
+		case <-cancelled:
+			return
+		case <-t.Context().Done():
+			t.Fatal("the server's stream goes on")
+		default:
+			runtime.Gosched()
+		}
+	}
+}
+
+// A server may want its responses read before it reads on: what is sent again
+// does not wait for that, nor does it keep anybody from reading.
+func TestSendingAgainDoesNotKeepFromReceiving(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const messages, size = 60, 4000 // more than a window, less than is kept
+		var attempts atomic.Int64
+		n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
+			if attempts.Add(1) == 1 {
+				for range messages {
+					if _, err := s.recv(); err != nil {
+						return err
+					}
+				}
+				return errUnavailable
+			}
+			big := strings.Repeat("y", 100_000)
+			for range 10 {
+				if err := s.send(big); err != nil {
+					return err
+				}
+			}
+			_, err := s.all()
+			return err
+		}, newServer(t).ServerOptions()...)
+		k := kinds()[2]
+		s, err := k.open(t.Context(), n.dial(newClient(t, quick()).DialOptions()...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			for range messages {
+				if err := s.send(strings.Repeat("x", size)); err != nil {
+					t.Error(err)
+				}
+			}
+			_ = s.CloseSend()
+		})
+		got, err := s.all()
+		if err != nil || len(got) != 10 || attempts.Load() != 2 {
+			t.Errorf("%d messages and %v after %d attempts, want 10 after 2", len(got), err, attempts.Load())
+		}
+		sending.Wait()
+	})
+}
+
+// The attempt's timeout bounds the time until the first response, and not the
+// stream.
+func TestAttemptTimeoutOfAStreamEndsWithTheFirstResponse(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var attempts atomic.Int64
+		n := serveStreams(t, func(s side, _ grpc.ServerStream) error {
+			if attempts.Add(1) == 1 {
+				<-s.grpcStream.Context().Done()
+				return s.grpcStream.Context().Err()
+			}
+			for i := range 3 {
+				if err := s.send(fmt.Sprint(i)); err != nil {
+					return err
+				}
+				time.Sleep(time.Minute)
+			}
+			return nil
+		}, newServer(t).ServerOptions()...)
+		p := interceptors.Policy{AttemptTimeout: time.Second, Retry: &interceptors.RetryPolicy{Backoff: interceptors.Backoff{Base: ms, Max: ms}}}
+		got, err := kinds()[0].exchange(t.Context(), n.dial(newClient(t, policy(p)).DialOptions()...), []string{"a"})
+		if err != nil || len(got) != 3 || attempts.Load() != 2 {
+			t.Errorf("%q and %v after %d attempts", got, err, attempts.Load())
+		}
+		attempts.Store(-100)
+		hang := serveStreams(t, func(s side, _ grpc.ServerStream) error {
+			<-s.grpcStream.Context().Done()
+			return s.grpcStream.Context().Err()
+		}, newServer(t).ServerOptions()...)
+		_, err = kinds()[0].exchange(t.Context(), hang.dial(newClient(t, policy(p)).DialOptions()...), []string{"a"})
+		if status.Code(err) != codes.DeadlineExceeded || reason(err) != interceptors.ReasonDeadlineExpired {
+			t.Errorf("got %v, want that the attempt's timeout has ended it", err)
+		}
+	})
+}
+
+// Down a chain of streams a failure is repeated once, next to it.
+func TestFailureOfAStreamIsRepeatedByTheNearestHop(t *testing.T) {
+	t.Parallel()
+	forKinds(t, func(t *testing.T, k kind, texts []string) {
+		var calls atomic.Int64
+		n := serveStreams(t, func(side, grpc.ServerStream) error {
+			calls.Add(1)
+			return errUnavailable
+		}, newServer(t).ServerOptions()...)
+		for range 4 {
+			cc := n.dial(newClient(t, quick()).DialOptions()...)
+			n = serveStreams(t, func(s side, ss grpc.ServerStream) error {
+				sent, err := s.requests()
+				if err != nil {
+					return err
+				}
+				got, err := k.exchange(ss.Context(), cc, sent)
+				for _, text := range got {
+					_ = s.send(text)
+				}
+				return err
+			}, newServer(t).ServerOptions()...)
+		}
+		cc := n.dial(newClient(t, quick()).DialOptions()...)
+		if _, err := k.exchange(t.Context(), cc, texts); status.Code(err) != codes.Unavailable {
+			t.Errorf("got %v", err)
+		}
+		if calls.Load() != 3 {
+			t.Errorf("%d calls of the leaf, want 3", calls.Load())
+		}
+	})
+}
+
+// Header, Trailer, Peer and OnFinish work as if there had been one attempt.
+func TestCallOptionsOfAStreamSeeTheLastAttempt(t *testing.T) {
+	t.Parallel()
+	forKinds(t, func(t *testing.T, k kind, texts []string) {
+		var attempts atomic.Int64
+		n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
+			attempt := fmt.Sprint(attempts.Add(1))
+			ss.SetTrailer(metadata.Pairs("x-trailer", attempt))
+			if attempt != "3" {
+				return errUnavailable
+			}
+			_ = ss.SetHeader(metadata.Pairs("x-header", attempt))
+			return joined(s, ss)
+		}, newServer(t).ServerOptions()...)
+		var header, trailer metadata.MD
+		var finished []error
+		_, err := k.exchange(t.Context(), n.dial(newClient(t, quick()).DialOptions()...), texts,
+			grpc.Header(&header), grpc.Trailer(&trailer), grpc.OnFinish(func(err error) { finished = append(finished, err) }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(header["x-header"], []string{"3"}) || !slices.Equal(trailer["x-trailer"], []string{"3"}) {
+			t.Errorf("header %v, trailer %v; want those of the third attempt", header, trailer)
+		}
+		if len(finished) != 1 || finished[0] != nil {
+			t.Errorf("OnFinish was told %v, want one success", finished)
+		}
+	})
+}
+
+// The trace of a stream: an attempt's span lasts as long as the stream, and
+// counts its messages.
+func TestTraceOfAStream(t *testing.T) {
+	t.Parallel()
+	recorder, tracer := traced()
+	var attempts atomic.Int64
+	n := serveStreams(t, func(s side, _ grpc.ServerStream) error {
+		_, _ = s.recv()
+		if attempts.Add(1) == 1 {
+			return errUnavailable
+		}
+		for _, text := range []string{"1", "2"} {
+			_ = s.send(text)
+		}
+		_, _ = s.all()
+		return errUnavailable
+	}, newServer(t).ServerOptions()...)
+	_, err := kinds()[2].exchange(t.Context(), n.dial(newClient(t, tracer, policy(interceptors.Policy{Retry: &interceptors.RetryPolicy{Backoff: interceptors.Backoff{Base: 1, Max: 1}}})).DialOptions()...), []string{"a", "b"})
+	if status.Code(err) != codes.Unavailable {
+		t.Fatal(err)
+	}
+	compare(t, tree(recorder.Ended()), `
+hopbound.call Chat [internal] Error {attempts=2 decision=not_retryable rpc.response.status_code=UNAVAILABLE}
+  * hopbound.backoff {backoff_ms=0 reason=backoff rpc.response.status_code=UNAVAILABLE}
+  Chat [client] Error {attempt=1 budget.leased=3 budget.used=0 decision=retried messages.received=0 messages.sent=2 rpc.response.status_code=UNAVAILABLE}
+  Chat [client] Error {attempt=2 budget.leased=2 budget.used=0 committed=message decision=not_retryable messages.received=2 messages.sent=2 rpc.response.status_code=UNAVAILABLE}
+`)
+}
