@@ -3,6 +3,7 @@ package interceptors_test
 import (
 	"context"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,9 +11,11 @@ import (
 
 	"github.com/hopbound/hopbound/interceptors"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	"github.com/hopbound/hopbound/internal/wire"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 )
@@ -202,3 +205,18 @@ func failing(n int64) func(int64) error {
 		return nil
 	}
 }
+
+// header returns a field of the hop-context that a handler's call came with.
+func header(ctx context.Context, field string) string {
+	for _, value := range metadata.ValueFromIncomingContext(ctx, wire.ContextKey) {
+		for part := range strings.SplitSeq(value, ";") {
+			if v, ok := strings.CutPrefix(part, field+"="); ok {
+				return v
+			}
+		}
+	}
+	return ""
+}
+
+// mayHang lets the test end while handlers sleep: in virtual time they end too.
+func (n *node) mayHang() { n.t.Cleanup(func() { time.Sleep(2 * time.Hour) }) }
