@@ -31,6 +31,7 @@ type forest struct {
 type shape struct {
 	depth, fanout, attempts          int
 	fail, lose, unreached, moreCalls int
+	hedge                            int // calls whose attempts are made at the same time
 	abandon                          int // calls that the handler does not wait for
 }
 
@@ -115,9 +116,60 @@ func (t *tree) handle(a *Allotment, depth int, rng *rand.Rand) (ok bool, late fu
 	return ok, late
 }
 
+// hedge makes one call from a hop whose attempts are under way at the same time:
+// each that starts keeps tokens for those that may follow, and the first to
+// succeed wins. The others are cancelled, which is a lost reply.
+func (t *tree) hedge(a *Allotment, depth int, rng *rand.Rand) bool {
+	type run struct {
+		lease Lease
+		paid  bool
+		rng   *rand.Rand
+	}
+	var runs []run
+	for n := 1; n <= t.shape.attempts; n++ {
+		t.elapsed.Add(rng.Int64N(int64(20 * time.Millisecond)))
+		if n > 1 && !a.Spend(t.now()) {
+			break
+		}
+		runs = append(runs, run{a.LeaseKeeping(t.now(), t.shape.attempts-n), n > 1, rand.New(rand.NewPCG(rng.Uint64(), 3))})
+		t.conserved(a)
+	}
+	winner := rng.IntN(len(runs))
+	var (
+		wg      sync.WaitGroup
+		won     atomic.Bool
+		reached atomic.Int64
+	)
+	for i := range runs {
+		r := &runs[i]
+		end := func() {
+			ok, seen := t.attemptThat(a, &r.lease, depth, r.rng, i != winner)
+			switch {
+			case seen:
+				reached.Add(1)
+				won.CompareAndSwap(false, ok && i == winner)
+			case r.paid:
+				a.Unspend(t.now())
+			}
+		}
+		if t.concurrent {
+			wg.Go(end)
+		} else {
+			end()
+		}
+	}
+	wg.Wait()
+	t.conserved(a)
+	t.extra.Add(max(0, reached.Load()-1))
+	return won.Load()
+}
+
 // call makes one call from a hop: attempts until one succeeds, or until the
 // allotment has no token for another.
 func (t *tree) call(a *Allotment, depth int, rng *rand.Rand) bool {
+	if rng.IntN(100) < t.shape.hedge {
+		return t.hedge(a, depth, rng)
+	}
 	seen, paid := false, false // an attempt reached a server; the coming one is charged
 	for attempt := 1; ; attempt++ {
 		t.elapsed.Add(rng.Int64N(int64(20 * time.Millisecond)))
@@ -152,6 +204,11 @@ func (t *tree) call(a *Allotment, depth int, rng *rand.Rand) bool {
 
 // attempt makes one attempt and ends its lease.
 func (t *tree) attempt(a *Allotment, lease *Lease, depth int, rng *rand.Rand) (ok, reached bool) {
+	return t.attemptThat(a, lease, depth, rng, false)
+}
+
+// attemptThat makes one attempt that is cancelled in the end, or not.
+func (t *tree) attemptThat(a *Allotment, lease *Lease, depth int, rng *rand.Rand, cancelled bool) (ok, reached bool) {
 	if t.calls.Add(1) > mostCalls || rng.IntN(100) < t.shape.unreached {
 		lease.Settle(t.now(), 0)
 		return false, false
@@ -162,7 +219,7 @@ func (t *tree) attempt(a *Allotment, lease *Lease, depth int, rng *rand.Rand) (o
 	t.conserved(callee)
 	used := callee.Close(t.now(), ok)
 	defer late()
-	if rng.IntN(100) >= t.shape.lose {
+	if !cancelled && rng.IntN(100) >= t.shape.lose {
 		lease.Settle(t.now(), used)
 		return ok, true
 	}
@@ -227,6 +284,7 @@ func drawForest(t *rapid.T, concurrent bool) *forest {
 			fail:      percent.Draw(t, "fail"),
 			lose:      rapid.SampledFrom([]int{0, 0, 1, 20, 50, 100}).Draw(t, "lose"),
 			unreached: rapid.SampledFrom([]int{0, 0, 1, 30}).Draw(t, "unreached"),
+			hedge:     rapid.SampledFrom([]int{0, 0, 20, 100}).Draw(t, "hedge"),
 			abandon:   rapid.SampledFrom([]int{0, 0, 10, 50}).Draw(t, "abandon"),
 			moreCalls: rapid.SampledFrom([]int{10, 50, 100}).Draw(t, "moreCalls"),
 		},
@@ -245,7 +303,7 @@ func TestInvariantsHoldOverRandomCallTreesOneCallAtATime(t *testing.T) {
 			f.request(rng)
 			f.check(t)
 		}
-		if f.shape.lose == 0 && f.unseen.Load() != 0 {
+		if f.shape.lose == 0 && f.shape.hedge == 0 && f.unseen.Load() != 0 {
 			t.Fatal("the model counts unseen charges where no reply is lost")
 		}
 	})

@@ -2,6 +2,7 @@ package interceptors_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/hopbound/hopbound/interceptors"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"github.com/hopbound/hopbound/internal/wire"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -46,7 +48,8 @@ type node struct {
 	t        testing.TB
 	listener *bufconn.Listener
 	server   *grpc.Server
-	network  *network // between its clients and itself; nil is none to speak of
+	network  *network     // between its clients and itself; nil is none to speak of
+	refused  atomic.Int64 // connections yet to be refused
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -93,9 +96,17 @@ func (n *node) start() {
 // dial connects to the node until the test ends.
 func (n *node) dial(opts ...grpc.DialOption) *grpc.ClientConn {
 	n.t.Helper()
+	return n.dialTarget("passthrough:///node", opts...)
+}
+
+func (n *node) dialTarget(target string, opts ...grpc.DialOption) *grpc.ClientConn {
+	n.t.Helper()
 	opts = append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			if n.refused.Add(-1) >= 0 {
+				return nil, errors.New("refused")
+			}
 			conn, err := n.listener.DialContext(ctx)
 			if err == nil {
 				n.mu.Lock()
@@ -108,7 +119,7 @@ func (n *node) dial(opts ...grpc.DialOption) *grpc.ClientConn {
 			return conn, err
 		}),
 	}, opts...)
-	cc, err := grpc.NewClient("passthrough:///node", opts...)
+	cc, err := grpc.NewClient(target, opts...)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -220,3 +231,13 @@ func header(ctx context.Context, field string) string {
 
 // mayHang lets the test end while handlers sleep: in virtual time they end too.
 func (n *node) mayHang() { n.t.Cleanup(func() { time.Sleep(2 * time.Hour) }) }
+
+// retryDelay returns what the RetryInfo of an error says.
+func retryDelay(err error) time.Duration {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.RetryInfo); ok {
+			return info.GetRetryDelay().AsDuration()
+		}
+	}
+	return -1
+}

@@ -353,8 +353,6 @@ func (r *configReader) codes(path string, v any) []codes.Code {
 		switch {
 		case !ok:
 			r.fail(at, "must be the name or the number of a status code of gRPC")
-		case code == codes.OK:
-			r.fail(at, "must be the code of a failure, which OK is not")
 		case !slices.Contains(read, code):
 			read = append(read, code)
 		}

@@ -1,0 +1,176 @@
+package interceptors_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hopbound/hopbound/deadline"
+	"github.com/hopbound/hopbound/interceptors"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// A stream without a deadline gets the server's default, and a handler that
+// waits for a message is let go when it has passed.
+func TestStreamWithoutADeadlineGetsTheDefault(t *testing.T) {
+	t.Parallel()
+	forKinds(t, func(t *testing.T, k kind, _ []string) {
+		synctest.Test(t, func(t *testing.T) {
+			left := make(chan time.Duration, 1)
+			n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
+				d, _ := deadline.Remaining(ss.Context())
+				left <- d
+				if !k.desc.ClientStreams {
+					<-ss.Context().Done()
+					return ss.Context().Err()
+				}
+				_, err := s.all()
+				return err
+			}, newServer(t, interceptors.WithDefaultDeadline(time.Minute)).ServerOptions()...)
+			s, err := k.open(t.Context(), n.dial())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = s.send("a")
+			began := time.Now()
+			_, err = s.recv()
+			if <-left != time.Minute || status.Code(err) != codes.DeadlineExceeded || time.Since(began) != time.Minute {
+				t.Errorf("%v after %v, want DEADLINE_EXCEEDED after a minute", err, time.Since(began))
+			}
+		})
+	})
+}
+
+// A stream on which nothing goes either way ends; one that is used now and then
+// does not.
+func TestIdleStreamEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := serveStreams(t, func(s side, _ grpc.ServerStream) error {
+			for {
+				text, err := s.recv()
+				if errors.Is(err, io.EOF) {
+					return nil
+				}
+				if err != nil {
+					return errors.New("what the handler makes of it")
+				}
+				if err := s.send(text); err != nil {
+					return err
+				}
+			}
+		}, newServer(t, interceptors.WithStreamIdleLimit(time.Minute)).ServerOptions()...)
+		s, err := kinds()[2].open(t.Context(), n.dial())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			time.Sleep(50 * time.Second)
+			if err := s.send("still here"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.recv(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		_, err = s.recv()
+		if reason(err) != interceptors.ReasonStreamIdle || time.Since(began) != time.Minute {
+			t.Errorf("%v after %v, want STREAM_IDLE after a minute", err, time.Since(began))
+		}
+	})
+}
+
+// A stream whose client does not read ends, rather than to hold its handler.
+func TestStreamThatTheClientDoesNotReadEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan time.Time, 1)
+		n := serveStreams(t, func(s side, _ grpc.ServerStream) error {
+			big := strings.Repeat("x", 20_000)
+			for {
+				if err := s.send(big); err != nil {
+					ended <- time.Now()
+					return err
+				}
+			}
+		}, newServer(t, interceptors.WithStreamSendTimeout(10*time.Second)).ServerOptions()...)
+		s, err := kinds()[2].open(t.Context(), n.dial())
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if took := (<-ended).Sub(began); took != 10*time.Second {
+			t.Errorf("the handler was held for %v, want 10s", took)
+		}
+		if _, err := s.all(); reason(err) != interceptors.ReasonSendTimeout {
+			t.Errorf("got %v, want SEND_TIMEOUT", err)
+		}
+	})
+}
+
+// The client obeys what a server under load says, within its deadline.
+func TestOverloadedServerIsObeyed(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		err   func(ctx context.Context) error
+		calls int64
+		took  time.Duration
+		code  codes.Code
+	}{
+		"come back in 300 ms": {func(ctx context.Context) error { return interceptors.Overloaded(ctx, codes.Unavailable, 300*ms) }, 2, 300 * ms, codes.OK},
+		"exhausted, 300 ms":   {func(ctx context.Context) error { return interceptors.Overloaded(ctx, codes.ResourceExhausted, 300*ms) }, 2, 300 * ms, codes.OK},
+		"rounded up": {func(ctx context.Context) error {
+			return interceptors.Overloaded(ctx, codes.Unavailable, time.Microsecond)
+		}, 2, ms, codes.OK},
+		"at once":           {func(ctx context.Context) error { return interceptors.Overloaded(ctx, codes.Unavailable, -1) }, 2, 0, codes.OK},
+		"past the deadline": {func(ctx context.Context) error { return interceptors.Overloaded(ctx, codes.Unavailable, time.Hour) }, 1, 0, codes.Unavailable},
+		"another code":      {func(ctx context.Context) error { return interceptors.Overloaded(ctx, codes.OK, 0) }, 2, 0, codes.OK},
+		"do not retry":      {func(ctx context.Context) error { return interceptors.DoNotRetry(ctx, errUnavailable) }, 1, 0, codes.Unavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				leaf := &counter{}
+				n := serve(t, func(ctx context.Context) error {
+					if leaf.calls.Add(1) == 1 {
+						return tc.err(ctx)
+					}
+					return nil
+				}, newServer(t).ServerOptions()...)
+				client := newClient(t, policy(interceptors.Policy{Retry: &interceptors.RetryPolicy{Codes: []codes.Code{codes.Unavailable, codes.ResourceExhausted}}}))
+				began := time.Now()
+				err := within(t, idempotent(n.dial(client.DialOptions()...)), time.Minute)
+				if status.Code(err) != tc.code || leaf.calls.Load() != tc.calls || time.Since(began) != tc.took {
+					t.Errorf("%v after %d calls and %v, want %v after %d and %v", err, leaf.calls.Load(), time.Since(began), tc.code, tc.calls, tc.took)
+				}
+			})
+		})
+	}
+	if err := interceptors.DoNotRetry(t.Context(), nil); err != nil {
+		t.Errorf("DoNotRetry(nil) = %v", err)
+	}
+}
+
+// Native callers obey it as well, and the status tells those who do not.
+func TestOverloadedServerTellsOthersToo(t *testing.T) {
+	t.Parallel()
+	var trailer metadata.MD
+	n := serve(t, func(ctx context.Context) error {
+		return interceptors.Overloaded(ctx, codes.ResourceExhausted, 1500*time.Microsecond)
+	})
+	err := idempotent(n.dial())(t.Context(), grpc.Trailer(&trailer))
+	if got := trailer["grpc-retry-pushback-ms"]; len(got) != 1 || got[0] != "2" {
+		t.Errorf("pushback %q, want 2", got)
+	}
+	if reason(err) != interceptors.ReasonOverloaded || retryDelay(err) != 2*ms {
+		t.Errorf("status %v with a delay of %v, want 2 ms", err, retryDelay(err))
+	}
+}
