@@ -378,11 +378,11 @@ func TestAttemptTimeoutOfAStreamEndsWithTheFirstResponse(t *testing.T) {
 		if err != nil || len(got) != 3 || attempts.Load() != 2 {
 			t.Errorf("%q and %v after %d attempts", got, err, attempts.Load())
 		}
-		attempts.Store(-100)
 		hang := serveStreams(t, func(s side, _ grpc.ServerStream) error {
 			<-s.grpcStream.Context().Done()
 			return s.grpcStream.Context().Err()
 		}, newServer(t).ServerOptions()...)
+		p.Retry.MaxAttempts = 1 // the last attempt has its timeout too
 		_, err = kinds()[0].exchange(t.Context(), hang.dial(newClient(t, policy(p)).DialOptions()...), []string{"a"})
 		if status.Code(err) != codes.DeadlineExceeded || reason(err) != interceptors.ReasonDeadlineExpired {
 			t.Errorf("got %v, want that the attempt's timeout has ended it", err)

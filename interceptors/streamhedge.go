@@ -119,6 +119,7 @@ func (s *streamCall) respond(ctx context.Context, a *streamAttempt, request any)
 	if err == nil || errors.Is(err, io.EOF) {
 		return nil
 	}
+	a.attempt.expired = a.expired.Load()
 	err = s.explain(a, err)
 	a.abandon()
 	return err

@@ -1,0 +1,279 @@
+package interceptors
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+)
+
+// open opens attempts until there is one, or none may follow.
+func (s *streamCall) open() (*streamAttempt, error) {
+	for {
+		a, err := s.openOne()
+		if err == nil {
+			s.mu.Lock()
+			s.current = a
+			s.mu.Unlock()
+			if !s.mayRepeat() {
+				s.commit(a, "")
+			}
+			return a, nil
+		}
+		again, err := s.again(a.attempt, err)
+		if !again {
+			return nil, err
+		}
+		s.forgetLast()
+	}
+}
+
+// mayRepeat reports whether an attempt that was opened might be replaced.
+func (s *streamCall) mayRepeat() bool {
+	return s.mode == Enforce && s.attempts < s.policy.attempts() && s.safe()
+}
+
+// openOne opens one attempt, and settles it if it cannot be opened.
+func (s *streamCall) openOne() (*streamAttempt, error) {
+	a := &streamAttempt{attempt: &attempt{}}
+	ctx, _ := s.begin(a.attempt, 0)
+	err := s.openIn(ctx, a, s.opts)
+	if err != nil {
+		s.settleStream(a, err)
+		a.abandon()
+	}
+	return a, err
+}
+
+// settleStream settles an attempt whose own timeout may have ended it.
+func (s *streamCall) settleStream(a *streamAttempt, err error) {
+	a.attempt.expired = err != nil && a.expired.Load()
+	s.settle(a.attempt, err)
+}
+
+// abandon lets go of what an attempt holds.
+func (a *streamAttempt) abandon() {
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	a.cancel()
+}
+
+// openIn opens an attempt in a context.
+func (s *streamCall) openIn(ctx context.Context, a *streamAttempt, opts []grpc.CallOption) error {
+	ctx, a.cancel = context.WithCancel(ctx)
+	if a.timeout > 0 {
+		a.timer = time.AfterFunc(a.timeout, func() {
+			a.expired.Store(s.ctx.Err() == nil)
+			a.cancel()
+		})
+	}
+	all := make([]grpc.CallOption, 0, len(opts)+3)
+	all = append(append(all, opts...), grpc.Trailer(&a.trailer), grpc.Peer(&a.peer),
+		grpc.OnFinish(func(err error) { s.attemptFinished(a, err) }))
+	var err error
+	a.cs, err = s.streamer(ctx, s.desc, s.cc, s.fullMethod, all...)
+	return s.explain(a, err)
+}
+
+// explain returns the error of an attempt, and says so if it is that its own
+// timeout has ended it, which to gRPC was a cancellation.
+func (s *streamCall) explain(a *streamAttempt, err error) error {
+	if err == nil || !a.expired.Load() {
+		return err
+	}
+	return newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the attempt's timeout has ended it")
+}
+
+// settleDown gives the call back to whoever holds mu. If its attempt has ended
+// meanwhile and is the last, the call ends, for nobody else may notice.
+func (s *streamCall) settleDown(a *streamAttempt) {
+	s.mu.Lock()
+	defer s.unlock()
+	s.driving = false
+	if a != nil {
+		s.finishIfLast(a)
+	}
+}
+
+// finishIfLast ends the call if its attempt has ended and no other can follow.
+func (s *streamCall) finishIfLast(a *streamAttempt) {
+	if a.finished.Load() && (s.final.Load() == a || s.gone()) {
+		s.finishLocked(a, a.result)
+	}
+}
+
+// gone reports whether the call ends without its application's doing.
+func (s *streamCall) gone() bool {
+	return s.ctx.Err() != nil || s.cc != nil && s.cc.GetState() == connectivity.Shutdown
+}
+
+// attemptFinished is what gRPC calls when an attempt has ended: within one of
+// our own calls, which then see to it, or else because its context was cancelled
+// or its connection closed.
+func (s *streamCall) attemptFinished(a *streamAttempt, err error) {
+	s.mu.Lock()
+	defer s.unlock()
+	a.result = err
+	a.finished.Store(true)
+	if !s.driving && s.current == a {
+		s.finishIfLast(a)
+	}
+}
+
+// commit makes an attempt the last, unless it is already.
+func (s *streamCall) commit(a *streamAttempt, by string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.commitLocked(a, by)
+}
+
+func (s *streamCall) commitLocked(a *streamAttempt, by string) {
+	if s.final.Load() != nil {
+		return
+	}
+	a.commit = by
+	if by == byMessage || by == byHeader {
+		a.answered()
+	}
+	s.kept.drop(s.Client)
+	s.final.Store(a)
+}
+
+// answered lifts the attempt's timeout, which bounds the time until a response.
+func (a *streamAttempt) answered() {
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+}
+
+// finish ends the call with the status of its last attempt.
+func (s *streamCall) finish(a *streamAttempt, err error) {
+	s.mu.Lock()
+	defer s.unlock()
+	s.finishLocked(a, err)
+}
+
+func (s *streamCall) finishLocked(a *streamAttempt, err error) {
+	if s.over {
+		return
+	}
+	err = s.explain(a, err)
+	s.settleStream(a, err)
+	s.decision, s.wanting = s.verdict(a.attempt, err, s.policy.retries), false
+	if s.decision == retried { // it might have been, before the stream was committed
+		s.decision = notRetryable
+	}
+	s.conclude(a, err)
+}
+
+// conclude ends an attempt and the call with it.
+func (s *streamCall) conclude(a *streamAttempt, err error) {
+	s.over, s.result = true, err
+	s.kept.drop(s.Client)
+	s.endStreamAttempt(a, err)
+	a.tell(s.observers)
+	s.end(err)
+}
+
+// endStreamAttempt ends an attempt that has been settled and judged.
+func (s *streamCall) endStreamAttempt(a *streamAttempt, err error) {
+	a.abandon()
+	if a.span != nil {
+		a.span.SetAttributes(attrSent.Int64(a.sent.Load()), attrReceived.Int64(a.received.Load()))
+		if a.commit != "" {
+			a.span.SetAttributes(attrCommitted.String(a.commit))
+		}
+	}
+	s.endAttempt(a.attempt, err, s.decision)
+}
+
+// failed sees to an attempt that has failed while the stream was open: another
+// takes its place, or the call ends. It is called with recv held, and with send
+// held if sending is set; send is free afterwards, or will be when all that was
+// kept has been sent again.
+func (s *streamCall) failed(a *streamAttempt, err error, sending bool) (again bool, _ error) {
+	a.cancel() // whoever sends on it is let go
+	if !sending {
+		s.send.enter()
+	}
+	s.mu.Lock()
+	switch {
+	case s.over && s.result != nil:
+		err = s.result
+	case s.over:
+	case s.final.Load() != nil: // what was sent has become too much to keep
+		s.finishLocked(a, err)
+		err = s.result
+	default:
+		s.driving = true
+	}
+	driving := s.driving
+	messages, half := s.kept.messages, s.half // an attempt that is the last lets go of them
+	s.unlock()
+	if !driving {
+		s.send.leave()
+		return false, err
+	}
+	err = s.explain(a, err)
+	s.settleStream(a, err)
+	next, err := s.replace(a, err)
+	if next == nil {
+		s.mu.Lock()
+		s.driving = false
+		s.mu.Unlock()
+		s.send.leave()
+		return false, err
+	}
+	s.sendAgain(next, messages, half)
+	s.settleDown(next)
+	return true, nil
+}
+
+// replace opens an attempt in the place of one that has failed, or else ends
+// the call.
+func (s *streamCall) replace(a *streamAttempt, err error) (*streamAttempt, error) {
+	a.abandon()
+	if a.span != nil {
+		a.span.SetAttributes(attrSent.Int64(a.sent.Load()), attrReceived.Int64(a.received.Load()))
+	}
+	again, err := s.again(a.attempt, err)
+	if again {
+		s.forgetLast()
+		var next *streamAttempt
+		if next, err = s.open(); err == nil {
+			return next, nil
+		}
+	}
+	s.mu.Lock()
+	defer s.unlock()
+	s.over, s.result = true, err
+	s.kept.drop(s.Client)
+	s.end(err)
+	return nil, err
+}
+
+// sendAgain sends all that was kept on a new attempt, and then frees send.
+//
+// It does so on its own goroutine, because a server may want its responses read
+// before it reads on, and whoever waits for this one is to read them.
+func (s *streamCall) sendAgain(a *streamAttempt, messages []any, half bool) {
+	if len(messages) == 0 && !half {
+		s.send.leave()
+		return
+	}
+	go func() {
+		defer s.send.leave()
+		for _, m := range messages {
+			if a.cs.SendMsg(m) != nil {
+				return // whoever receives finds out why
+			}
+			a.sent.Add(1)
+		}
+		if half {
+			_ = a.cs.CloseSend()
+		}
+	}()
+}
