@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// TestCodeOfTheReadmeIsCompiled checks that each Go block of the README stands,
-// but for indentation, in a Go file of the project, where it is compiled and
-// tested.
+// TestCodeOfTheReadmeIsCompiled checks that each block of Go or protobuf of the
+// README stands, but for indentation, in a file of the project, where it is
+// compiled and tested.
 func TestCodeOfTheReadmeIsCompiled(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("../README.md")
@@ -20,7 +20,7 @@ func TestCodeOfTheReadmeIsCompiled(t *testing.T) {
 	}
 	var sources strings.Builder
 	err = filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || filepath.Ext(path) != ".go" {
+		if ext := filepath.Ext(path); err != nil || entry.IsDir() || ext != ".go" && ext != ".proto" {
 			return err
 		}
 		text, err := os.ReadFile(path)
@@ -30,7 +30,7 @@ func TestCodeOfTheReadmeIsCompiled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindAllStringSubmatch(string(readme), -1)
+	blocks := regexp.MustCompile("(?ms)^```(?:go|proto)\n(.*?)^```$").FindAllStringSubmatch(string(readme), -1)
 	if len(blocks) == 0 {
 		t.Fatal("no Go in the README")
 	}

@@ -41,7 +41,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string, learn bool) *inco
 	if s.mode == Enforce && in.refusal == nil && grpc-remaining > derived {
 		ctx, in.cancel = context.WithDeadline(ctx, in.arrived.Add(remaining))
 	}
-	in.request.Context = ctx
+	in.request.in(ctx)
 	return in
 }
 

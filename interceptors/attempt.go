@@ -33,6 +33,7 @@ type attempt struct {
 	trailer  metadata.MD
 	finished atomic.Bool // gRPC has said so; if not, it may never have been asked
 	settled  bool
+	heard    bool // finished when it was settled: what gRPC fills in is there
 	ended    time.Time
 	report   wire.Report
 	reported bool // the trailer has a report
@@ -169,6 +170,7 @@ func (k *call) settle(a *attempt, err error) {
 	a.settled = true
 	now := time.Now()
 	k.ended, a.ended = now, now
+	a.heard = a.finished.Load()
 	k.readReport(a)
 	reached := err == nil || a.reached()
 	switch {
@@ -200,11 +202,20 @@ func (k *call) settle(a *attempt, err error) {
 	}
 }
 
+// reply returns the trailer, or none if gRPC has not filled it in: it might do so
+// at any time.
+func (a *attempt) reply() metadata.MD {
+	if !a.heard {
+		return nil
+	}
+	return a.trailer
+}
+
 // reached reports whether a server may have seen an attempt that failed. That
 // none did is certain only if gRPC had the attempt's call options and says that
 // no server was picked: an interceptor in between may have dropped them.
 func (a *attempt) reached() bool {
-	return !a.finished.Load() || a.peer.Addr != nil || a.peer.AuthInfo != nil || len(a.trailer) > 0
+	return !a.heard || a.peer.Addr != nil || a.peer.AuthInfo != nil || len(a.trailer) > 0
 }
 
 // lost reports whether a failure is no reply of the server's. The status of a
@@ -212,7 +223,7 @@ func (a *attempt) reached() bool {
 // a report; a failure that gRPC makes by itself has none, and one that a proxy
 // makes has no report.
 func (k *call) lost(a *attempt) bool {
-	return len(a.trailer) == 0 || !a.reported && !a.garbled && k.target.reports.Load()
+	return len(a.reply()) == 0 || !a.reported && !a.garbled && k.target.reports.Load()
 }
 
 // ranOut reports whether the failure of an attempt is that its time was over:
@@ -229,7 +240,7 @@ func (a *attempt) ranOut(err error) bool {
 // does not, or if it is malformed, or there are several, of which the largest is
 // charged.
 func (k *call) readReport(a *attempt) {
-	values := a.trailer[wire.ReportKey]
+	values := a.reply()[wire.ReportKey]
 	if len(values) == 0 {
 		return
 	}

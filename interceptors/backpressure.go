@@ -27,11 +27,13 @@ func Overloaded(ctx context.Context, code codes.Code, after time.Duration) error
 	if code != codes.ResourceExhausted {
 		code = codes.Unavailable
 	}
-	ms := (max(0, after) + time.Millisecond - 1) / time.Millisecond
-	ms = min(ms, math.MaxInt32)
-	setPushback(ctx, int64(ms))
+	ms := min(max(0, after).Milliseconds(), math.MaxInt32-1)
+	if after > time.Duration(ms)*time.Millisecond {
+		ms++
+	}
+	setPushback(ctx, ms)
 	return newError(code, ReasonOverloaded, "the server has too much to do",
-		&errdetails.RetryInfo{RetryDelay: durationpb.New(ms * time.Millisecond)})
+		&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Duration(ms) * time.Millisecond)})
 }
 
 // DoNotRetry returns err, and tells the caller of the call whose context is ctx

@@ -113,7 +113,7 @@ func TestServerThatIsCutOffStopsWithItsCallersDeadline(t *testing.T) {
 				ended <- time.Now()
 				return ctx.Err()
 			}, server...)
-			n.network = &network{delay: 30 * ms}
+			n.network = newNetwork(30 * ms)
 			do := idempotent(n.dial(client...))
 			for range 3 {
 				_ = within(t, do, time.Second)
@@ -368,7 +368,7 @@ func TestReserveIsLearnedFromReplies(t *testing.T) {
 			}
 			return seen.handle(ctx)
 		}, newServer(t).ServerOptions()...)
-		n.network = &network{delay: 20 * ms}
+		n.network = newNetwork(20 * ms)
 		do := idempotent(n.dial(newClient(t).DialOptions()...))
 		_ = within(t, do, time.Second) // waits for the connection
 		begun := time.Now()
@@ -389,7 +389,7 @@ func TestClientRefusesWhatCannotBeInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leaf := &counter{fail: always(status.Error(codes.NotFound, ""))}
 		n := serve(t, leaf.handle, newServer(t).ServerOptions()...)
-		n.network = &network{delay: 50 * ms}
+		n.network = newNetwork(50 * ms)
 		do := idempotent(n.dial(newClient(t).DialOptions()...))
 		expired, cancel := context.WithDeadline(t.Context(), time.Now().Add(-ms))
 		defer cancel()

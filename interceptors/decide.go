@@ -48,7 +48,7 @@ func (k *call) judge(a *attempt, err error) (d decision, wanting bool, pause tim
 	if d := k.verdict(a, err, k.policy.retries); d != retried {
 		return d, false, 0
 	}
-	pause = k.nextPause(parsePushback(a.trailer))
+	pause = k.nextPause(parsePushback(a.reply()))
 	if end, ok := k.ctx.Deadline(); ok && end.Sub(now) <= pause+k.transit(now) {
 		return outOfTime, false, 0
 	}
@@ -73,7 +73,7 @@ func (k *call) verdict(a *attempt, err error, repeats func(codes.Code) bool) dec
 	case context.Canceled:
 		return notRetryable
 	}
-	push, code := parsePushback(a.trailer), codeOf(err)
+	push, code := parsePushback(a.reply()), codeOf(err)
 	if push.stop || repeats(code) {
 		k.target.throttle.failed()
 	}

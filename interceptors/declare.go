@@ -104,7 +104,7 @@ func (r *declarationReader) positive(field string, d *durationpb.Duration) time.
 func (r *declarationReader) codes(list []hopboundv1.Code) []codes.Code {
 	read := make([]codes.Code, 0, len(list))
 	for _, c := range list {
-		read = append(read, codes.Code(max(0, c))) //nolint:gosec // not negative; the policy is validated as a whole
+		read = append(read, codes.Code(max(0, c)))
 	}
 	return read
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 )
 
 // A client and a server with all defaults.
@@ -97,4 +98,47 @@ func ExampleWithMode() {
 	// Output:
 	// <nil>
 	// <nil>
+}
+
+func ExampleHedgePolicy() {
+	hedged := interceptors.WithPolicy(interceptors.MethodPolicies{
+		"/shop.v1.Search/Find": {Hedge: &interceptors.HedgePolicy{MaxAttempts: 2, Delay: interceptors.HedgeAtP95}},
+	})
+	_, err := interceptors.NewClient(hedged)
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+func ExampleWithServiceConfig() {
+	config := interceptors.WithServiceConfig(`{"methodConfig": [{
+		"name": [{"service": "shop.v1.Orders"}], "timeout": "5s",
+		"retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.05s", "maxBackoff": "1s",
+			"backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}
+	}]}`)
+	_, err := interceptors.NewClient(config)
+	fmt.Println(err)
+	_, err = interceptors.NewClient(interceptors.WithServiceConfig(`{"retryThrottling": {"maxTokens": 10}}`))
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// WithServiceConfig: $.retryThrottling.tokenRatio: is required
+}
+
+func ExampleOverloaded() {
+	busy := func(ctx context.Context) error {
+		return interceptors.Overloaded(ctx, codes.ResourceExhausted, 200*time.Millisecond)
+	}
+	fmt.Println(status.Code(busy(context.Background())))
+	// Output: ResourceExhausted
+}
+
+func ExampleNoRetry() {
+	conn, err := grpc.NewClient("passthrough:///127.0.0.1:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = conn.Close() }()
+	err = conn.Invoke(context.Background(), "/shop.v1.Orders/Get", nil, nil, interceptors.NoRetry())
+	fmt.Println(err != nil)
+	// Output: true
 }

@@ -150,10 +150,10 @@ func TestOneSlowReplyTeachesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := serve(t, func(context.Context) error { return errUnavailable }, newServer(t).ServerOptions()...)
-		n.network = &network{delay: 3 * time.Second}
+		n.network = newNetwork(3 * time.Second)
 		do := idempotent(n.dial(newClient(t, quickly(1)).DialOptions()...))
 		_ = within(t, do, time.Minute)
-		n.network.delay = 0
+		n.network.delay.Store(0)
 		for range 40 {
 			if err := within(t, do, 500*ms); reason(err) == interceptors.ReasonDeadlineUnreachable {
 				t.Fatal("refused what fits")

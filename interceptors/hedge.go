@@ -31,14 +31,14 @@ func (k *call) hedge(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 	}
 	observers := k.takeObservers()
 	last, err := k.race(func(ctx context.Context, r *runner) error {
-		r.reply = reply
+		r.message = reply
 		if k.policy.attempts() > 1 {
-			r.reply = newLike(reply)
+			r.message = newLike(reply)
 		}
-		return invoker(ctx, k.fullMethod, req, r.reply, cc, k.optionsOf(&r.attempt)...)
+		return invoker(ctx, k.fullMethod, req, r.message, cc, k.optionsOf(&r.attempt)...)
 	})
-	if err == nil && last.reply != reply {
-		copyMessage(reply, last.reply)
+	if err == nil && last.message != reply {
+		copyMessage(reply, last.message)
 	}
 	last.tell(observers)
 	return err
@@ -48,7 +48,7 @@ func (k *call) hedge(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 type runner struct {
 	attempt
 	cancel   context.CancelFunc
-	reply    any
+	message  any
 	err      error
 	panicked any
 }
@@ -182,7 +182,7 @@ func (h *race) ended(r *runner) bool {
 	h.settle(&r.attempt, r.err)
 	d := h.verdict(&r.attempt, r.err, h.policy.Hedge.nonFatal)
 	fatal := d == notRetryable || d == outOfTime || r.panicked != nil
-	switch push := parsePushback(r.trailer); {
+	switch push := parsePushback(r.reply()); {
 	case d != retried:
 		if !h.closed || fatal {
 			h.closed, h.decision, h.wanting = true, d, false
@@ -292,6 +292,9 @@ func (k *call) optionsOf(a *attempt) []grpc.CallOption {
 
 // tell passes on what was observed of the attempt that counts.
 func (a *attempt) tell(observers []grpc.CallOption) {
+	if !a.heard {
+		return
+	}
 	for _, o := range observers {
 		switch o := o.(type) {
 		case grpc.HeaderCallOption:

@@ -3,6 +3,7 @@ package interceptors_test
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,11 +16,18 @@ type link struct {
 
 // network is what all links of a test have in common.
 type network struct {
-	delay time.Duration // each way
+	delay atomic.Int64 // each way, in nanoseconds
 
 	mu   sync.Mutex
 	held chan struct{} // closed when what is held up may go on; nil if nothing is
 	cut  bool
+}
+
+// newNetwork returns a network that takes some time each way.
+func newNetwork(delay time.Duration) *network {
+	n := &network{}
+	n.delay.Store(int64(delay))
+	return n
 }
 
 // hold keeps what is sent to the server until the returned function is called.
@@ -45,7 +53,7 @@ func (n *network) state() (held chan struct{}, cut bool) {
 }
 
 func (l *link) Write(p []byte) (int, error) {
-	time.Sleep(l.network.delay)
+	time.Sleep(time.Duration(l.network.delay.Load()))
 	held, cut := l.network.state()
 	if held != nil {
 		<-held
@@ -63,7 +71,7 @@ func (l *link) Read(p []byte) (int, error) {
 		if err != nil {
 			return n, err
 		}
-		time.Sleep(l.network.delay)
+		time.Sleep(time.Duration(l.network.delay.Load()))
 		if _, cut := l.network.state(); !cut {
 			return n, nil
 		}

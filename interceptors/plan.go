@@ -26,12 +26,12 @@ type call struct {
 	hasKey     bool
 	began      time.Time
 
-	ctx     context.Context // its own, from which each attempt's is derived
-	cancel  context.CancelFunc
-	opts    []grpc.CallOption
-	space   [4]grpc.CallOption // for opts, of which there are few
-	finish  func(error)        // of the user's OnFinish options; nil if there are none
-	invalid error              // what is wrong with the policy among the call options
+	ctx      context.Context    // its own, from which each attempt's is derived
+	release  context.CancelFunc // of ctx; nil if it is not its own
+	opts     []grpc.CallOption
+	space    [4]grpc.CallOption // for opts, of which there are few
+	onFinish func(error)        // of the user's OnFinish options; nil if there are none
+	invalid  error              // what is wrong with the policy among the call options
 
 	request   *request          // the incoming request that the call belongs to, if any
 	allotment *budget.Allotment // its own if the call is a root
@@ -71,7 +71,7 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 	k.allotment = c.allotment(ctx, &k.root)
 	ctx = k.startCall(k.withoutReserved(ctx))
 	if d, ok := ctx.Deadline(); k.mode == Enforce && k.policy.Timeout > 0 && (!ok || d.Sub(k.began) > k.policy.Timeout) {
-		ctx, k.cancel = context.WithDeadline(ctx, k.began.Add(k.policy.Timeout))
+		ctx, k.release = context.WithDeadline(ctx, k.began.Add(k.policy.Timeout))
 	}
 	k.ctx = ctx
 	if k.policy.WaitForReady {
@@ -124,8 +124,8 @@ func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
 		case keyCallOption:
 			k.key, k.hasKey = o.key, true
 		case grpc.OnFinishCallOption:
-			earlier := k.finish
-			k.finish = func(err error) {
+			earlier := k.onFinish
+			k.onFinish = func(err error) {
 				if earlier != nil {
 					earlier(err)
 				}
@@ -244,10 +244,10 @@ func (k *call) end(err error) {
 		k.request.downstream.failed(codeOf(err), why, k.wanting, k.outOfRequestTime())
 	}
 	k.endCall(err)
-	if k.cancel != nil {
-		k.cancel()
+	if k.release != nil {
+		k.release()
 	}
-	if k.finish != nil {
-		k.finish(err)
+	if k.onFinish != nil {
+		k.onFinish(err)
 	}
 }

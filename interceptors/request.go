@@ -20,6 +20,9 @@ type request struct {
 
 type requestKey struct{}
 
+// in sets the context that r is one of.
+func (r *request) in(ctx context.Context) { r.Context = ctx }
+
 // Value returns the request and its allotment under their keys.
 func (r *request) Value(key any) any {
 	switch key.(type) {

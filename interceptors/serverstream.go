@@ -59,7 +59,9 @@ func (in *incoming) stream(ss grpc.ServerStream) *serverStream {
 	idle := in.idle > 0 && in.mode == Enforce
 	if idle || in.sendTimeout > 0 && in.mode == Enforce {
 		s.limited = true
-		in.request.Context, s.interrupt = context.WithCancelCause(in.request.Context)
+		ctx, cancel := context.WithCancelCause(in.request.Context)
+		in.request.in(ctx)
+		s.interrupt = cancel
 	}
 	if idle {
 		s.idle = newIdleTimer(in.idle, func() { s.interrupt(errIdle) })

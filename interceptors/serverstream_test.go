@@ -22,6 +22,7 @@ import (
 func TestStreamWithoutADeadlineGetsTheDefault(t *testing.T) {
 	t.Parallel()
 	forKinds(t, func(t *testing.T, k kind, _ []string) {
+		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
 			left := make(chan time.Duration, 1)
 			n := serveStreams(t, func(s side, ss grpc.ServerStream) error {

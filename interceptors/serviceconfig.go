@@ -57,7 +57,7 @@ func parseServiceConfig(text string) (serviceConfig, error) {
 // A path names a value as in "$.methodConfig[0].timeout".
 type configReader struct{ errs []error }
 
-func (r *configReader) fail(path, format string, args ...any) {
+func (r *configReader) failf(path, format string, args ...any) {
 	r.errs = append(r.errs, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
 }
 
@@ -66,7 +66,7 @@ func (r *configReader) fail(path, format string, args ...any) {
 func (r *configReader) object(path string, v any) (map[string]any, bool) {
 	o, ok := v.(map[string]any)
 	if !ok && v != nil {
-		r.fail(path, "must be an object")
+		r.failf(path, "must be an object")
 	}
 	return o, ok
 }
@@ -74,7 +74,7 @@ func (r *configReader) object(path string, v any) (map[string]any, bool) {
 func (r *configReader) list(path string, v any) ([]any, bool) {
 	l, ok := v.([]any)
 	if !ok && v != nil {
-		r.fail(path, "must be an array")
+		r.failf(path, "must be an array")
 	}
 	return l, ok
 }
@@ -92,7 +92,7 @@ func (r *configReader) methodConfigs(o map[string]any) MethodPolicies {
 		policy := r.methodConfig(at, m)
 		for _, name := range r.names(at+".name", m["name"]) {
 			if _, twice := policies[name.method]; twice {
-				r.fail(name.path, "names what another methodConfig names")
+				r.failf(name.path, "names what another methodConfig names")
 			}
 			policies[name.method] = policy
 		}
@@ -117,9 +117,9 @@ func (r *configReader) names(path string, v any) []configName {
 		case service == "" && method == "":
 			names = append(names, configName{at, ""})
 		case service == "":
-			r.fail(at, "has a method but no service")
+			r.failf(at, "has a method but no service")
 		case strings.Contains(service, "/") || strings.Contains(method, "/"):
-			r.fail(at, "must not have a slash in it")
+			r.failf(at, "must not have a slash in it")
 		default:
 			names = append(names, configName{at, "/" + service + "/" + method})
 		}
@@ -130,7 +130,7 @@ func (r *configReader) names(path string, v any) []configName {
 func (r *configReader) text(path string, v any) string {
 	s, ok := v.(string)
 	if !ok && v != nil {
-		r.fail(path, "must be a string")
+		r.failf(path, "must be a string")
 	}
 	return s
 }
@@ -146,7 +146,7 @@ func (r *configReader) methodConfig(path string, o map[string]any) Policy {
 	if v := o["waitForReady"]; v != nil {
 		wait, ok := v.(bool)
 		if !ok {
-			r.fail(path+".waitForReady", "must be true or false")
+			r.failf(path+".waitForReady", "must be true or false")
 		}
 		p.WaitForReady = wait
 	}
@@ -161,7 +161,7 @@ func (r *configReader) methodConfig(path string, o map[string]any) Policy {
 	if hedge, ok := r.object(path+".hedgingPolicy", o["hedgingPolicy"]); ok {
 		p.Hedge = r.hedgingPolicy(path+".hedgingPolicy", hedge)
 		if p.Retry != nil {
-			r.fail(path, "has both retryPolicy and hedgingPolicy, which exclude each other")
+			r.failf(path, "has both retryPolicy and hedgingPolicy, which exclude each other")
 		}
 	}
 	return p
@@ -178,9 +178,9 @@ func (r *configReader) retryPolicy(path string, o map[string]any) *RetryPolicy {
 	}
 	p.Backoff.Base = min(p.Backoff.Base, p.Backoff.Max)
 	if v := o["retryableStatusCodes"]; v == nil {
-		r.fail(path+".retryableStatusCodes", "is required")
+		r.failf(path+".retryableStatusCodes", "is required")
 	} else if p.Codes = r.codes(path+".retryableStatusCodes", v); p.Codes != nil && len(p.Codes) == 0 {
-		r.fail(path+".retryableStatusCodes", "must not be empty")
+		r.failf(path+".retryableStatusCodes", "must not be empty")
 	}
 	return p
 }
@@ -207,7 +207,7 @@ func (r *configReader) throttling(o map[string]any) *throttleConfig {
 	}
 	most, ok := r.integer(path+".maxTokens", t["maxTokens"])
 	if ok && (most <= 0 || most > 1000) {
-		r.fail(path+".maxTokens", "must be more than 0 and at most 1000")
+		r.failf(path+".maxTokens", "must be more than 0 and at most 1000")
 	}
 	ratio := r.positive(path+".tokenRatio", t["tokenRatio"])
 	// Decimal places beyond three are ignored, and a success cannot earn more than
@@ -220,7 +220,7 @@ func (r *configReader) throttling(o map[string]any) *throttleConfig {
 func (r *configReader) maxAttempts(path string, v any) int {
 	n, ok := r.integer(path, v)
 	if ok && n <= 1 {
-		r.fail(path, "must be more than 1")
+		r.failf(path, "must be more than 1")
 	}
 	return int(min(n, mostConfigured))
 }
@@ -228,7 +228,7 @@ func (r *configReader) maxAttempts(path string, v any) int {
 // integer reads a whole number, which is required.
 func (r *configReader) integer(path string, v any) (int64, bool) {
 	if v == nil {
-		r.fail(path, "is required")
+		r.failf(path, "is required")
 		return 0, false
 	}
 	f, ok := r.number(path, v)
@@ -236,7 +236,7 @@ func (r *configReader) integer(path string, v any) (int64, bool) {
 		return 0, false
 	}
 	if f != math.Trunc(f) {
-		r.fail(path, "must be a whole number")
+		r.failf(path, "must be a whole number")
 		return 0, false
 	}
 	return int64(max(-1e15, min(f, 1e15))), true
@@ -249,19 +249,19 @@ func (r *configReader) size(path string, v any) {
 		v = json.Number(s)
 	}
 	if n, ok := r.integer(path, v); ok && n < 0 {
-		r.fail(path, "must not be less than 0")
+		r.failf(path, "must not be less than 0")
 	}
 }
 
 // positive reads a number that is required, and more than nothing.
 func (r *configReader) positive(path string, v any) float64 {
 	if v == nil {
-		r.fail(path, "is required")
+		r.failf(path, "is required")
 		return 0
 	}
 	f, ok := r.number(path, v)
 	if ok && f <= 0 {
-		r.fail(path, "must be more than 0")
+		r.failf(path, "must be more than 0")
 	}
 	return f
 }
@@ -269,12 +269,12 @@ func (r *configReader) positive(path string, v any) float64 {
 func (r *configReader) number(path string, v any) (float64, bool) {
 	n, ok := v.(json.Number)
 	if !ok {
-		r.fail(path, "must be a number")
+		r.failf(path, "must be a number")
 		return 0, false
 	}
 	f, err := n.Float64()
 	if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
-		r.fail(path, "must be a number, and no larger than one can be")
+		r.failf(path, "must be a number, and no larger than one can be")
 		return 0, false
 	}
 	return f, true
@@ -283,13 +283,13 @@ func (r *configReader) number(path string, v any) (float64, bool) {
 // backoff reads a duration that is required, and more than nothing.
 func (r *configReader) backoff(path string, v any) time.Duration {
 	if v == nil {
-		r.fail(path, "is required")
+		r.failf(path, "is required")
 		return 0
 	}
 	before := len(r.errs)
 	d := r.duration(path, v)
 	if d == 0 && len(r.errs) == before {
-		r.fail(path, "must be more than 0s")
+		r.failf(path, "must be more than 0s")
 	}
 	return d
 }
@@ -299,12 +299,12 @@ func (r *configReader) backoff(path string, v any) time.Duration {
 func (r *configReader) duration(path string, v any) time.Duration {
 	s, ok := v.(string)
 	if !ok {
-		r.fail(path, "must be a duration in a string, such as \"1.5s\"")
+		r.failf(path, "must be a duration in a string, such as \"1.5s\"")
 		return 0
 	}
 	d, err := parseDuration(s)
 	if err != nil {
-		r.fail(path, "%q %v", s, err)
+		r.failf(path, "%q %v", s, err)
 	}
 	return d
 }
@@ -352,7 +352,7 @@ func (r *configReader) codes(path string, v any) []codes.Code {
 		code, ok := parseCode(v)
 		switch {
 		case !ok:
-			r.fail(at, "must be the name or the number of a status code of gRPC")
+			r.failf(at, "must be the name or the number of a status code of gRPC")
 		case !slices.Contains(read, code):
 			read = append(read, code)
 		}

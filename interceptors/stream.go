@@ -102,14 +102,9 @@ func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
 		s := &streamCall{desc: desc, cc: cc, streamer: streamer, recv: newGate(), send: newGate(), driving: true}
 		s.streaming = true
 		s.plan(ctx, c, fullMethod, cc, opts)
-		bounded := s.call.cancel
-		s.ctx, s.call.cancel = context.WithCancel(s.ctx)
-		if bounded != nil {
-			cancel := s.call.cancel
-			s.call.cancel = func() { cancel(); bounded() }
-		}
-		if finish := s.call.finish; finish != nil { // the user's code runs under no lock
-			s.call.finish = func(err error) { s.notify = func() { finish(err) } }
+		s.makeCancellable()
+		if tell := s.onFinish; tell != nil { // the user's code runs under no lock
+			s.onFinish = func(err error) { s.notify = func() { tell(err) } }
 		}
 		if err := s.start(); err != nil {
 			return nil, err
@@ -117,6 +112,16 @@ func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
 		h := &clientStream{s}
 		runtime.AddCleanup(h, (*streamCall).drop, s)
 		return h, nil
+	}
+}
+
+// makeCancellable makes sure that the call can be ended from here.
+func (s *streamCall) makeCancellable() {
+	bounded := s.release
+	ctx, cancel := context.WithCancel(s.ctx)
+	s.ctx, s.release = ctx, cancel
+	if bounded != nil {
+		s.release = func() { cancel(); bounded() }
 	}
 }
 
@@ -159,7 +164,7 @@ func (s *streamCall) unlock() {
 }
 
 // drop ends the call of a stream that the application has dropped.
-func (s *streamCall) drop() { s.call.cancel() }
+func (s *streamCall) drop() { s.release() }
 
 // SendMsg sends a message. As on any stream of gRPC, it must not be changed
 // afterwards, and io.EOF says that the status is to be had from RecvMsg.

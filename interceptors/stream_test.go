@@ -2,9 +2,9 @@ package interceptors_test
 
 import (
 	"context"
-	"fmt"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,6 +49,7 @@ func forKinds(t *testing.T, run func(t *testing.T, k kind, texts []string)) {
 func TestStreamIsRepeatedUntilItAnswers(t *testing.T) {
 	t.Parallel()
 	forKinds(t, func(t *testing.T, k kind, texts []string) {
+		t.Helper()
 		for read := range len(texts) + 1 {
 			var attempts atomic.Int64
 			n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
@@ -79,6 +80,7 @@ func TestStreamIsRepeatedUntilItAnswers(t *testing.T) {
 func TestStreamIsNotRepeatedAfterItHasAnswered(t *testing.T) {
 	t.Parallel()
 	forKinds(t, func(t *testing.T, k kind, texts []string) {
+		t.Helper()
 		for name, look := range map[string]func(s stream) error{
 			"message": func(s stream) error { _, err := s.recv(); return err },
 			"header":  func(s stream) error { _, err := s.Header(); return err },
@@ -207,6 +209,7 @@ func TestStreamLeavesNothingHoweverItEnds(t *testing.T) {
 		{"with its connection", func(_ stream, _ *node, cc *grpc.ClientConn, _ context.CancelFunc) { _ = cc.Close() }},
 	}
 	forKinds(t, func(t *testing.T, k kind, _ []string) {
+		t.Helper()
 		for _, end := range ends {
 			for _, answered := range []bool{false, true} {
 				if answered && !k.desc.ServerStreams {
@@ -314,7 +317,7 @@ func TestSendingAgainDoesNotKeepFromReceiving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const messages, size = 60, 4000 // more than a window, less than is kept
 		var attempts atomic.Int64
-		n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
+		n := serveStreams(t, func(s side, _ grpc.ServerStream) error {
 			if attempts.Add(1) == 1 {
 				for range messages {
 					if _, err := s.recv(); err != nil {
@@ -366,7 +369,7 @@ func TestAttemptTimeoutOfAStreamEndsWithTheFirstResponse(t *testing.T) {
 				return s.grpcStream.Context().Err()
 			}
 			for i := range 3 {
-				if err := s.send(fmt.Sprint(i)); err != nil {
+				if err := s.send(strconv.Itoa(i)); err != nil {
 					return err
 				}
 				time.Sleep(time.Minute)
@@ -394,6 +397,7 @@ func TestAttemptTimeoutOfAStreamEndsWithTheFirstResponse(t *testing.T) {
 func TestFailureOfAStreamIsRepeatedByTheNearestHop(t *testing.T) {
 	t.Parallel()
 	forKinds(t, func(t *testing.T, k kind, texts []string) {
+		t.Helper()
 		var calls atomic.Int64
 		n := serveStreams(t, func(side, grpc.ServerStream) error {
 			calls.Add(1)
@@ -427,9 +431,10 @@ func TestFailureOfAStreamIsRepeatedByTheNearestHop(t *testing.T) {
 func TestCallOptionsOfAStreamSeeTheLastAttempt(t *testing.T) {
 	t.Parallel()
 	forKinds(t, func(t *testing.T, k kind, texts []string) {
+		t.Helper()
 		var attempts atomic.Int64
 		n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
-			attempt := fmt.Sprint(attempts.Add(1))
+			attempt := strconv.FormatInt(attempts.Add(1), 10)
 			ss.SetTrailer(metadata.Pairs("x-trailer", attempt))
 			if attempt != "3" {
 				return errUnavailable

@@ -68,15 +68,18 @@ func (k kind) method() string { return "/hopbound.test.v1.TestService/" + k.name
 func kinds() []kind {
 	return []kind{
 		{
-			"Watch", grpc.StreamDesc{StreamName: "Watch", ServerStreams: true},
+			"Watch",
+			grpc.StreamDesc{StreamName: "Watch", ServerStreams: true},
 			func(s string) texter { return &testv1.WatchRequest{Text: s} }, func(s string) texter { return &testv1.WatchResponse{Text: s} },
 		},
 		{
-			"Upload", grpc.StreamDesc{StreamName: "Upload", ClientStreams: true},
+			"Upload",
+			grpc.StreamDesc{StreamName: "Upload", ClientStreams: true},
 			func(s string) texter { return &testv1.UploadRequest{Text: s} }, func(s string) texter { return &testv1.UploadResponse{Text: s} },
 		},
 		{
-			"Chat", grpc.StreamDesc{StreamName: "Chat", ServerStreams: true, ClientStreams: true},
+			"Chat",
+			grpc.StreamDesc{StreamName: "Chat", ServerStreams: true, ClientStreams: true},
 			func(s string) texter { return &testv1.ChatRequest{Text: s} }, func(s string) texter { return &testv1.ChatResponse{Text: s} },
 		},
 	}

@@ -80,10 +80,10 @@ func (s *streamCall) runRace(request any) {
 	observers := s.takeObservers()
 	last, err := s.call.race(func(ctx context.Context, r *runner) error {
 		a := &streamAttempt{attempt: &r.attempt}
-		r.reply = a
+		r.message = a
 		return s.respond(ctx, a, request)
 	})
-	a, _ := last.reply.(*streamAttempt) //nolint:errcheck // set before anything can fail
+	a, _ := last.message.(*streamAttempt) // set before anything can fail
 	s.mu.Lock()
 	s.current = a
 	if err != nil {

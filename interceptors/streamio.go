@@ -170,7 +170,7 @@ func (s *streamCall) responseHeader() (metadata.MD, error) {
 	for {
 		a, err := s.underWay()
 		if err != nil {
-			return nil, nil //nolint:nilerr,nilnil // as gRPC has it: the error is for RecvMsg
+			return nil, nil //nolint:nilnil // as gRPC has it: the error is for RecvMsg
 		}
 		if s.final.Load() == a {
 			return a.responseHeader()

@@ -126,7 +126,7 @@ func (k *call) endAttempt(a *attempt, err error, d decision) {
 func (k *call) tracePause(a *attempt, last error) {
 	if k.span != nil {
 		reason := "backoff"
-		if p := parsePushback(a.trailer); p.said && !p.stop {
+		if p := parsePushback(a.reply()); p.said && !p.stop {
 			reason = "pushback"
 		}
 		k.event("hopbound.backoff", attrBackoff.Float64(millis(k.paused)), attrReason.String(reason),
@@ -170,24 +170,10 @@ func (in *incoming) startServer(ctx context.Context, h wire.Context) context.Con
 	if in.trace == nil {
 		return ctx
 	}
-	if span := trace.SpanFromContext(ctx); span.SpanContext().IsValid() && !span.SpanContext().IsRemote() {
-		if span.IsRecording() {
-			in.span = span
-		}
-	} else {
-		opts := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(in.arrived)}
-		md, _ := metadata.FromIncomingContext(ctx)
-		remote := in.trace.propagators.Extract(ctx, carrier(md))
-		if in.edge { // the caller's trace is not ours to be part of
-			opts = append(opts, trace.WithNewRoot(), trace.WithLinks(trace.LinkFromContext(remote)))
-		} else {
-			ctx = remote
-		}
-		ctx, span = in.trace.tracer.Start(ctx, in.method.name, opts...)
-		if span.IsRecording() {
-			in.span, in.owned = span, true
-			span.SetAttributes(semconv.RPCSystemNameGRPC, semconv.RPCMethod(in.method.name))
-		}
+	if span := trace.SpanFromContext(ctx); !span.SpanContext().IsValid() || span.SpanContext().IsRemote() {
+		ctx = in.startSpan(ctx)
+	} else if span.IsRecording() {
+		in.span = span
 	}
 	if in.span != nil {
 		if h.Attempt > 0 {
@@ -196,6 +182,24 @@ func (in *incoming) startServer(ctx context.Context, h wire.Context) context.Con
 		if h.HasBudget {
 			in.span.SetAttributes(attrLeased.Int(h.Budget))
 		}
+	}
+	return ctx
+}
+
+// startSpan starts a span as a child of what the caller's metadata names.
+func (in *incoming) startSpan(ctx context.Context) context.Context {
+	opts := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(in.arrived)}
+	md, _ := metadata.FromIncomingContext(ctx)
+	remote := in.trace.propagators.Extract(ctx, carrier(md))
+	if in.edge { // the caller's trace is not ours to be part of
+		opts = append(opts, trace.WithNewRoot(), trace.WithLinks(trace.LinkFromContext(remote)))
+	} else {
+		ctx = remote
+	}
+	ctx, span := in.trace.tracer.Start(ctx, in.method.name, opts...)
+	if span.IsRecording() {
+		in.span, in.owned = span, true
+		span.SetAttributes(semconv.RPCSystemNameGRPC, semconv.RPCMethod(in.method.name))
 	}
 	return ctx
 }

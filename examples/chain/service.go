@@ -106,7 +106,7 @@ func (c *chain) serve(ctx context.Context, h *hop, opts []grpc.ServerOption) (st
 	if err != nil {
 		return "", fmt.Errorf("listen: %w", err)
 	}
-	server := grpc.NewServer(opts...)
+	server := grpc.NewServer(append(opts, grpc.WaitForHandlers(true))...) // their spans are wanted too
 	chainv1.RegisterHopServiceServer(server, h)
 	done := make(chan struct{})
 	go func() {

@@ -37,7 +37,7 @@ func showTrace(ctx context.Context, cfg *config, out io.Writer) error {
 		return err
 	}
 	_ = c.request(ctx, cfg.timeout) // it fails, which is what there is to see
-	c.close()                       // all spans have ended after it
+	c.close()                       // waits for the handlers, so that all spans have ended
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
