@@ -511,3 +511,6 @@ func TestPoliciesAreFoundByTheMostSpecificName(t *testing.T) {
 		}
 	}
 }
+
+// budget4 is a purse of four tokens, one for each request.
+func budget4() *budget.Budget { return purse(budget.Burst(4), budget.PerRequest(1)) }

@@ -93,7 +93,14 @@ type streamHandler func(s side, ss grpc.ServerStream) error
 func serveStreams(t testing.TB, handle streamHandler, opts ...grpc.ServerOption) *node {
 	t.Helper()
 	n := newNode(t, opts...)
-	desc := grpc.ServiceDesc{ServiceName: "hopbound.test.v1.TestService", HandlerType: (*any)(nil)}
+	n.server.RegisterService(streamingService(handle), nil)
+	n.start()
+	return n
+}
+
+// streamingService is the test service with streaming methods alone.
+func streamingService(handle streamHandler) *grpc.ServiceDesc {
+	desc := &grpc.ServiceDesc{ServiceName: "hopbound.test.v1.TestService", HandlerType: (*any)(nil)}
 	for _, k := range kinds() {
 		d := k.desc
 		d.Handler = func(_ any, ss grpc.ServerStream) error {
@@ -101,9 +108,7 @@ func serveStreams(t testing.TB, handle streamHandler, opts ...grpc.ServerOption)
 		}
 		desc.Streams = append(desc.Streams, d)
 	}
-	n.server.RegisterService(&desc, nil)
-	n.start()
-	return n
+	return desc
 }
 
 // stream is a client's side.
