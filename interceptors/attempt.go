@@ -176,7 +176,13 @@ func (k *call) settle(a *attempt, err error) {
 	switch {
 	case !reached:
 		a.lease.Settle(now, 0)
-		k.paid = k.paid || a.paid // the charge is for the next
+		switch {
+		case a.paid && k.paid: // one is kept already
+			k.refund(now)
+			k.paid = true
+		case a.paid: // the charge is for the next
+			k.paid = true
+		}
 	case err != nil && k.lost(a):
 		a.charged = a.lease.Tokens()
 		a.lease.Lost(now)
@@ -194,7 +200,7 @@ func (k *call) settle(a *attempt, err error) {
 		k.target.meter.Success(now)
 		k.target.throttle.succeeded()
 	}
-	if a.report.HasElapsed {
+	if a.report.HasElapsed && !k.streaming { // a stream's time is its application's too
 		mono, trip := k.mono(now), now.Sub(a.began)
 		server := time.Duration(min(a.report.Elapsed, trip.Microseconds())) * time.Microsecond
 		k.target.reserve.Learn(mono, trip, server)

@@ -18,7 +18,8 @@ import (
 // status, and as gRFC A6's pushback in the trailer of the call whose context is
 // ctx. Callers with Hopbound or with gRPC's own retries then wait for exactly
 // that long, if their policy repeats the code and their deadline leaves the
-// time.
+// time. A handler whose own call was given up below is marked all the same: its
+// caller does not come back.
 //
 // The code is [codes.ResourceExhausted] or [codes.Unavailable]; any other is
 // taken for the latter. A time is rounded up to a millisecond, and one of less
@@ -46,7 +47,13 @@ func DoNotRetry(ctx context.Context, err error) error {
 	return err
 }
 
+// setPushback leaves the pushback with the request, to be sent once when it
+// ends, or sends it where there is none.
 func setPushback(ctx context.Context, ms int64) {
+	if r := requestFromContext(ctx); r != nil {
+		r.downstream.push(ms)
+		return
+	}
 	// It fails only outside of a call, where nobody is to be told.
 	_ = grpc.SetTrailer(ctx, metadata.Pairs(pushbackKey, strconv.FormatInt(ms, 10)))
 }

@@ -20,12 +20,13 @@ type keyCallOption struct {
 }
 
 // UsePolicy returns an option for one call: the fields that are set in p weigh
-// more than what any other source says of the method. A policy that is not
-// valid fails the call with INVALID_ARGUMENT.
+// more than what any other source says of the method, and than those of an
+// option before it. A policy that is not valid fails the call with
+// INVALID_ARGUMENT.
 func UsePolicy(p Policy) grpc.CallOption { return policyCallOption{policy: p, err: p.validate()} }
 
 // NoRetry returns an option for one call, which is made once: it is neither
-// repeated nor hedged.
+// repeated nor hedged, unless an option after it says otherwise.
 func NoRetry() grpc.CallOption { return UsePolicy(Policy{Retry: &RetryPolicy{MaxAttempts: 1}}) }
 
 // UseKey returns an option for one call that sends an idempotency key, rather

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -101,7 +102,9 @@ func (k *call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 	if err != nil {
 		return err
 	}
-	if k.hedges() {
+	hedged := k.hedges() && reflect.ValueOf(reply).Kind() == reflect.Pointer // of which others can be made
+	k.plainUnless(hedged)
+	if hedged {
 		return k.hedge(req, reply, cc, invoker)
 	}
 	for again := true; again; {

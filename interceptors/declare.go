@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -34,12 +35,12 @@ func readDeclarations(files *protoregistry.Files) (declarations, error) {
 			service := file.Services().Get(i)
 			for j := range service.Methods().Len() {
 				method := service.Methods().Get(j)
-				if !proto.HasExtension(method.Options(), hopboundv1.E_Method) {
+				option, err := declared(method.Options())
+				if option == nil && err == nil {
 					continue
 				}
-				option, _ := proto.GetExtension(method.Options(), hopboundv1.E_Method).(*hopboundv1.MethodPolicy)
-				d, err := declare(option)
-				if err != nil {
+				d, wrong := declare(option)
+				if err = errors.Join(err, wrong); err != nil {
 					errs = append(errs, fmt.Errorf("%s: option (hopbound.v1.method) of %s: %w", file.Path(), method.FullName(), err))
 				}
 				all[fmt.Sprintf("/%s/%s", service.FullName(), method.Name())] = d
@@ -48,6 +49,28 @@ func readDeclarations(files *protoregistry.Files) (declarations, error) {
 		return true
 	})
 	return all, errors.Join(errs...)
+}
+
+// declared returns the option among a method's, or nil if there is none. A file
+// that was loaded rather than linked in has options of types made at run time,
+// which are read anew.
+func declared(options protoreflect.ProtoMessage) (*hopboundv1.MethodPolicy, error) {
+	if options == nil || !options.ProtoReflect().IsValid() {
+		return nil, nil //nolint:nilnil // none
+	}
+	raw, err := proto.Marshal(options)
+	if err != nil {
+		return nil, err
+	}
+	var typed descriptorpb.MethodOptions
+	if err := proto.Unmarshal(raw, &typed); err != nil {
+		return nil, err
+	}
+	if !proto.HasExtension(&typed, hopboundv1.E_Method) {
+		return nil, nil //nolint:nilnil // none
+	}
+	option, _ := proto.GetExtension(&typed, hopboundv1.E_Method).(*hopboundv1.MethodPolicy)
+	return option, nil
 }
 
 // declare reads one declaration.

@@ -20,5 +20,5 @@
 // transparent retries stay, and are not counted. The server's interceptor should
 // be the first, so that the time spent in others is part of what it reports.
 //
-// Streams pass through as they are in this version.
+// For streams the same holds; what is theirs alone is in stream.go.
 package interceptors

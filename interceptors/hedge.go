@@ -22,22 +22,24 @@ func (k *call) hedges() bool {
 	return k.policy.Hedge != nil && k.mode == Enforce && k.policy.attempts() > 1 && k.safe()
 }
 
+// plainUnless makes a call that its policy would hedge a plain one, of one
+// attempt, unless it is hedged.
+func (k *call) plainUnless(hedged bool) {
+	if k.policy.Hedge != nil && !hedged {
+		k.policy.Hedge, k.policy.Retry = nil, &RetryPolicy{MaxAttempts: 1}
+	}
+}
+
 // hedge makes a unary call by its hedging policy. Each attempt has a reply and
 // observing call options of its own; those of the one that counts become the
 // user's.
 func (k *call) hedge(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
-	if reflect.ValueOf(reply).Kind() != reflect.Pointer { // nothing of its kind can be made
-		k.policy.Hedge = &HedgePolicy{MaxAttempts: 1}
-	}
 	observers := k.takeObservers()
 	last, err := k.race(func(ctx context.Context, r *runner) error {
-		r.message = reply
-		if k.policy.attempts() > 1 {
-			r.message = newLike(reply)
-		}
+		r.message = newLike(reply)
 		return invoker(ctx, k.fullMethod, req, r.message, cc, k.optionsOf(&r.attempt)...)
 	})
-	if err == nil && last.message != reply {
+	if err == nil {
 		copyMessage(reply, last.message)
 	}
 	last.tell(observers)
@@ -167,6 +169,9 @@ func (h *race) payNext(now time.Time, failed *runner) (paid bool) {
 // ended takes in that an attempt has ended, and reports whether the race has.
 func (h *race) ended(r *runner) bool {
 	h.running = slices.DeleteFunc(h.running, func(other *runner) bool { return other == r })
+	if r.err != nil || !h.stays {
+		r.cancel()
+	}
 	if r.err == nil {
 		h.decision, h.wanting = done, false
 		if h.attempts > 1 {
@@ -181,7 +186,7 @@ func (h *race) ended(r *runner) bool {
 	}
 	h.settle(&r.attempt, r.err)
 	d := h.verdict(&r.attempt, r.err, h.policy.Hedge.nonFatal)
-	fatal := d == notRetryable || d == outOfTime || r.panicked != nil
+	fatal := d == outOfTime || r.panicked != nil || !r.ranOut(r.err) && !h.policy.Hedge.nonFatal(codeOf(r.err))
 	switch push := parsePushback(r.reply()); {
 	case d != retried:
 		if !h.closed || fatal {
@@ -228,6 +233,13 @@ func (h *race) stop(r *runner) {
 	panicked := r.panicked
 	for range h.running {
 		other := <-h.results
+		if other.err == nil && h.stays { // it had begun to answer too
+			other.err = cancelledError()
+		}
+		if a, ok := other.message.(*streamAttempt); ok {
+			a.abandon()
+		}
+		other.cancel()
 		h.settle(&other.attempt, other.err)
 		other.hedge = hedgeLost
 		if h.delayed && other.err != nil && other.ended.Sub(other.began) >= h.delay {
@@ -238,25 +250,36 @@ func (h *race) stop(r *runner) {
 			panicked = other.panicked
 		}
 	}
-	if panicked != nil {
-		panic(panicked)
+	if panicked == nil {
+		return
 	}
+	if h.stays && r.err == nil {
+		r.cancel()
+		h.settle(&r.attempt, errPanicked)
+		h.endAttempt(&r.attempt, errPanicked, notRetryable)
+	}
+	panic(panicked)
 }
 
 // hedgeDelay returns the delay before the next attempt, or false if there is
 // none that is known.
 func (k *call) hedgeDelay() (time.Duration, bool) {
 	if k.policy.Hedge.Delay == HedgeAtP95 {
-		return k.method.latency.p95(k.began)
+		return k.latency().p95(k.began)
 	}
 	return k.policy.Hedge.Delay, true
+}
+
+// latency returns what is known of how long the method takes at the target.
+func (k *call) latency() *latency {
+	return k.target.latencies.get(k.fullMethod, func(string) *latency { return &latency{} })
 }
 
 // learnLatency takes in how long a good reply took, for those who wait as long
 // as most do.
 func (k *call) learnLatency(took time.Duration) {
 	if k.policy.Hedge.Delay == HedgeAtP95 {
-		k.method.latency.add(time.Now(), took)
+		k.latency().add(time.Now(), took)
 	}
 }
 
@@ -265,7 +288,7 @@ func (k *call) learnLatency(took time.Duration) {
 // more, so that the delay grows step by step if many attempts are that slow.
 func (h *race) learnSlow() {
 	if h.policy.Hedge.Delay == HedgeAtP95 {
-		h.method.latency.add(h.call.ended, h.delay+h.delay/100)
+		h.latency().add(h.call.ended, h.delay+h.delay/100)
 	}
 }
 

@@ -15,7 +15,6 @@ type method struct {
 	level      IdempotencyLevel
 	declared   declaration
 	configured Policy // by the service config
-	latency    latency
 	policy     Policy // if it is the same for all calls without one of their own
 }
 
@@ -27,8 +26,10 @@ func newMethod(fullMethod string, declared declarations) *method {
 func (c *Client) newMethod(fullMethod string) *method {
 	m := newMethod(fullMethod, c.declared)
 	m.configured = c.config.methods.ForMethod(fullMethod)
-	literal := c.policy.ForMethod(fullMethod)
-	m.policy = resolve(&literal, &m.configured, &m.declared.policy)
+	if literals, fixed := c.policy.(MethodPolicies); fixed {
+		literal := literals.ForMethod(fullMethod)
+		m.policy = resolve(&literal, &m.configured, &m.declared.policy)
+	}
 	return m
 }
 

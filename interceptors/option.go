@@ -274,8 +274,9 @@ func WithFloor(d time.Duration) ServerOption {
 }
 
 // WithStreamIdleLimit ends streams on which no message has gone either way for
-// d: their context is cancelled, and they return DEADLINE_EXCEEDED whatever the
-// handler does. The default is no limit.
+// d: their context is cancelled, and when the handler returns, its client gets
+// DEADLINE_EXCEEDED whatever it returns. The default is no limit. Mind the time
+// for which a handler works on its own after the last message.
 func WithStreamIdleLimit(d time.Duration) ServerOption {
 	return serverOption(func(s *serverSettings) {
 		if d <= 0 {

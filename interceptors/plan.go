@@ -74,7 +74,7 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 		ctx, k.release = context.WithDeadline(ctx, k.began.Add(k.policy.Timeout))
 	}
 	k.ctx = ctx
-	if k.policy.WaitForReady {
+	if k.policy.WaitForReady && k.mode == Enforce {
 		k.opts = append([]grpc.CallOption{grpc.WaitForReady(true)}, k.opts...) // before the user's, which may say otherwise
 	}
 }
@@ -119,8 +119,9 @@ func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
 	for _, o := range opts {
 		switch o := o.(type) {
 		case policyCallOption:
-			own = &o.policy
-			k.invalid = o.err
+			merged := resolve(&o.policy, own) // the later one weighs more
+			own = &merged
+			k.invalid = errors.Join(k.invalid, o.err)
 		case keyCallOption:
 			k.key, k.hasKey = o.key, true
 		case grpc.OnFinishCallOption:
@@ -142,7 +143,7 @@ func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
 // time is over, or what remains is less than what the way to the target and
 // back takes.
 func (k *call) refuse() error {
-	if k.invalid != nil {
+	if k.invalid != nil && k.mode == Enforce {
 		k.decision = notRetryable
 		return newError(codes.InvalidArgument, ReasonPolicyInvalid, k.invalid.Error())
 	}

@@ -39,7 +39,7 @@ func (m MethodPolicies) validate() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		p := m[name]
-		if name != "" && (len(name) < 3 || name[0] != '/' || strings.Count(name, "/") != 2) {
+		if name != "" && (len(name) < 3 || name[0] != '/' || name[1] == '/' || strings.Count(name, "/") != 2) {
 			errs = append(errs, fmt.Errorf("policy %q: the name must be /service/method, /service/ or empty", name))
 		}
 		if err := p.validate(); err != nil {

@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/hopbound/hopbound/internal/wire"
@@ -30,8 +31,8 @@ func (in *incoming) report(err error) {
 	}
 	var buf [wire.MaxLen]byte
 	trailer := metadata.MD{wire.ReportKey: {string(r.Append(buf[:0]))}}
-	if marked {
-		trailer[pushbackKey] = []string{"-1"}
+	if ms, ok := in.request.downstream.retryAfter(marked); ok && err != nil {
+		trailer[pushbackKey] = []string{strconv.FormatInt(ms, 10)}
 	}
 	// It fails only on a server that is not gRPC's own, which has no trailers.
 	_ = grpc.SetTrailer(&in.request, trailer)

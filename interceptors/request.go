@@ -51,6 +51,31 @@ type downstream struct {
 	codes   uint32 // of failures that are no matter for retries, a bit each
 	final   bool   // a failure that might have been repeated was not, for good
 	wanting bool   // or for want of a token alone
+
+	pushed   bool // the handler has said when to retry
+	pushback int64
+}
+
+// push takes in when the handler wants its caller to retry, in milliseconds, or
+// that it must not, which is final.
+func (d *downstream) push(ms int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.pushed || d.pushback >= 0 {
+		d.pushed, d.pushback = true, ms
+	}
+	d.final = d.final || ms < 0
+}
+
+// retryAfter returns what the handler's caller is told of retrying, or false if
+// it is told nothing.
+func (d *downstream) retryAfter(marked bool) (ms int64, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if marked {
+		return -1, true
+	}
+	return d.pushback, d.pushed
 }
 
 // failed takes in how a call ended that failed, and whether the request's own

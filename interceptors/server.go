@@ -42,17 +42,30 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 			opt.applyServer(&s.serverSettings)
 		}
 	}
-	if s.maxDeadline > 0 && s.floor > s.maxDeadline {
-		s.errs = append(s.errs, fmt.Errorf("WithFloor(%v): more than WithMaxDeadline(%v), which refuses everything", s.floor, s.maxDeadline))
-	}
-	var errs [2]error
+	var errs [3]error
 	s.trace = newTracing(&s.settings)
 	s.count, errs[0] = newCounters(&s.settings)
 	s.declared, errs[1] = readDeclarations(protoregistry.GlobalFiles)
+	errs[2] = s.checkFloors()
 	if err := errors.Join(append(s.errs, errs[:]...)...); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// checkFloors returns an error if no call could ever be served, because it would
+// need more time than it is given.
+func (s *Server) checkFloors() error {
+	var errs []error
+	for _, limit := range [...]struct {
+		name string
+		d    time.Duration
+	}{{"WithMaxDeadline", s.maxDeadline}, {"WithDefaultDeadline", s.defaultDeadline}} {
+		if limit.d > 0 && s.floor > limit.d {
+			errs = append(errs, fmt.Errorf("WithFloor(%v): more than %s(%v), which refuses every call", s.floor, limit.name, limit.d))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ServerOptions returns what to make a server with: the interceptors.

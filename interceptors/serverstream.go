@@ -3,7 +3,9 @@ package interceptors
 import (
 	"context"
 	"errors"
+	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -23,8 +25,8 @@ func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 		}()
 		if err = in.refusal; err == nil {
 			stream := in.stream(ss)
+			defer stream.stop()
 			err = stream.explain(handler(srv, stream))
-			stream.stop()
 		}
 		ended = true
 		in.report(err)
@@ -41,7 +43,8 @@ func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 type serverStream struct {
 	grpc.ServerStream
 	in        *incoming
-	limited   bool // there is another limit
+	limited   bool        // there is another limit
+	cut       atomic.Bool // it has kept the handler from sending or receiving
 	interrupt context.CancelCauseFunc
 	idle      *idleTimer // nil if there is no limit
 }
@@ -74,43 +77,70 @@ func (s *serverStream) Context() context.Context { return &s.in.request }
 
 // RecvMsg receives a message.
 func (s *serverStream) RecvMsg(m any) error {
-	return s.wait(0, func() error { return s.ServerStream.RecvMsg(m) })
+	if !s.limited || reflect.ValueOf(m).Kind() != reflect.Pointer {
+		return s.ServerStream.RecvMsg(m)
+	}
+	own := newLike(m) // m is the handler's again when the wait is cut short
+	err := s.wait(0, func() error { return s.ServerStream.RecvMsg(own) })
+	if err == nil {
+		copyMessage(m, own)
+	}
+	return err
 }
 
 // SendMsg sends a message.
 func (s *serverStream) SendMsg(m any) error {
+	if !s.limited {
+		return s.ServerStream.SendMsg(m)
+	}
 	return s.wait(s.in.sendTimeout, func() error { return s.ServerStream.SendMsg(m) })
 }
 
-// wait runs what may have to wait, for as long as the limits allow.
+// waited is what came of a wait.
+type waited struct {
+	err      error
+	returned bool
+	panicked any
+}
+
+// wait runs what may have to wait, for as long as the limits allow. If it panics,
+// that goes on in the handler.
 func (s *serverStream) wait(timeout time.Duration, run func() error) error {
-	if !s.limited {
-		return run()
-	}
 	ctx := s.Context()
 	if ctx.Err() != nil {
 		return s.interruption(ctx)
 	}
-	done := make(chan error, 1)
-	go func() { done <- run() }()
+	done := make(chan waited, 1)
+	go func() {
+		var w waited
+		defer func() {
+			if !w.returned {
+				w.panicked = recover()
+			}
+			done <- w
+		}()
+		w.err = run()
+		w.returned = true
+	}()
 	if timeout > 0 && s.interrupt != nil {
 		timer := time.AfterFunc(timeout, func() { s.interrupt(errSendTimeout) })
 		defer timer.Stop()
 	}
 	select {
-	case err := <-done:
+	case w := <-done:
+		if !w.returned {
+			panic(w.panicked)
+		}
 		s.idle.touch()
-		return err
+		return w.err
 	case <-ctx.Done():
+		return s.interruption(ctx)
 	}
-	if s.ServerStream.Context().Err() != nil { // gRPC knows of it, and has the error
-		return <-done
-	}
-	return s.interruption(ctx)
 }
 
 // interruption returns the error by which a stream was interrupted.
 func (s *serverStream) interruption(ctx context.Context) error {
+	s.cut.Store(true)
 	cause := context.Cause(ctx)
 	switch {
 	case errors.Is(cause, errIdle), errors.Is(cause, errSendTimeout):
@@ -123,14 +153,21 @@ func (s *serverStream) interruption(ctx context.Context) error {
 }
 
 // explain returns the error of a handler, which is that of its interruption if
-// there was one: what the handler made of it tells the client less.
+// there was one: what the handler made of it tells the client less, and if it
+// made a success of it, nothing.
 func (s *serverStream) explain(err error) error {
-	if err != nil && s.interrupt != nil {
-		if cause := context.Cause(s.Context()); errors.Is(cause, errIdle) || errors.Is(cause, errSendTimeout) {
-			return cause
-		}
+	if !s.limited {
+		return err
 	}
-	return err
+	cause := context.Cause(s.Context())
+	switch {
+	case errors.Is(cause, errIdle), errors.Is(cause, errSendTimeout):
+		return cause
+	case errors.Is(cause, context.DeadlineExceeded) && s.cut.Load():
+		return errExpired
+	default:
+		return err
+	}
 }
 
 // stop releases what the limits hold.

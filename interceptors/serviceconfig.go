@@ -1,7 +1,6 @@
 package interceptors
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,13 +61,20 @@ func (r *configReader) failf(path, format string, args ...any) {
 }
 
 // object and list return a value as what they are named for. Null counts as a
-// value that is not there.
+// value that is not there; in an array, item does not take it for that.
 func (r *configReader) object(path string, v any) (map[string]any, bool) {
 	o, ok := v.(map[string]any)
 	if !ok && v != nil {
 		r.failf(path, "must be an object")
 	}
 	return o, ok
+}
+
+func (r *configReader) item(path string, v any) (map[string]any, bool) {
+	if v == nil {
+		r.failf(path, "must be an object")
+	}
+	return r.object(path, v)
 }
 
 func (r *configReader) list(path string, v any) ([]any, bool) {
@@ -85,7 +91,7 @@ func (r *configReader) methodConfigs(o map[string]any) MethodPolicies {
 	configs, _ := r.list(path, o["methodConfig"])
 	for i, v := range configs {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		m, ok := r.object(at, v)
+		m, ok := r.item(at, v)
 		if !ok {
 			continue
 		}
@@ -108,7 +114,7 @@ func (r *configReader) names(path string, v any) []configName {
 	list, _ := r.list(path, v)
 	for i, v := range list {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		o, ok := r.object(at, v)
+		o, ok := r.item(at, v)
 		if !ok {
 			continue
 		}
@@ -179,8 +185,10 @@ func (r *configReader) retryPolicy(path string, o map[string]any) *RetryPolicy {
 	p.Backoff.Base = min(p.Backoff.Base, p.Backoff.Max)
 	if v := o["retryableStatusCodes"]; v == nil {
 		r.failf(path+".retryableStatusCodes", "is required")
-	} else if p.Codes = r.codes(path+".retryableStatusCodes", v); p.Codes != nil && len(p.Codes) == 0 {
-		r.failf(path+".retryableStatusCodes", "must not be empty")
+	} else if p.Codes = r.codes(path+".retryableStatusCodes", v); len(p.Codes) == 0 {
+		if list, ok := v.([]any); ok && len(list) == 0 {
+			r.failf(path+".retryableStatusCodes", "must not be empty")
+		}
 	}
 	return p
 }
@@ -315,12 +323,13 @@ func parseDuration(s string) (time.Duration, error) {
 	if !ok {
 		return 0, errors.New("must end in \"s\" for seconds")
 	}
-	if strings.HasPrefix(number, "-") {
-		return 0, errors.New("must not be less than 0s")
-	}
+	number, negative := strings.CutPrefix(number, "-")
 	whole, fraction, _ := strings.Cut(number, ".")
 	digits := func(s string) bool { return strings.Trim(s, "0123456789") == "" }
-	if whole+fraction == "" || !digits(whole) || !digits(fraction) || len(fraction) > 9 {
+	if negative && strings.Trim(whole+fraction, "0") != "" && digits(whole+fraction) {
+		return 0, errors.New("must not be less than 0s")
+	}
+	if whole+fraction == "" || !digits(whole) || !digits(fraction) || len(fraction) > 9 || len(whole) > 1 && whole[0] == '0' {
 		return 0, errors.New("must be seconds in decimal, with up to nine places")
 	}
 	var seconds, nanos int64
@@ -362,14 +371,22 @@ func (r *configReader) codes(path string, v any) []codes.Code {
 
 func parseCode(v any) (codes.Code, bool) {
 	var code codes.Code
-	text, ok := v.(string)
-	if ok {
-		text = strconv.Quote(strings.ToUpper(text))
-	} else if n, isNumber := v.(json.Number); isNumber {
-		text = n.String()
-	} else {
+	switch v := v.(type) {
+	case string:
+		upper := strings.Map(func(r rune) rune {
+			if 'a' <= r && r <= 'z' { // and nothing that only looks like it
+				r -= 'a' - 'A'
+			}
+			return r
+		}, v)
+		return code, code.UnmarshalJSON([]byte(strconv.Quote(upper))) == nil
+	case json.Number:
+		f, err := v.Float64()
+		if err != nil || f != math.Trunc(f) || f < 0 || f > float64(codes.Unauthenticated) {
+			return 0, false
+		}
+		return codes.Code(f), true
+	default:
 		return 0, false
 	}
-	err := code.UnmarshalJSON(bytes.Clone([]byte(text)))
-	return code, err == nil
 }

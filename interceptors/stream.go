@@ -2,12 +2,14 @@ package interceptors
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 )
 
@@ -39,10 +41,13 @@ type streamCall struct {
 	desc     *grpc.StreamDesc
 	cc       *grpc.ClientConn
 	streamer grpc.Streamer
+	cancel   context.CancelFunc // of the call's context
 
 	recv  gate
 	send  gate
 	final atomic.Pointer[streamAttempt] // set when it is committed
+
+	panicked atomic.Pointer[any] // what something below has panicked with
 
 	mu      sync.Mutex
 	driving bool
@@ -119,10 +124,38 @@ func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
 func (s *streamCall) makeCancellable() {
 	bounded := s.release
 	ctx, cancel := context.WithCancel(s.ctx)
-	s.ctx, s.release = ctx, cancel
-	if bounded != nil {
-		s.release = func() { cancel(); bounded() }
+	s.ctx, s.cancel = ctx, cancel
+	unwatch := context.AfterFunc(ctx, s.contextEnded)
+	s.release = func() {
+		unwatch()
+		cancel()
+		if bounded != nil {
+			bounded()
+		}
 	}
+}
+
+// contextEnded ends the call when its context has ended, unless gRPC sees to it:
+// the attempt may have ended before, and nobody have looked.
+func (s *streamCall) contextEnded() {
+	s.mu.Lock()
+	defer s.unlock()
+	switch a := s.current; {
+	case s.over || s.driving:
+	case a == nil: // it was to be hedged, and has had no request
+		s.over, s.result = true, s.contextError()
+		s.end(s.result)
+	case a.finished.Load():
+		s.finishLocked(a, s.contextError())
+	}
+}
+
+// contextError returns the error of a call whose context has ended.
+func (s *streamCall) contextError() error {
+	if errors.Is(s.ctx.Err(), context.DeadlineExceeded) {
+		return newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the deadline has passed")
+	}
+	return cancelledError()
 }
 
 // start opens the first attempt, or prepares for several at the same time.
@@ -140,8 +173,10 @@ func (s *streamCall) start() (err error) {
 		}
 	}()
 	if err = s.refuse(); err == nil {
-		if s.hedges() && s.desc.ServerStreams && !s.desc.ClientStreams {
-			s.prepareRace()
+		hedged := s.hedges() && s.desc.ServerStreams && !s.desc.ClientStreams
+		s.plainUnless(hedged)
+		if hedged {
+			s.race = &streamRace{ready: make(chan struct{})}
 		} else {
 			_, err = s.open()
 		}
@@ -164,15 +199,14 @@ func (s *streamCall) unlock() {
 }
 
 // drop ends the call of a stream that the application has dropped.
-func (s *streamCall) drop() { s.release() }
+func (s *streamCall) drop() { s.cancel() }
 
 // SendMsg sends a message. As on any stream of gRPC, it must not be changed
 // afterwards, and io.EOF says that the status is to be had from RecvMsg.
 func (h *clientStream) SendMsg(m any) error {
 	defer runtime.KeepAlive(h)
 	if h.race != nil {
-		h.startRace(m)
-		return nil
+		return h.startRace(m)
 	}
 	return h.sendMsg(m)
 }
@@ -203,13 +237,10 @@ func (h *clientStream) Header() (metadata.MD, error) {
 // Trailer returns the trailer of a stream that has ended.
 func (h *clientStream) Trailer() metadata.MD {
 	defer runtime.KeepAlive(h)
-	h.mu.Lock()
-	a := h.current
-	h.mu.Unlock()
-	if a == nil || a.cs == nil {
-		return nil
+	if a := h.lastAttempt(); a != nil {
+		return a.cs.Trailer()
 	}
-	return a.cs.Trailer()
+	return nil
 }
 
 // Context returns the stream's context: that of the last attempt, or before
@@ -219,5 +250,25 @@ func (h *clientStream) Context() context.Context {
 	if a := h.final.Load(); a != nil {
 		return a.cs.Context()
 	}
+	if a := h.lastAttempt(); a != nil && h.ended() {
+		return a.cs.Context()
+	}
 	return h.ctx
+}
+
+// lastAttempt returns the last attempt, or nil if that could not be opened.
+func (s *streamCall) lastAttempt() *streamAttempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current == nil || s.current.cs == nil {
+		return nil
+	}
+	return s.current
+}
+
+// ended reports whether the call is over.
+func (s *streamCall) ended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.over
 }

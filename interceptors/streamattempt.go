@@ -13,10 +13,10 @@ import (
 func (s *streamCall) open() (*streamAttempt, error) {
 	for {
 		a, err := s.openOne()
+		s.mu.Lock()
+		s.current = a
+		s.mu.Unlock()
 		if err == nil {
-			s.mu.Lock()
-			s.current = a
-			s.mu.Unlock()
 			if !s.mayRepeat() {
 				s.commit(a, "")
 			}
@@ -39,7 +39,17 @@ func (s *streamCall) mayRepeat() bool {
 func (s *streamCall) openOne() (*streamAttempt, error) {
 	a := &streamAttempt{attempt: &attempt{}}
 	ctx, _ := s.begin(a.attempt, 0)
+	returned := false
+	defer func() {
+		if !returned { // the streamer panicked
+			s.settleStream(a, errPanicked)
+			a.abandon()
+			s.decision = notRetryable
+			s.endAttempt(a.attempt, errPanicked, s.decision)
+		}
+	}()
 	err := s.openIn(ctx, a, s.opts)
+	returned = true
 	if err != nil {
 		s.settleStream(a, err)
 		a.abandon()
@@ -58,7 +68,9 @@ func (a *streamAttempt) abandon() {
 	if a.timer != nil {
 		a.timer.Stop()
 	}
-	a.cancel()
+	if a.cancel != nil { // it got as far as that
+		a.cancel()
+	}
 }
 
 // openIn opens an attempt in a context.
@@ -131,15 +143,26 @@ func (s *streamCall) commit(a *streamAttempt, by string) {
 }
 
 func (s *streamCall) commitLocked(a *streamAttempt, by string) {
+	if by == byMessage || by == byHeader {
+		a.answered()
+	}
 	if s.final.Load() != nil {
 		return
 	}
 	a.commit = by
-	if by == byMessage || by == byHeader {
-		a.answered()
-	}
 	s.kept.drop(s.Client)
 	s.final.Store(a)
+}
+
+// commitCurrent commits an attempt unless it is being replaced.
+func (s *streamCall) commitCurrent(a *streamAttempt, by string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.driving || s.current != a {
+		return false
+	}
+	s.commitLocked(a, by)
+	return true
 }
 
 // answered lifts the attempt's timeout, which bounds the time until a response.
@@ -217,9 +240,21 @@ func (s *streamCall) failed(a *streamAttempt, err error, sending bool) (again bo
 		s.send.leave()
 		return false, err
 	}
+	replaced := false
+	defer func() {
+		if !replaced { // something below panicked
+			s.mu.Lock()
+			s.driving, s.over, s.result = false, true, errPanicked
+			s.kept.drop(s.Client)
+			s.end(errPanicked)
+			s.unlock()
+			s.send.leave()
+		}
+	}()
 	err = s.explain(a, err)
 	s.settleStream(a, err)
 	next, err := s.replace(a, err)
+	replaced = true
 	if next == nil {
 		s.mu.Lock()
 		s.driving = false
@@ -266,6 +301,7 @@ func (s *streamCall) sendAgain(a *streamAttempt, messages []any, half bool) {
 	}
 	go func() {
 		defer s.send.leave()
+		defer s.keepPanic(a)
 		for _, m := range messages {
 			if a.cs.SendMsg(m) != nil {
 				return // whoever receives finds out why
@@ -276,4 +312,20 @@ func (s *streamCall) sendAgain(a *streamAttempt, messages []any, half bool) {
 			_ = a.cs.CloseSend()
 		}
 	}()
+}
+
+// keepPanic keeps a panic of something below for whoever receives, in whose
+// place it would have been.
+func (s *streamCall) keepPanic(a *streamAttempt) {
+	if v := recover(); v != nil {
+		s.panicked.Store(&v)
+		a.cancel()
+	}
+}
+
+// passPanic panics if something below has.
+func (s *streamCall) passPanic() {
+	if v := s.panicked.Load(); v != nil {
+		panic(*v)
+	}
 }

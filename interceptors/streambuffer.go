@@ -11,6 +11,9 @@ const (
 	defaultClientBuffer = 16 << 20
 )
 
+// frameHeader is what gRPC puts before each message.
+const frameHeader = 5
+
 // kept are the messages of a stream that could be sent again. They are kept as
 // they are: gRPC forbids to change a message that has been sent.
 type kept struct {
@@ -20,8 +23,8 @@ type kept struct {
 
 // add keeps a message, and reports false if it is too much.
 func (k *kept) add(c *Client, m any) bool {
-	size := sizeOf(m)
-	if size < 0 || k.size+size > c.callBuffer {
+	size := frameHeader + sizeOf(m)
+	if size < frameHeader || k.size+size > c.callBuffer {
 		return false
 	}
 	if c.buffered.Add(int64(size)) > int64(c.clientBuffer) {

@@ -15,61 +15,51 @@ import (
 // with the request, and is won by the first response header: by then a server
 // has begun to answer.
 type streamRace struct {
-	begun    bool
-	ready    chan struct{} // closed when it is over
-	panicked any
-}
-
-// prepareRace makes ready for a race, and ends the call if it is cancelled
-// before there is a request.
-func (s *streamCall) prepareRace() {
-	s.race = &streamRace{ready: make(chan struct{})}
-	context.AfterFunc(s.ctx, func() {
-		s.mu.Lock()
-		defer s.unlock()
-		if !s.race.begun && !s.over {
-			s.over, s.result = true, cancelledError()
-			if errors.Is(s.ctx.Err(), context.DeadlineExceeded) {
-				s.result = newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the deadline has passed")
-			}
-			s.end(s.result)
-		}
-	})
+	begun bool
+	ready chan struct{} // closed when it is over
 }
 
 // startRace sends the request by the hedging policy.
-func (s *streamCall) startRace(request any) {
+func (s *streamCall) startRace(request any) error {
 	s.mu.Lock()
-	begun := s.race.begun || s.over
-	if !begun {
-		s.race.begun, s.driving = true, true
+	defer s.mu.Unlock()
+	switch {
+	case s.race.begun:
+		return newError(codes.Internal, ReasonMisuse, "a second request was sent on a call that has one")
+	case s.over:
+		return nil // as gRPC has it: the error is for RecvMsg
 	}
-	s.mu.Unlock()
-	if !begun {
-		go s.runRace(request)
-	}
+	s.race.begun, s.driving = true, true
+	go s.runRace(request)
+	return nil
 }
 
-// awaitRace waits for the race, if there is one that has begun.
+// awaitRace waits for the race, if there is one, or for the end of the call.
 func (s *streamCall) awaitRace() {
-	if s.race != nil {
+	if s.race == nil {
+		return
+	}
+	select {
+	case <-s.race.ready:
+	case <-s.ctx.Done():
 		s.mu.Lock()
 		begun := s.race.begun
 		s.mu.Unlock()
 		if begun {
 			<-s.race.ready
-			if s.race.panicked != nil {
-				panic(s.race.panicked)
-			}
+		} else {
+			s.contextEnded() // if it has not been noticed yet
 		}
 	}
+	s.passPanic()
 }
 
 func (s *streamCall) runRace(request any) {
 	returned := false
 	defer func() {
 		if !returned { // the panic goes on in whoever receives
-			s.race.panicked = recover()
+			v := recover()
+			s.panicked.Store(&v)
 			s.mu.Lock()
 			s.over, s.result = true, errPanicked
 			s.end(errPanicked)
@@ -81,7 +71,7 @@ func (s *streamCall) runRace(request any) {
 	last, err := s.call.race(func(ctx context.Context, r *runner) error {
 		a := &streamAttempt{attempt: &r.attempt}
 		r.message = a
-		return s.respond(ctx, a, request)
+		return s.respond(ctx, a, r.cancel, request)
 	})
 	a, _ := last.message.(*streamAttempt) // set before anything can fail
 	s.mu.Lock()
@@ -99,10 +89,14 @@ func (s *streamCall) runRace(request any) {
 	returned = true
 }
 
-// respond opens an attempt, sends it the request, and waits for a response.
-func (s *streamCall) respond(ctx context.Context, a *streamAttempt, request any) error {
+// respond opens an attempt, sends it the request, and waits for a response. The
+// context is the attempt's own, and release releases it.
+func (s *streamCall) respond(ctx context.Context, a *streamAttempt, release context.CancelFunc, request any) error {
 	opts := append(slices.Clone(s.opts), grpc.Header(&a.header))
-	if err := s.openIn(ctx, a, opts); err != nil {
+	err := s.openIn(ctx, a, opts)
+	cancel := a.cancel
+	a.cancel = func() { cancel(); release() }
+	if err != nil {
 		a.abandon()
 		return err
 	}
@@ -115,7 +109,7 @@ func (s *streamCall) respond(ctx context.Context, a *streamAttempt, request any)
 	if header, err := a.cs.Header(); header != nil && err == nil {
 		return nil
 	}
-	err := a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
+	err = a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
 	if err == nil || errors.Is(err, io.EOF) {
 		return nil
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
@@ -26,10 +25,7 @@ func (s *streamCall) sendMsg(m any) error {
 		}
 		s.mu.Unlock()
 	}
-	err := a.cs.SendMsg(m)
-	if err == nil {
-		a.sent.Add(1)
-	}
+	err := s.sendOn(a, m)
 	switch {
 	case err == nil:
 	case !errors.Is(err, io.EOF): // made on this side, so that another attempt would not help
@@ -46,12 +42,29 @@ func (s *streamCall) sendMsg(m any) error {
 	return err
 }
 
+// sendOn sends a message on an attempt. If that panics, send is free again.
+func (s *streamCall) sendOn(a *streamAttempt, m any) error {
+	returned := false
+	defer func() {
+		if !returned {
+			s.send.leave()
+		}
+	}()
+	err := a.cs.SendMsg(m)
+	returned = true
+	if err == nil {
+		a.sent.Add(1)
+	}
+	return err
+}
+
 // resolve finds out why an attempt has ended that a message could not be sent
 // on. It is called with recv and send held, and frees send as failed does.
 func (s *streamCall) resolve(a *streamAttempt) error {
-	if header, _ := a.cs.Header(); header != nil { // there is something to receive, and the status after it
+	if header, _ := a.cs.Header(); header != nil { // it has been answered, and there is nobody to send to
+		s.commit(a, byHeader)
 		s.send.leave()
-		return nil
+		return io.EOF
 	}
 	err := a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
 	if err == nil || errors.Is(err, io.EOF) {
@@ -72,7 +85,7 @@ func (s *streamCall) closeSend() error {
 	s.half = true
 	a := s.current
 	s.mu.Unlock()
-	if a == nil {
+	if a == nil || a.cs == nil {
 		return nil
 	}
 	return a.cs.CloseSend()
@@ -103,6 +116,12 @@ func (s *streamCall) recvMsg(m any) error {
 			s.finish(a, nil)
 			return err
 		}
+		s.passPanic()
+		if !s.desc.ServerStreams {
+			if header, _ := a.cs.Header(); header != nil { // the message may be in m already
+				s.commit(a, byMessage)
+			}
+		}
 		if again, err := s.failed(a, err, false); !again {
 			return err
 		}
@@ -120,15 +139,15 @@ func (s *streamCall) underWay() (*streamAttempt, error) {
 		}
 		return nil, s.result
 	}
-	if s.current == nil { // of several attempts, before there is a request
-		return nil, newError(codes.Internal, ReasonMisuse, "nothing can be received before the request has been sent")
-	}
 	return s.current, nil
 }
 
 // recvOn receives on the last attempt.
 func (s *streamCall) recvOn(a *streamAttempt, m any) error {
 	err := a.cs.RecvMsg(m)
+	if err != nil {
+		s.passPanic()
+	}
 	switch {
 	case err == nil:
 		s.receivedOn(a)
@@ -162,15 +181,29 @@ func (a *streamAttempt) responseHeader() (metadata.MD, error) {
 
 // responseHeader returns the response header, which commits the stream.
 func (s *streamCall) responseHeader() (metadata.MD, error) {
-	if a := s.final.Load(); a != nil {
-		return a.responseHeader()
+	for !s.recv.tryEnter() { // somebody receives, or this is the user's OnFinish
+		a := s.lastAttempt()
+		if a == nil {
+			return nil, nil //nolint:nilnil // as gRPC has it: the error is for RecvMsg
+		}
+		header, err := a.responseHeader()
+		if s.ended() || header != nil && s.commitCurrent(a, byHeader) {
+			return header, err
+		}
+		s.recv.enter() // who receives finds out what has become of it
+		s.recv.leave()
 	}
-	s.recv.enter()
 	defer s.recv.leave()
 	for {
+		if s.ended() {
+			if a := s.lastAttempt(); a != nil {
+				return a.responseHeader()
+			}
+			return nil, nil //nolint:nilnil // as gRPC has it: the error is for RecvMsg
+		}
 		a, err := s.underWay()
 		if err != nil {
-			return nil, nil //nolint:nilnil // as gRPC has it: the error is for RecvMsg
+			continue // it has just ended
 		}
 		if s.final.Load() == a {
 			return a.responseHeader()

@@ -22,6 +22,8 @@ type target struct {
 
 	throttle throttle
 
+	latencies cache[latency] // by method, of those hedged at a percentile
+
 	// reports is whether a reply has ever brought a report. From then on, a
 	// failure without one is not of the server's own making.
 	reports atomic.Bool
