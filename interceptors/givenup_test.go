@@ -63,7 +63,7 @@ func TestCallGivenUpInATimeOfItsOwnIsMarked(t *testing.T) {
 // again, however much earlier the reserves below made it end.
 func TestAttemptTimeoutIsKnownThroughTheReservesOfHopsBelow(t *testing.T) {
 	t.Parallel()
-	for name, reserve := range map[string]time.Duration{"no reserve": 0, "a reserve": 50 * ms} {
+	for name, reserve := range map[string]time.Duration{"a small reserve": 2 * ms, "a large reserve": 50 * ms} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
