@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -67,7 +68,7 @@ func TestHalvesCloseAsTheyDoInGRPC(t *testing.T) {
 			header, err := s.Header()
 			_, got := s.recv()
 			_, again := s.recv()
-			return []string{fmt.Sprint(header != nil), outcome(err), outcome(got), outcome(again)}
+			return []string{strconv.FormatBool(header != nil), outcome(err), outcome(got), outcome(again)}
 		},
 	}
 	for _, k := range kinds()[1:] {

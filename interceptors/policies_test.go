@@ -218,3 +218,47 @@ func TestWaitForReady(t *testing.T) {
 		}
 	})
 }
+
+// Two options for one call are one policy, in which the later weighs more.
+func TestOptionsForOneCallAddUp(t *testing.T) {
+	t.Parallel()
+	second := interceptors.UsePolicy(interceptors.Policy{Timeout: time.Second})
+	for name, opts := range map[string][]grpc.CallOption{
+		"no retry, then a timeout": {interceptors.NoRetry(), second},
+		"a timeout, then no retry": {second, interceptors.NoRetry()},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			seen := newArrival()
+			n := serve(t, func(ctx context.Context) error { _ = seen.handle(ctx); return errUnavailable })
+			_ = idempotent(n.dial(newClient(t).DialOptions()...))(t.Context(), opts...)
+			if left := <-seen.left; left != time.Second || len(seen.left) > 0 {
+				t.Errorf("%s: %v left, and %d more attempts", name, left, len(seen.left))
+			}
+		})
+	}
+}
+
+// The throttle of a service config holds for a target, beside the budget.
+func TestRetryThrottlingOfAServiceConfigHolds(t *testing.T) {
+	t.Parallel()
+	leaf := &counter{fail: always(errUnavailable)}
+	client := newClient(t, quick(), interceptors.WithBudget(purse(budget.Burst(1000), budget.PerRequest(10))),
+		interceptors.WithServiceConfig(`{"retryThrottling": {"maxTokens": 10, "tokenRatio": 1}}`))
+	do := idempotent(serve(t, leaf.handle).dial(client.DialOptions()...))
+	for range 20 {
+		_ = do(t.Context())
+	}
+	// Five failures close it: three attempts and two, and one each from then on.
+	if leaf.calls.Load() != 23 {
+		t.Errorf("%d calls for 20 requests, want 23", leaf.calls.Load())
+	}
+	leaf.fail = nil
+	for range 8 {
+		_ = do(t.Context())
+	}
+	leaf.calls.Store(0)
+	leaf.fail = always(errUnavailable)
+	if _ = do(t.Context()); leaf.calls.Load() < 2 {
+		t.Error("successes do not open it")
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // A stream without a deadline gets the server's default, and a handler that
@@ -173,5 +174,70 @@ func TestOverloadedServerTellsOthersToo(t *testing.T) {
 	}
 	if reason(err) != interceptors.ReasonOverloaded || retryDelay(err) != 2*ms {
 		t.Errorf("status %v with a delay of %v, want 2 ms", err, retryDelay(err))
+	}
+}
+
+func sendUntilItFails(s side) {
+	for s.send(strings.Repeat("x", 20_000)) == nil {
+		continue
+	}
+}
+
+// A stream that a limit cut short is no success, whatever its handler makes of
+// it.
+func TestStreamCutShortIsNoSuccess(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		opt    interceptors.ServerOption
+		reason string
+	}{
+		"idle":     {interceptors.WithStreamIdleLimit(time.Minute), interceptors.ReasonStreamIdle},
+		"not read": {interceptors.WithStreamSendTimeout(time.Minute), interceptors.ReasonSendTimeout},
+		"late":     {interceptors.WithDefaultDeadline(time.Minute), interceptors.ReasonDeadlineExpired},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := serveStreams(t, func(s side, _ grpc.ServerStream) error {
+					if name != "idle" {
+						sendUntilItFails(s)
+					}
+					_, _ = s.recv()
+					return nil
+				}, newServer(t, tc.opt).ServerOptions()...)
+				s, err := kinds()[2].open(t.Context(), n.dial())
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Hour)
+				if _, err := s.all(); reason(err) != tc.reason {
+					t.Errorf("got %v, want %s", err, tc.reason)
+				}
+			})
+		})
+	}
+}
+
+// bomb is a message that cannot be marshalled.
+type bomb struct{}
+
+func (bomb) ProtoReflect() protoreflect.Message { panic("a bomb") }
+
+// A panic in a stream with limits can be recovered from, as one without can.
+func TestPanicInALimitedStreamCanBeRecovered(t *testing.T) {
+	t.Parallel()
+	recovered := grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				err = status.Errorf(codes.Internal, "recovered: %v", v)
+			}
+		}()
+		return h(srv, ss)
+	})
+	n := serveStreams(t, func(_ side, ss grpc.ServerStream) error { return ss.SendMsg(bomb{}) },
+		append([]grpc.ServerOption{recovered}, newServer(t, interceptors.WithStreamIdleLimit(time.Hour)).ServerOptions()...)...)
+	_, err := kinds()[2].exchange(t.Context(), n.dial(), []string{"a"})
+	if status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "a bomb") {
+		t.Errorf("got %v", err)
 	}
 }

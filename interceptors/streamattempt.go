@@ -243,11 +243,7 @@ func (s *streamCall) failed(a *streamAttempt, err error, sending bool) (again bo
 	replaced := false
 	defer func() {
 		if !replaced { // something below panicked
-			s.mu.Lock()
-			s.driving, s.over, s.result = false, true, errPanicked
-			s.kept.drop(s.Client)
-			s.end(errPanicked)
-			s.unlock()
+			s.giveUp()
 			s.send.leave()
 		}
 	}()
@@ -265,6 +261,15 @@ func (s *streamCall) failed(a *streamAttempt, err error, sending bool) (again bo
 	s.sendAgain(next, messages, half)
 	s.settleDown(next)
 	return true, nil
+}
+
+// giveUp ends the call after a panic.
+func (s *streamCall) giveUp() {
+	s.mu.Lock()
+	defer s.unlock()
+	s.driving, s.over, s.result = false, true, errPanicked
+	s.kept.drop(s.Client)
+	s.end(errPanicked)
 }
 
 // replace opens an attempt in the place of one that has failed, or else ends

@@ -60,10 +60,7 @@ func (s *streamCall) runRace(request any) {
 		if !returned { // the panic goes on in whoever receives
 			v := recover()
 			s.panicked.Store(&v)
-			s.mu.Lock()
-			s.over, s.result = true, errPanicked
-			s.end(errPanicked)
-			s.unlock()
+			s.giveUp()
 		}
 		close(s.race.ready)
 	}()

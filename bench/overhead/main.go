@@ -46,14 +46,15 @@ func run(rounds, calls int, out string) error {
 		series[i].healthy = h
 	}
 	for round := range rounds {
-		fmt.Fprintf(os.Stderr, "\rround %d of %d", round+1, rounds)
+		if round%max(1, rounds/10) == 0 {
+			fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
+		}
 		for i := range stacks { // each stack comes first, second and third in turn
 			if err := series[(round+i)%len(stacks)].measure(calls); err != nil {
 				return err
 			}
 		}
 	}
-	fmt.Fprintln(os.Stderr)
 	var text strings.Builder
 	fmt.Fprintf(&text, page, rounds, calls, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
 	for i, stack := range stacks {
