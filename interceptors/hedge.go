@@ -194,7 +194,6 @@ func (h *race) ended(r *runner) bool {
 		}
 		h.timer.Stop()
 	case push.said && len(h.running) > 0: // the next one when the server wants it
-		h.delayed = true
 		h.timer.Reset(push.after)
 	case push.said:
 		if again, err := h.pauseFor(r, push.after); !again {
