@@ -223,32 +223,6 @@ func TestHedgingAfterAFailure(t *testing.T) {
 	}
 }
 
-// A pushback while the percentile is not known yet makes one hedge when it says,
-// and not the others at once.
-func TestPushbackIsNoDelayForTheHedgesAfterIt(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var served atomic.Int64
-		n := serve(t, func(ctx context.Context) error {
-			switch served.Add(1) {
-			case 1: // fails, and makes way for another at once
-				time.Sleep(10 * ms)
-				return errUnavailable
-			case 2:
-				time.Sleep(time.Second)
-				return nil
-			default:
-				return interceptors.Overloaded(ctx, codes.Unavailable, 100*ms)
-			}
-		}, newServer(t).ServerOptions()...)
-		do := idempotent(n.dial(newClient(t, interceptors.WithBudget(purse(budget.PerRequest(10))),
-			hedging(interceptors.HedgePolicy{MaxAttempts: 5, Delay: interceptors.HedgeAtP95})).DialOptions()...))
-		if err := do(t.Context()); err != nil || served.Load() != 2 {
-			t.Errorf("%v after %d attempts, want success after 2: there is no delay yet", err, served.Load())
-		}
-	})
-}
-
 // Each attempt has a reply and options of its own, and the user gets the
 // winner's.
 func TestReplyAndCallOptionsAreTheWinners(t *testing.T) {
