@@ -3,6 +3,7 @@ module github.com/hopbound/hopbound
 go 1.26.0
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/metric v1.47.0
 	go.opentelemetry.io/otel/sdk v1.47.0

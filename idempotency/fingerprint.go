@@ -1,0 +1,182 @@
+package idempotency
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// Fingerprint tells whether two requests with one key are the same write. The
+// zero value says nothing, and is the same as any.
+type Fingerprint struct {
+	// Schema names what Sum was made with: the message and all it is made of, and
+	// the fields that were chosen. Deterministic marshalling is not the same
+	// across schemas, so that sums of different ones tell nothing.
+	Schema string
+	Sum    [sha256.Size]byte
+}
+
+// Differs reports whether the requests are certainly not the same. Fingerprints
+// of different schemas, as there are while a service is being rolled out, do not
+// differ.
+func (f Fingerprint) Differs(other Fingerprint) bool {
+	return f.Schema != "" && f.Schema == other.Schema && f.Sum != other.Sum
+}
+
+// Fingerprinter makes the fingerprints of one method's requests. It is safe for
+// concurrent use.
+type Fingerprinter struct {
+	descriptor protoreflect.MessageDescriptor
+	paths      [][]protoreflect.FieldDescriptor // chosen, or nil for all
+	omitted    []protoreflect.FieldDescriptor   // of all
+	schema     func() (string, error)
+}
+
+// NewFingerprinter returns what makes the fingerprints of requests of a type.
+// They are made of the fields named, as paths of names with dots between; of
+// all fields if none is named, but for request_id, which is a key itself
+// (AIP-155), and field masks. A path that names no field, or leads through a
+// list or a map, is an error.
+func NewFingerprinter(request protoreflect.MessageDescriptor, fields ...string) (*Fingerprinter, error) {
+	f := &Fingerprinter{descriptor: request}
+	errs := make([]error, 0, len(fields))
+	for _, path := range fields {
+		chosen, err := resolvePath(request, path)
+		errs = append(errs, err)
+		if !slices.ContainsFunc(fields, func(other string) bool { return strings.HasPrefix(path, other+".") }) {
+			f.paths = append(f.paths, chosen) // else it is part of another that is chosen
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if len(fields) == 0 {
+		for i := range request.Fields().Len() {
+			if field := request.Fields().Get(i); omitted(field) {
+				f.omitted = append(f.omitted, field)
+			}
+		}
+	}
+	sorted := slices.Sorted(slices.Values(fields))
+	f.schema = sync.OnceValues(func() (string, error) { return schemaName(request, slices.Compact(sorted)) })
+	return f, nil
+}
+
+// omitted reports whether a field is no part of what a write is.
+func omitted(field protoreflect.FieldDescriptor) bool {
+	return field.Name() == "request_id" ||
+		field.Message() != nil && field.Message().FullName() == "google.protobuf.FieldMask"
+}
+
+func resolvePath(m protoreflect.MessageDescriptor, path string) ([]protoreflect.FieldDescriptor, error) {
+	var fields []protoreflect.FieldDescriptor
+	for name := range strings.SplitSeq(path, ".") {
+		if m == nil {
+			return nil, fmt.Errorf("fingerprint field %q: %s is no message", path, fields[len(fields)-1].Name())
+		}
+		if n := len(fields); n > 0 && (fields[n-1].IsList() || fields[n-1].IsMap()) {
+			return nil, fmt.Errorf("fingerprint field %q: %s is a list or a map", path, fields[n-1].Name())
+		}
+		field := m.Fields().ByName(protoreflect.Name(name))
+		if field == nil {
+			return nil, fmt.Errorf("fingerprint field %q: %s has no field %q", path, m.FullName(), name)
+		}
+		fields = append(fields, field)
+		m = field.Message()
+	}
+	return fields, nil
+}
+
+// schemaName returns a name that is different whenever the same request might
+// be marshalled differently: a hash of the descriptors of the message and of all
+// that it refers to, and of the chosen fields.
+func schemaName(m protoreflect.MessageDescriptor, fields []string) (string, error) {
+	seen := map[protoreflect.FullName]protoreflect.MessageDescriptor{}
+	var visit func(protoreflect.MessageDescriptor)
+	visit = func(m protoreflect.MessageDescriptor) {
+		if _, ok := seen[m.FullName()]; ok {
+			return
+		}
+		seen[m.FullName()] = m
+		for i := range m.Fields().Len() {
+			if sub := m.Fields().Get(i).Message(); sub != nil {
+				visit(sub)
+			}
+		}
+	}
+	visit(m)
+	names := make([]string, 0, len(seen))
+	for name := range seen {
+		names = append(names, string(name))
+	}
+	slices.Sort(names)
+	parts := []string{strings.Join(fields, ",")}
+	for _, name := range names {
+		raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(protodesc.ToDescriptorProto(seen[protoreflect.FullName(name)]))
+		if err != nil {
+			return "", fmt.Errorf("descriptor of %s: %w", name, err)
+		}
+		parts = append(parts, name, string(raw))
+	}
+	sum := hash(parts...)
+	return string(m.FullName()) + "@" + hex.EncodeToString(sum[:8]), nil
+}
+
+// Of returns the fingerprint of a request, which must be of the type that f was
+// made for.
+func (f *Fingerprinter) Of(request proto.Message) (Fingerprint, error) {
+	m := request.ProtoReflect()
+	if m.Descriptor().FullName() != f.descriptor.FullName() {
+		return Fingerprint{}, fmt.Errorf("fingerprint of %s: got a %s", f.descriptor.FullName(), m.Descriptor().FullName())
+	}
+	schema, err := f.schema()
+	if err != nil {
+		return Fingerprint{}, err
+	}
+	switch {
+	case f.paths != nil:
+		m = f.chosen(m)
+	case f.anyOmitted(m):
+		m = proto.Clone(request).ProtoReflect()
+		for _, field := range f.omitted {
+			m.Clear(field)
+		}
+	}
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(m.Interface())
+	if err != nil {
+		return Fingerprint{}, fmt.Errorf("fingerprint of %s: %w", f.descriptor.FullName(), err)
+	}
+	return Fingerprint{Schema: schema, Sum: sha256.Sum256(raw)}, nil
+}
+
+func (f *Fingerprinter) anyOmitted(m protoreflect.Message) bool {
+	return slices.ContainsFunc(f.omitted, m.Has)
+}
+
+// chosen returns a message with nothing but the chosen fields.
+func (f *Fingerprinter) chosen(m protoreflect.Message) protoreflect.Message {
+	out := m.New()
+	for _, path := range f.paths {
+		from, to := m, out
+		last := len(path) - 1
+		for _, field := range path[:last] {
+			if !from.Has(field) {
+				from = nil
+				break
+			}
+			from, to = from.Get(field).Message(), to.Mutable(field).Message()
+		}
+		if from != nil && from.Has(path[last]) {
+			to.Set(path[last], from.Get(path[last]))
+		}
+	}
+	return out
+}

@@ -1,0 +1,35 @@
+package idempotency
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+)
+
+// NewID returns the ID of a write: a hash of the tenant or caller whose key it
+// is, the full method and the key. No key can be read off it.
+func NewID(tenant, fullMethod string, key Key) ID {
+	return ID(hash("id", tenant, fullMethod, string(key)))
+}
+
+// String returns the ID as text that can be part of any store's key.
+func (id ID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]) }
+
+// Child returns the key of a write that a handler makes while it runs the write
+// named by id: a hash of both, the callee's method and the step, which is a name
+// or the number of the call. A parent that runs again makes the same keys.
+func (id ID) Child(key Key, fullMethod, step string) Key {
+	sum := hash("child", string(id[:]), string(key), fullMethod, step)
+	return Key(base64.RawURLEncoding.EncodeToString(sum[:]))
+}
+
+// hash returns the hash of parts, each with its length before it, so that no
+// two lists of parts look the same.
+func hash(parts ...string) [sha256.Size]byte {
+	var buf []byte
+	for _, p := range parts {
+		buf = binary.BigEndian.AppendUint64(buf, uint64(len(p)))
+		buf = append(buf, p...)
+	}
+	return sha256.Sum256(buf)
+}

@@ -1,0 +1,338 @@
+package idempotency
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Memory is a [Store] in the memory of one process. It is bounded: when it is
+// full it refuses new IDs, and never gives up one that is pending or whose
+// retention lasts. What it keeps is gone when the process ends.
+//
+// Records are kept in shards, each with its lock, and each shard knows which of
+// its records is due to be dropped next, so that nothing is ever scanned.
+type Memory struct {
+	shards   []shard
+	capacity int       // of each shard
+	begun    time.Time // what the store's time counts from
+}
+
+// shardBits is the logarithm of the number of shards.
+const shardBits = 6
+
+type shard struct {
+	mu      sync.Mutex
+	records map[ID]*memoryRecord
+	due     dueHeap
+	fence   uint64   // the highest given out in the shard, by which it outlives records
+	_       [24]byte // a cache line for each shard's lock
+}
+
+type memoryRecord struct {
+	id          ID
+	owner       string
+	fence       uint64
+	fingerprint Fingerprint
+	until       time.Duration // the end of the lease, or of the retention
+	outcome     []byte
+	done        bool
+	due         time.Duration // when it is to be looked at again
+	place       int           // in the heap
+	changed     chan struct{} // closed when it ceases to be pending or to be its owner's; nil if nobody waits
+}
+
+// MemoryOption configures a [Memory].
+type MemoryOption func(*memorySettings)
+
+type memorySettings struct{ capacity int }
+
+const defaultCapacity = 1 << 20
+
+// MemoryCapacity bounds the number of records, pending and done. It is rounded
+// up to a multiple of 64. The default is a million.
+func MemoryCapacity(records int) MemoryOption {
+	return func(s *memorySettings) { s.capacity = records }
+}
+
+// abandoned is how long a pending record is kept after its lease has run out, so
+// that its owner may still complete it if nobody takes over.
+const abandoned = time.Hour
+
+// NewMemory returns an empty store. It starts no goroutine.
+func NewMemory(opts ...MemoryOption) *Memory {
+	s := memorySettings{capacity: defaultCapacity}
+	for _, opt := range opts {
+		opt(&s)
+	}
+	const shards = 1 << shardBits
+	m := &Memory{
+		shards:   make([]shard, shards),
+		capacity: max(1, (s.capacity+shards-1)/shards),
+		begun:    time.Now(),
+	}
+	for i := range m.shards {
+		m.shards[i].records = map[ID]*memoryRecord{}
+	}
+	return m
+}
+
+var _ Store = (*Memory)(nil)
+
+// now returns the store's time.
+func (m *Memory) now() time.Duration { return time.Since(m.begun) }
+
+// shard returns where an ID is kept. IDs are hashes, so that any of their bits
+// will do.
+func (m *Memory) shard(id ID) *shard {
+	return &m.shards[binary.BigEndian.Uint64(id[:])>>(64-shardBits)]
+}
+
+// Begin claims a write, or tells what is known of it.
+func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
+	if err := ctx.Err(); err != nil {
+		return Begun{}, fmt.Errorf("begin: %w", err)
+	}
+	if claim.Owner == "" || claim.Lease <= 0 {
+		return Begun{}, errors.New("idempotency: a claim needs an owner, and a lease of more than nothing")
+	}
+	s, now := m.shard(claim.ID), m.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(now)
+	r := s.records[claim.ID]
+	if r != nil && r.done && r.until <= now {
+		s.remove(r)
+		r = nil
+	}
+	switch {
+	case r == nil:
+		return s.claim(claim, now, m.capacity)
+	case claim.Fingerprint.Differs(r.fingerprint):
+		return Begun{State: Reused}, nil
+	case r.done:
+		return Begun{State: Replay, Outcome: r.outcome}, nil
+	case r.owner == claim.Owner: // asked again, for want of an answer
+		return Begun{State: Run, Fence: r.fence}, nil
+	case r.until > now:
+		return Begun{State: Join}, nil
+	}
+	r.owner, r.fingerprint = claim.Owner, claim.Fingerprint
+	r.until = now + claim.Lease
+	s.fence++
+	r.fence = s.fence
+	r.tell()
+	return Begun{State: Run, Fence: r.fence, TakenOver: true}, nil
+}
+
+// claim makes a new record.
+func (s *shard) claim(claim Claim, now time.Duration, capacity int) (Begun, error) {
+	if len(s.records) >= capacity {
+		return Begun{}, ErrFull
+	}
+	s.fence++
+	r := &memoryRecord{
+		id: claim.ID, owner: claim.Owner, fence: s.fence,
+		fingerprint: claim.Fingerprint, until: now + claim.Lease,
+	}
+	s.records[claim.ID] = r
+	s.due.push(r, r.until+abandoned)
+	return Begun{State: Run, Fence: r.fence}, nil
+}
+
+// Complete ends a write with its outcome.
+func (m *Memory) Complete(ctx context.Context, lease Lease, outcome []byte, retention time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("complete: %w", err)
+	}
+	s, now := m.shard(lease.ID), m.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.owned(lease)
+	if r == nil {
+		return ErrLeaseLost
+	}
+	if r.done { // asked again, for want of an answer
+		return nil
+	}
+	r.done, r.outcome, r.until = true, outcome, now+max(0, retention)
+	r.tell()
+	return nil
+}
+
+// Extend makes the lease last for d from now.
+func (m *Memory) Extend(ctx context.Context, lease Lease, d time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("extend: %w", err)
+	}
+	s, now := m.shard(lease.ID), m.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.owned(lease)
+	if r == nil || r.done {
+		return ErrLeaseLost
+	}
+	r.until = max(r.until, now+d)
+	return nil
+}
+
+// Release gives up a write that had no effect.
+func (m *Memory) Release(ctx context.Context, lease Lease) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("release: %w", err)
+	}
+	s := m.shard(lease.ID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.owned(lease)
+	switch {
+	case r == nil: // it is no longer the owner's, which is what was asked for
+		return nil
+	case r.done:
+		return ErrLeaseLost
+	}
+	s.remove(r)
+	return nil
+}
+
+// Wait returns when the record may have ceased to be pending.
+func (m *Memory) Wait(ctx context.Context, id ID) error {
+	s, now := m.shard(id), m.now()
+	s.mu.Lock()
+	r := s.records[id]
+	if r == nil || r.done || r.until <= now {
+		s.mu.Unlock()
+		return ctx.Err()
+	}
+	if r.changed == nil {
+		r.changed = make(chan struct{})
+	}
+	changed, left := r.changed, r.until-now
+	s.mu.Unlock()
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-changed:
+		return nil
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Len returns how many records there are, pending and done, and those that are
+// due to be dropped and have not been yet.
+func (m *Memory) Len() int {
+	n := 0
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		n += len(s.records)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// owned returns the record of a lease, or nil if it is not its owner's any more.
+func (s *shard) owned(lease Lease) *memoryRecord {
+	r := s.records[lease.ID]
+	if r == nil || r.owner != lease.Owner || r.fence != lease.Fence {
+		return nil
+	}
+	return r
+}
+
+func (s *shard) remove(r *memoryRecord) {
+	delete(s.records, r.id)
+	s.due.remove(r)
+	r.tell()
+}
+
+// tell wakes those who wait for the record.
+func (r *memoryRecord) tell() {
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
+}
+
+// drop drops records that are due: a few at a time, more than one call adds. One
+// that is due later than was thought is put back.
+func (s *shard) drop(now time.Duration) {
+	const few = 2
+	for range few {
+		if len(s.due) == 0 || s.due[0].due > now {
+			return
+		}
+		r := s.due[0]
+		due := r.until
+		if !r.done {
+			due += abandoned
+		}
+		if due <= now {
+			s.remove(r)
+			continue
+		}
+		r.due = due
+		s.due.down(0)
+	}
+}
+
+// dueHeap is a heap of records by when they are due. Each record of a shard is in
+// it once, and knows where.
+type dueHeap []*memoryRecord
+
+func (h *dueHeap) push(r *memoryRecord, due time.Duration) {
+	r.due, r.place = due, len(*h)
+	*h = append(*h, r)
+	h.up(r.place)
+}
+
+// remove takes a record out.
+func (h *dueHeap) remove(r *memoryRecord) {
+	at, last := r.place, len(*h)-1
+	h.swap(at, last)
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	if at < last {
+		h.down(at)
+		h.up(at)
+	}
+}
+
+func (h *dueHeap) swap(i, j int) {
+	q := *h
+	q[i], q[j] = q[j], q[i]
+	q[i].place, q[j].place = i, j
+}
+
+func (h *dueHeap) up(i int) {
+	for i > 0 {
+		parent := (i - 1) / 2
+		if (*h)[parent].due <= (*h)[i].due {
+			return
+		}
+		h.swap(i, parent)
+		i = parent
+	}
+}
+
+func (h *dueHeap) down(i int) {
+	for {
+		least, q := i, *h
+		for _, child := range [...]int{2*i + 1, 2*i + 2} {
+			if child < len(q) && q[child].due < q[least].due {
+				least = child
+			}
+		}
+		if least == i {
+			return
+		}
+		h.swap(i, least)
+		i = least
+	}
+}

@@ -1,0 +1,110 @@
+package idempotency_test
+
+import (
+	"errors"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/idempotency/storetest"
+)
+
+func TestMemoryPassesTheSuite(t *testing.T) {
+	t.Parallel()
+	// A bubble cannot have subtests, so that the suite runs in real time.
+	storetest.Run(t, func(*testing.T) idempotency.Store { return idempotency.NewMemory() })
+}
+
+func TestMemoryIsLinearizable(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			storetest.CheckLinearizable(t, idempotency.NewMemory(), storetest.History{Clients: 12})
+		})
+	}
+}
+
+// A full store refuses new writes, and goes on with those it has. Room is made
+// by the end of retentions alone.
+func TestFullMemoryRefusesNewWritesAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := idempotency.NewMemory(idempotency.MemoryCapacity(640))
+		claim := func(i int) (idempotency.Begun, idempotency.Lease, error) {
+			id := idempotency.NewID("tenant", "/m", idempotency.Key(strconv.Itoa(i)))
+			b, err := m.Begin(t.Context(), idempotency.Claim{ID: id, Owner: "a", Lease: time.Minute})
+			return b, idempotency.Lease{ID: id, Owner: "a", Fence: b.Fence}, err
+		}
+		var kept []idempotency.Lease
+		refused := 0
+		for i := range 2000 {
+			switch _, l, err := claim(i); {
+			case err == nil:
+				kept = append(kept, l)
+			case errors.Is(err, idempotency.ErrFull):
+				refused++
+			default:
+				t.Fatal(err)
+			}
+		}
+		if len(kept) > 640 || len(kept) < 500 || m.Len() != len(kept) {
+			t.Fatalf("%d kept and %d refused, and there are %d", len(kept), refused, m.Len())
+		}
+		for _, l := range kept {
+			if err := m.Complete(t.Context(), l, []byte("outcome"), time.Hour); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(59 * time.Minute)
+		if _, _, err := claim(5000); !errors.Is(err, idempotency.ErrFull) {
+			t.Errorf("while all retentions last: %v, want that it is full", err)
+		}
+		time.Sleep(2 * time.Minute)
+		made := 0
+		for i := range 640 {
+			if _, _, err := claim(10_000 + i); err == nil {
+				made++
+			}
+		}
+		if made < 500 {
+			t.Errorf("%d claims after all retentions have ended", made)
+		}
+	})
+}
+
+// What is claimed and released leaves nothing.
+func TestMemoryForgetsWhatIsReleased(t *testing.T) {
+	t.Parallel()
+	m := idempotency.NewMemory()
+	for i := range 1000 {
+		id := idempotency.NewID("tenant", "/m", idempotency.Key(strconv.Itoa(i)))
+		b, err := m.Begin(t.Context(), idempotency.Claim{ID: id, Owner: "a", Lease: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Release(t.Context(), idempotency.Lease{ID: id, Owner: "a", Fence: b.Fence}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m.Len() != 0 {
+		t.Errorf("%d records are left", m.Len())
+	}
+}
+
+// A write whose owner never came back is forgotten in the end.
+func TestMemoryForgetsWhatIsAbandoned(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := idempotency.NewMemory(idempotency.MemoryCapacity(1))
+		for i := range 500 {
+			id := idempotency.NewID("tenant", "/m", idempotency.Key(strconv.Itoa(i)))
+			_, _ = m.Begin(t.Context(), idempotency.Claim{ID: id, Owner: "a", Lease: time.Minute})
+			time.Sleep(2 * time.Hour)
+		}
+		if m.Len() > 64 {
+			t.Errorf("%d records are left", m.Len())
+		}
+	})
+}

@@ -1,0 +1,148 @@
+package idempotency
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+
+	hopboundv1 "github.com/hopbound/hopbound/proto/hopbound/v1"
+	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// Outcome is what a call came to: a response or a failure, and the metadata that
+// its handler set. Whoever repeats the call gets the same.
+type Outcome struct {
+	// Status is that of a failure, and nil of a success.
+	Status *status.Status
+
+	// Response is that of a success, marshalled, and ResponseType the full name
+	// of its message. ResponseOmitted says that it was too large to keep.
+	Response        []byte
+	ResponseType    string
+	ResponseOmitted bool
+
+	// Header and Trailer are what the handler set.
+	Header, Trailer map[string][]string
+}
+
+// A record begins with what it is, so that no other bytes are taken for one:
+// plain, with a checksum, or sealed, with one of its own.
+const (
+	magicPlain  = "hbo1"
+	magicSealed = "hbs1"
+	checksumLen = 4
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Codec turns outcomes into the bytes that a store keeps, and back. The zero
+// value does not seal them. It is safe for concurrent use.
+type Codec struct {
+	// Keys seals outcomes, if it is not nil.
+	Keys *KeyRing
+}
+
+// Encode returns the record of an outcome. A sealed one can be read only under
+// the ID that it was made for.
+func (c Codec) Encode(id ID, o *Outcome) ([]byte, error) {
+	m := &hopboundv1.Outcome{
+		Response: o.Response, ResponseType: o.ResponseType, ResponseOmitted: o.ResponseOmitted,
+		Header: toMetadata(o.Header), Trailer: toMetadata(o.Trailer),
+	}
+	if o.Status != nil {
+		raw, err := proto.Marshal(o.Status)
+		if err != nil {
+			return nil, fmt.Errorf("status of an outcome: %w", err)
+		}
+		m.Status = raw
+	}
+	body, err := proto.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("outcome: %w", err)
+	}
+	if c.Keys != nil {
+		return c.Keys.seal(append(make([]byte, 0, len(body)+sealedExtra), magicSealed...), id, body)
+	}
+	record := append(append(make([]byte, 0, len(magicPlain)+len(body)+checksumLen), magicPlain...), body...)
+	return binary.BigEndian.AppendUint32(record, checksum(id, body)), nil
+}
+
+// Decode reads a record. An error wraps [ErrCorrupt] if the record is none, was
+// damaged, was made for another ID, or is sealed with a key that the ring has
+// not. A codec with keys does not read a record that is not sealed: it may not
+// be its own.
+func (c Codec) Decode(id ID, record []byte) (*Outcome, error) {
+	body, err := c.open(id, record)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	var m hopboundv1.Outcome
+	if err := proto.Unmarshal(body, &m); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	o := &Outcome{
+		Response: m.GetResponse(), ResponseType: m.GetResponseType(), ResponseOmitted: m.GetResponseOmitted(),
+		Header: fromMetadata(m.GetHeader()), Trailer: fromMetadata(m.GetTrailer()),
+	}
+	if len(m.GetStatus()) > 0 {
+		o.Status = &status.Status{}
+		if err := proto.Unmarshal(m.GetStatus(), o.Status); err != nil {
+			return nil, fmt.Errorf("%w: its status: %w", ErrCorrupt, err)
+		}
+	}
+	return o, nil
+}
+
+func (c Codec) open(id ID, record []byte) ([]byte, error) {
+	if len(record) < len(magicPlain) {
+		return nil, fmt.Errorf("%d bytes are no record", len(record))
+	}
+	magic, rest := string(record[:len(magicPlain)]), record[len(magicPlain):]
+	switch {
+	case magic == magicSealed && c.Keys != nil:
+		return c.Keys.open(id, rest)
+	case magic == magicSealed:
+		return nil, errNoKeys
+	case magic != magicPlain:
+		return nil, fmt.Errorf("it begins with %q", magic)
+	case c.Keys != nil:
+		return nil, errNotSealed
+	case len(rest) < checksumLen:
+		return nil, errTooShort
+	}
+	body, sum := rest[:len(rest)-checksumLen], binary.BigEndian.Uint32(rest[len(rest)-checksumLen:])
+	if checksum(id, body) != sum {
+		return nil, errChecksum
+	}
+	return body, nil
+}
+
+func checksum(id ID, body []byte) uint32 {
+	return crc32.Update(crc32.Checksum(id[:], castagnoli), castagnoli, body)
+}
+
+func toMetadata(md map[string][]string) []*hopboundv1.Metadata {
+	all := make([]*hopboundv1.Metadata, 0, len(md))
+	for key, values := range md {
+		m := &hopboundv1.Metadata{Key: key}
+		for _, v := range values {
+			m.Values = append(m.Values, []byte(v))
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+func fromMetadata(all []*hopboundv1.Metadata) map[string][]string {
+	if len(all) == 0 {
+		return nil
+	}
+	md := make(map[string][]string, len(all))
+	for _, m := range all {
+		for _, v := range m.GetValues() {
+			md[m.GetKey()] = append(md[m.GetKey()], string(v))
+		}
+	}
+	return md
+}

@@ -1,0 +1,89 @@
+package idempotency
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+var (
+	errNoKeys    = errors.New("it is sealed, and there are no keys")
+	errNotSealed = errors.New("it is not sealed, though there are keys")
+	errTooShort  = errors.New("it is too short")
+	errChecksum  = errors.New("its checksum is wrong")
+)
+
+// sealedExtra is about how much longer a sealed record is.
+const sealedExtra = 64
+
+// KeyRing seals outcomes with AES-GCM, so that a store does not see what is in
+// them, and cannot change it. A key is rotated by adding a new one and making it
+// the one to seal with; the old must stay until what it has sealed has expired.
+// A KeyRing is safe for concurrent use.
+type KeyRing struct {
+	sealWith string
+	keys     map[string]cipher.AEAD
+}
+
+// NewKeyRing returns a ring of keys by name, of 16, 24 or 32 bytes each, that
+// seals with the one named. A name has 1 to 255 bytes.
+func NewKeyRing(sealWith string, keys map[string][]byte) (*KeyRing, error) {
+	r := &KeyRing{sealWith: sealWith, keys: make(map[string]cipher.AEAD, len(keys))}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		if name == "" || len(name) > 255 {
+			errs = append(errs, fmt.Errorf("key %q: a name has 1 to 255 bytes", name))
+			continue
+		}
+		block, err := aes.NewCipher(keys[name])
+		if err != nil {
+			errs = append(errs, fmt.Errorf("key %q: %w", name, err))
+			continue
+		}
+		gcm, err := cipher.NewGCM(block)
+		errs = append(errs, err)
+		r.keys[name] = gcm
+	}
+	if _, ok := keys[sealWith]; !ok {
+		errs = append(errs, fmt.Errorf("there is no key %q to seal with", sealWith))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// seal appends the name of the key, a nonce and what is sealed to dst.
+func (r *KeyRing) seal(dst []byte, id ID, body []byte) ([]byte, error) {
+	gcm := r.keys[r.sealWith]
+	dst = append(append(dst, byte(min(len(r.sealWith), 255))), r.sealWith...)
+	start := len(dst)
+	dst = append(dst, make([]byte, gcm.NonceSize())...)
+	nonce := dst[start:]
+	_, _ = rand.Read(nonce) // never fails: it ends the program first
+	return gcm.Seal(dst, nonce, body, id[:]), nil
+}
+
+// open reads what seal has appended.
+func (r *KeyRing) open(id ID, sealed []byte) ([]byte, error) {
+	if len(sealed) < 1 || len(sealed) < 1+int(sealed[0]) {
+		return nil, errTooShort
+	}
+	name, rest := string(sealed[1:1+int(sealed[0])]), sealed[1+int(sealed[0]):]
+	gcm, ok := r.keys[name]
+	if !ok {
+		return nil, fmt.Errorf("it is sealed with a key %q that is not on the ring", name)
+	}
+	if len(rest) < gcm.NonceSize() {
+		return nil, errTooShort
+	}
+	body, err := gcm.Open(nil, rest[:gcm.NonceSize()], rest[gcm.NonceSize():], id[:])
+	if err != nil {
+		return nil, fmt.Errorf("sealed with key %q: %w", name, err)
+	}
+	return body, nil
+}

@@ -1,0 +1,114 @@
+package storetest_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/idempotency/storetest"
+)
+
+// faulty is a store whose connection is cut before some of its answers, or
+// before some of its questions.
+type faulty struct{ idempotency.Store }
+
+var errCut = errors.New("the connection was cut")
+
+func (f faulty) cut(step func() error) error {
+	switch rand.IntN(25) {
+	case 0:
+		return errCut
+	case 1:
+		_ = step()
+		return errCut
+	default:
+		return step()
+	}
+}
+
+func (f faulty) Begin(ctx context.Context, c idempotency.Claim) (b idempotency.Begun, err error) {
+	err = f.cut(func() (err error) { b, err = f.Store.Begin(ctx, c); return err })
+	if err != nil {
+		b = idempotency.Begun{}
+	}
+	return b, err
+}
+
+func (f faulty) Complete(ctx context.Context, l idempotency.Lease, outcome []byte, retention time.Duration) error {
+	return f.cut(func() error { return f.Store.Complete(ctx, l, outcome, retention) })
+}
+
+func (f faulty) Extend(ctx context.Context, l idempotency.Lease, d time.Duration) error {
+	return f.cut(func() error { return f.Store.Extend(ctx, l, d) })
+}
+
+func (f faulty) Release(ctx context.Context, l idempotency.Lease) error {
+	return f.cut(func() error { return f.Store.Release(ctx, l) })
+}
+
+// broken is a store that completes without a look at the fence.
+type broken struct {
+	idempotency.Store
+	mu     sync.Mutex
+	leases map[idempotency.ID]idempotency.Lease // the last of each
+}
+
+func (b *broken) Begin(ctx context.Context, c idempotency.Claim) (idempotency.Begun, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	begun, err := b.Store.Begin(ctx, c)
+	if begun.State == idempotency.Run {
+		b.leases[c.ID] = idempotency.Lease{ID: c.ID, Owner: c.Owner, Fence: begun.Fence}
+	}
+	return begun, err
+}
+
+func (b *broken) Complete(ctx context.Context, l idempotency.Lease, outcome []byte, retention time.Duration) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Store.Complete(ctx, b.leases[l.ID], outcome, retention) // whoever asks
+}
+
+func TestStoreWhoseConnectionIsCutIsLinearizable(t *testing.T) {
+	t.Parallel()
+	for range 5 {
+		synctest.Test(t, func(t *testing.T) {
+			storetest.CheckLinearizable(t, faulty{idempotency.NewMemory()}, storetest.History{})
+		})
+	}
+}
+
+// A store that completes without checking the fence is found out, and what it
+// did is drawn.
+func TestStoreThatIgnoresTheFenceIsFoundOut(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		drawing := filepath.Join(t.TempDir(), "history.html")
+		var result porcupine.CheckResult
+		synctest.Test(t, func(t *testing.T) {
+			var err error
+			store := &broken{Store: idempotency.NewMemory(), leases: map[idempotency.ID]idempotency.Lease{}}
+			if result, err = storetest.Linearizable(t.Context(), store, storetest.History{Drawing: drawing}); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if result != porcupine.Illegal {
+			continue
+		}
+		text, err := os.ReadFile(drawing)
+		if err != nil || !strings.Contains(string(text), "complete") {
+			t.Errorf("the drawing has %d bytes and no step: %v", len(text), err)
+		}
+		return
+	}
+	t.Error("twenty histories of a broken store were explained")
+}

@@ -1,0 +1,322 @@
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+)
+
+// Times of the suite. A lease is long enough for a slow store to answer many
+// times within it.
+const (
+	lease     = 300 * time.Millisecond
+	retention = 600 * time.Millisecond
+	beyond    = 200 * time.Millisecond // what is waited beyond the end of something
+)
+
+// outcome is that of most writes of the suite.
+const outcome = "outcome"
+
+// Run runs the suite. Each part of it asks for a store, which may be the same,
+// and uses IDs that no other part uses.
+func Run(t *testing.T, newStore func(t *testing.T) idempotency.Store) {
+	t.Helper()
+	for _, part := range parts {
+		t.Run(part.name, func(t *testing.T) {
+			part.run(&scene{T: t, store: newStore(t), id: newID(t)})
+		})
+	}
+	t.Run("many clients see one order", func(t *testing.T) { CheckLinearizable(t, newStore(t), History{}) })
+}
+
+var ids atomic.Uint64
+
+// newID returns an ID of its own.
+func newID(t *testing.T) idempotency.ID {
+	t.Helper()
+	return idempotency.NewID(fmt.Sprint(time.Now().UnixNano(), ids.Add(1)), t.Name(), idempotency.NewKey())
+}
+
+// scene is one part of the suite at work, with one ID.
+type scene struct {
+	*testing.T
+	store idempotency.Store
+	id    idempotency.ID
+}
+
+func (s *scene) begin(owner string, fp ...idempotency.Fingerprint) idempotency.Begun {
+	s.Helper()
+	claim := idempotency.Claim{ID: s.id, Owner: owner, Lease: lease}
+	if len(fp) > 0 {
+		claim.Fingerprint = fp[0]
+	}
+	b, err := s.store.Begin(s.Context(), claim)
+	if err != nil {
+		s.Fatalf("begin of %s: %v", owner, err)
+	}
+	return b
+}
+
+// run begins, and expects to be told to run.
+func (s *scene) run(owner string) idempotency.Lease {
+	s.Helper()
+	b := s.begin(owner)
+	if b.State != idempotency.Run {
+		s.Fatalf("%s was told %v, want run", owner, b.State)
+	}
+	return idempotency.Lease{ID: s.id, Owner: owner, Fence: b.Fence}
+}
+
+func (s *scene) want(b idempotency.Begun, state idempotency.State) {
+	s.Helper()
+	if b.State != state {
+		s.Errorf("told %v, want %v", b.State, state)
+	}
+}
+
+func (s *scene) complete(l idempotency.Lease, with string) error {
+	return s.store.Complete(s.Context(), l, []byte(with), retention)
+}
+
+func (s *scene) ok(err error) {
+	s.Helper()
+	if err != nil {
+		s.Error(err)
+	}
+}
+
+func (s *scene) lost(err error) {
+	s.Helper()
+	if !errors.Is(err, idempotency.ErrLeaseLost) {
+		s.Errorf("got %v, want that the lease is lost", err)
+	}
+}
+
+func schema(name, text string) idempotency.Fingerprint {
+	f := idempotency.Fingerprint{Schema: name}
+	copy(f.Sum[:], text)
+	return f
+}
+
+type part struct {
+	name string
+	run  func(s *scene)
+}
+
+var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
+	{"the first runs, and the others join", func(s *scene) {
+		s.run("a")
+		s.want(s.begin("b"), idempotency.Join)
+		s.want(s.begin("c"), idempotency.Join)
+	}},
+	{"an owner that asks again gets the same answer", func(s *scene) {
+		first, again := s.run("a"), s.run("a")
+		if first != again {
+			s.Errorf("fence %d, and then %d", first.Fence, again.Fence)
+		}
+	}},
+	{"whoever asks for what is done gets its outcome", func(s *scene) {
+		s.ok(s.complete(s.run("a"), outcome))
+		for _, owner := range []string{"a", "b"} {
+			b := s.begin(owner)
+			s.want(b, idempotency.Replay)
+			if string(b.Outcome) != outcome {
+				s.Errorf("%s got %q", owner, b.Outcome)
+			}
+		}
+	}},
+	{"completing again has no effect", func(s *scene) {
+		l := s.run("a")
+		s.ok(s.complete(l, outcome))
+		s.ok(s.complete(l, "another"))
+		if b := s.begin("b"); string(b.Outcome) != outcome {
+			s.Errorf("got %q", b.Outcome)
+		}
+	}},
+	{"only the owner completes", func(s *scene) {
+		l := s.run("a")
+		s.lost(s.complete(idempotency.Lease{ID: l.ID, Owner: "b", Fence: l.Fence}, "theirs"))
+		s.lost(s.complete(idempotency.Lease{ID: l.ID, Owner: "a", Fence: l.Fence + 1}, "theirs"))
+		s.lost(s.store.Extend(s.Context(), idempotency.Lease{ID: l.ID, Owner: "b", Fence: l.Fence}, lease))
+		s.want(s.begin("c"), idempotency.Join)
+	}},
+	{"nobody completes what was never begun", func(s *scene) {
+		s.lost(s.complete(idempotency.Lease{ID: s.id, Owner: "a", Fence: 1}, "of nothing"))
+		s.lost(s.store.Extend(s.Context(), idempotency.Lease{ID: s.id, Owner: "a", Fence: 1}, lease))
+	}},
+	{"another request with the key is told so", func(s *scene) {
+		s.want(s.begin("a", schema("x", "1")), idempotency.Run)
+		s.want(s.begin("b", schema("x", "2")), idempotency.Reused)
+		s.want(s.begin("b", schema("y", "2")), idempotency.Join)
+		s.want(s.begin("b"), idempotency.Join)
+	}},
+	{"also when it is done, and when its lease has run out", func(s *scene) {
+		b := s.begin("a", schema("x", "1"))
+		time.Sleep(lease + beyond)
+		s.want(s.begin("b", schema("x", "2")), idempotency.Reused)
+		s.ok(s.complete(idempotency.Lease{ID: s.id, Owner: "a", Fence: b.Fence}, outcome))
+		s.want(s.begin("b", schema("x", "2")), idempotency.Reused)
+		s.want(s.begin("b", schema("x", "1")), idempotency.Replay)
+		s.want(s.begin("b", schema("y", "2")), idempotency.Replay)
+	}},
+	{"a lease that has run out is taken over", func(s *scene) {
+		old := s.run("a")
+		time.Sleep(lease + beyond)
+		b := s.begin("b")
+		s.want(b, idempotency.Run)
+		if !b.TakenOver || b.Fence <= old.Fence {
+			s.Errorf("taken over %v with fence %d after %d", b.TakenOver, b.Fence, old.Fence)
+		}
+		s.lost(s.complete(old, "of a zombie"))
+		s.lost(s.store.Extend(s.Context(), old, time.Hour))
+		s.ok(s.store.Release(s.Context(), old))
+		s.want(s.begin("c"), idempotency.Join)
+		s.ok(s.complete(idempotency.Lease{ID: s.id, Owner: "b", Fence: b.Fence}, outcome))
+		s.lost(s.complete(old, "of a zombie"))
+		if b := s.begin("a"); string(b.Outcome) != outcome {
+			s.Errorf("the zombie is told %v %q, want its successor's outcome", b.State, b.Outcome)
+		}
+	}},
+	{"an owner that is late completes if nobody took over", func(s *scene) {
+		l := s.run("a")
+		time.Sleep(lease + beyond)
+		s.ok(s.complete(l, "late"))
+		s.want(s.begin("b"), idempotency.Replay)
+	}},
+	{"a lease that is extended is not taken over", func(s *scene) {
+		l := s.run("a")
+		for range 3 {
+			time.Sleep(lease / 2)
+			s.ok(s.store.Extend(s.Context(), l, lease))
+		}
+		s.want(s.begin("b"), idempotency.Join)
+		time.Sleep(lease + beyond)
+		s.want(s.begin("b"), idempotency.Run)
+	}},
+	{"what is released is run by the next, with a higher fence", func(s *scene) {
+		l := s.run("a")
+		s.ok(s.store.Release(s.Context(), l))
+		s.ok(s.store.Release(s.Context(), l))
+		next := s.run("b")
+		if next.Fence <= l.Fence {
+			s.Errorf("fence %d after %d", next.Fence, l.Fence)
+		}
+		s.lost(s.complete(l, "of a zombie"))
+	}},
+	{"what is done is not released", func(s *scene) {
+		l := s.run("a")
+		s.ok(s.complete(l, outcome))
+		s.lost(s.store.Release(s.Context(), l))
+		s.want(s.begin("b"), idempotency.Replay)
+	}},
+	{"an outcome is kept for its retention", func(s *scene) {
+		old := s.run("a")
+		s.ok(s.complete(old, outcome))
+		time.Sleep(retention / 2)
+		s.want(s.begin("b"), idempotency.Replay)
+		time.Sleep(retention/2 + beyond)
+		b := s.begin("b")
+		s.want(b, idempotency.Run)
+		if b.Fence <= old.Fence {
+			s.Errorf("fence %d after %d: it did not outlive the record", b.Fence, old.Fence)
+		}
+		s.lost(s.complete(old, "of a zombie"))
+	}},
+	{"outcomes of any size and content are kept as they are", func(s *scene) {
+		for i, with := range [][]byte{nil, {}, {0}, bytes.Repeat([]byte{0, 255, '\n', '\''}, 256<<10)} {
+			s.id = newID(s.T)
+			s.ok(s.store.Complete(s.Context(), s.run("a"), with, retention))
+			if b := s.begin("b"); b.State != idempotency.Replay || !bytes.Equal(b.Outcome, with) {
+				s.Errorf("outcome %d: %v with %d bytes, want replay with %d", i, b.State, len(b.Outcome), len(with))
+			}
+		}
+	}},
+	{"a claim without an owner or a lease is an error", func(s *scene) {
+		for _, claim := range []idempotency.Claim{{ID: s.id, Lease: lease}, {ID: s.id, Owner: "a"}, {ID: s.id, Owner: "a", Lease: -1}} {
+			if b, err := s.store.Begin(s.Context(), claim); err == nil {
+				s.Errorf("%+v was told %v", claim, b.State)
+			}
+		}
+		s.run("b")
+	}},
+	{"nothing is done for a context that has ended", func(s *scene) {
+		ended, cancel := context.WithCancel(s.Context())
+		cancel()
+		refused := func(err error) {
+			s.Helper()
+			if !errors.Is(err, context.Canceled) {
+				s.Errorf("got %v, want that the context was cancelled", err)
+			}
+		}
+		_, err := s.store.Begin(ended, idempotency.Claim{ID: s.id, Owner: "a", Lease: time.Hour})
+		refused(err)
+		l := s.run("b")
+		refused(s.store.Complete(ended, l, nil, retention))
+		refused(s.store.Extend(ended, l, time.Hour))
+		refused(s.store.Release(ended, l))
+		refused(s.store.Wait(ended, s.id))
+		s.want(s.begin("c"), idempotency.Join)
+	}},
+	{"who waits is woken", func(s *scene) {
+		for name, end := range map[string]func(l idempotency.Lease){
+			"completed":  func(l idempotency.Lease) { s.ok(s.complete(l, outcome)) },
+			"released":   func(l idempotency.Lease) { s.ok(s.store.Release(s.Context(), l)) },
+			"left alone": func(idempotency.Lease) {},
+		} {
+			s.id = newID(s.T)
+			l := s.run("a")
+			time.AfterFunc(lease/4, func() { end(l) })
+			for {
+				ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
+				err := s.store.Wait(ctx, s.id)
+				cancel()
+				s.ok(err)
+				if b := s.begin("b"); b.State != idempotency.Join {
+					break
+				} else if err != nil {
+					s.Fatalf("%s: it is pending yet", name)
+				}
+			}
+		}
+		s.id = newID(s.T) // which nobody has begun
+		s.ok(s.store.Wait(s.Context(), s.id))
+	}},
+	{"of many that ask at once one runs, and all get its outcome", func(s *scene) {
+		const clients = 64
+		var (
+			wg  sync.WaitGroup
+			ran atomic.Int64
+		)
+		for i := range clients {
+			wg.Go(func() {
+				owner := fmt.Sprint("owner ", i)
+				for {
+					b, err := s.store.Begin(s.Context(), idempotency.Claim{ID: s.id, Owner: owner, Lease: time.Minute})
+					switch {
+					case err != nil:
+						s.Error(err)
+						return
+					case b.State == idempotency.Run:
+						ran.Add(1)
+						s.ok(s.store.Complete(s.Context(), idempotency.Lease{ID: s.id, Owner: owner, Fence: b.Fence}, []byte(owner), time.Minute))
+					case b.State == idempotency.Join:
+						s.ok(s.store.Wait(s.Context(), s.id))
+					default:
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if ran.Load() != 1 {
+			s.Errorf("%d ran", ran.Load())
+		}
+	}},
+}
