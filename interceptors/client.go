@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -102,7 +101,7 @@ func (k *call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 	if err != nil {
 		return err
 	}
-	hedged := k.hedges() && reflect.ValueOf(reply).Kind() == reflect.Pointer // of which others can be made
+	hedged := k.hedges() && isMessage(reply) // of which others can be made
 	k.plainUnless(hedged)
 	if hedged {
 		return k.hedge(req, reply, cc, invoker)

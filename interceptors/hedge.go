@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
 )
 
 // What became of attempts that were made at the same time.
@@ -51,6 +52,7 @@ type runner struct {
 	attempt
 	cancel   context.CancelFunc
 	message  any
+	local    bool // the error was made on this side, so that another attempt would not help
 	err      error
 	panicked any
 }
@@ -186,7 +188,11 @@ func (h *race) ended(r *runner) bool {
 	}
 	h.settle(&r.attempt, r.err)
 	d := h.verdict(&r.attempt, r.err, h.policy.Hedge.nonFatal)
-	fatal := d == outOfTime || r.panicked != nil || !r.ranOut(r.err) && !h.policy.Hedge.nonFatal(codeOf(r.err))
+	fatal := h.ctx.Err() != nil || r.panicked != nil || r.local ||
+		!h.policy.Hedge.nonFatal(codeOf(r.err)) && (r.timeout == 0 || !r.ranOut(r.err))
+	if r.local {
+		d = notRetryable
+	}
 	switch push := parsePushback(r.reply()); {
 	case d != retried:
 		if !h.closed || fatal {
@@ -327,6 +333,16 @@ func (a *attempt) tell(observers []grpc.CallOption) {
 			*o.PeerAddr = a.peer
 		}
 	}
+}
+
+// isMessage reports whether m is a message of protobuf, of whose kind others can
+// be made. Those of other codecs may have something in them that the codec wants.
+func isMessage(m any) bool {
+	switch m.(type) {
+	case proto.Message, protoadapt.MessageV1:
+		return reflect.ValueOf(m).Kind() == reflect.Pointer
+	}
+	return false
 }
 
 // newLike returns a new message of the same kind.

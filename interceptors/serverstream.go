@@ -3,7 +3,6 @@ package interceptors
 import (
 	"context"
 	"errors"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,8 +76,11 @@ func (s *serverStream) Context() context.Context { return &s.in.request }
 
 // RecvMsg receives a message.
 func (s *serverStream) RecvMsg(m any) error {
-	if !s.limited || reflect.ValueOf(m).Kind() != reflect.Pointer {
+	if !s.limited {
 		return s.ServerStream.RecvMsg(m)
+	}
+	if !isMessage(m) {
+		return s.wait(0, func() error { return s.ServerStream.RecvMsg(m) })
 	}
 	own := newLike(m) // m is the handler's again when the wait is cut short
 	err := s.wait(0, func() error { return s.ServerStream.RecvMsg(own) })

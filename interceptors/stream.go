@@ -3,6 +3,7 @@ package interceptors
 import (
 	"context"
 	"errors"
+	"io"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -55,8 +56,11 @@ type streamCall struct {
 	kept    kept
 	half    bool // the application has closed its side
 	over    bool
-	result  error  // of the call when it is over
-	notify  func() // the user's OnFinish, to be called when mu is free
+	result  error         // of the call when it is over
+	changed chan struct{} // closed when current, final or over has changed
+
+	notify func() // the user's OnFinish, to be called when no lock is held
+	inside int    // the application's calls of the stream that are under way
 
 	race      *streamRace       // if it is hedged
 	observers []grpc.CallOption // the user's, if they are not gRPC's to fill in
@@ -104,9 +108,13 @@ const (
 // are put together by hand. Dial with [grpc.WithDisableRetry] beside it.
 func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, fullMethod string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		s := &streamCall{desc: desc, cc: cc, streamer: streamer, recv: newGate(), send: newGate(), driving: true}
+		s := &streamCall{
+			desc: desc, cc: cc, streamer: streamer,
+			recv: newGate(), send: newGate(), changed: make(chan struct{}), driving: true,
+		}
 		s.streaming = true
 		s.plan(ctx, c, fullMethod, cc, opts)
+		s.observers = s.takeObservers()
 		s.makeCancellable()
 		if tell := s.onFinish; tell != nil { // the user's code runs under no lock
 			s.onFinish = func(err error) { s.notify = func() { tell(err) } }
@@ -140,14 +148,33 @@ func (s *streamCall) makeCancellable() {
 func (s *streamCall) contextEnded() {
 	s.mu.Lock()
 	defer s.unlock()
+	s.contextEndedLocked()
+}
+
+func (s *streamCall) contextEndedLocked() {
 	switch a := s.current; {
 	case s.over || s.driving:
 	case a == nil: // it was to be hedged, and has had no request
-		s.over, s.result = true, s.contextError()
-		s.end(s.result)
+		s.endLocked(s.contextError())
 	case a.finished.Load():
 		s.finishLocked(a, s.contextError())
+	default: // gRPC is about to say so, unless its options were dropped on the way
+		time.AfterFunc(time.Second, func() { s.finish(a, s.contextError()) })
 	}
+}
+
+// endLocked ends the call without an attempt that could tell more of it.
+func (s *streamCall) endLocked(err error) {
+	s.over, s.result = true, err
+	s.kept.drop(s.Client)
+	s.change()
+	s.end(err)
+}
+
+// change tells those who wait that something has changed.
+func (s *streamCall) change() {
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 // contextError returns the error of a call whose context has ended.
@@ -167,8 +194,8 @@ func (s *streamCall) start() (err error) {
 		}
 		if err != nil {
 			s.mu.Lock()
-			s.over = true
-			s.end(err)
+			s.driving = false
+			s.endLocked(err)
 			s.unlock()
 		}
 	}()
@@ -188,8 +215,30 @@ func (s *streamCall) start() (err error) {
 	return err
 }
 
-// unlock frees mu, and tells the user if the call has ended under it.
+// unlock frees mu, and tells the user if the call has ended, unless one of the
+// application's own calls is under way, which may hold more: that will when it
+// leaves.
 func (s *streamCall) unlock() {
+	var notify func()
+	if s.inside == 0 && !s.driving {
+		notify, s.notify = s.notify, nil
+	}
+	s.mu.Unlock()
+	if notify != nil {
+		notify()
+	}
+}
+
+// enter and leave surround each of the application's calls.
+func (s *streamCall) enter() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inside++
+}
+
+func (s *streamCall) leave() {
+	s.mu.Lock()
+	s.inside--
 	notify := s.notify
 	s.notify = nil
 	s.mu.Unlock()
@@ -205,15 +254,23 @@ func (s *streamCall) drop() { s.cancel() }
 // afterwards, and io.EOF says that the status is to be had from RecvMsg.
 func (h *clientStream) SendMsg(m any) error {
 	defer runtime.KeepAlive(h)
+	h.enter()
+	defer h.leave()
 	if h.race != nil {
 		return h.startRace(m)
 	}
-	return h.sendMsg(m)
+	err := h.sendMsg(m)
+	if !h.desc.ClientStreams && errors.Is(err, io.EOF) {
+		return nil // as gRPC has it: the status comes from RecvMsg
+	}
+	return err
 }
 
 // CloseSend closes the application's side.
 func (h *clientStream) CloseSend() error {
 	defer runtime.KeepAlive(h)
+	h.enter()
+	defer h.leave()
 	if h.race != nil {
 		return nil
 	}
@@ -223,6 +280,8 @@ func (h *clientStream) CloseSend() error {
 // RecvMsg receives a message.
 func (h *clientStream) RecvMsg(m any) error {
 	defer runtime.KeepAlive(h)
+	h.enter()
+	defer h.leave()
 	h.awaitRace()
 	return h.recvMsg(m)
 }
@@ -230,6 +289,8 @@ func (h *clientStream) RecvMsg(m any) error {
 // Header returns the response header, and waits for it.
 func (h *clientStream) Header() (metadata.MD, error) {
 	defer runtime.KeepAlive(h)
+	h.enter()
+	defer h.leave()
 	h.awaitRace()
 	return h.responseHeader()
 }

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
 )
 
 // open opens attempts until there is one, or none may follow.
@@ -15,6 +16,7 @@ func (s *streamCall) open() (*streamAttempt, error) {
 		a, err := s.openOne()
 		s.mu.Lock()
 		s.current = a
+		s.change()
 		s.mu.Unlock()
 		if err == nil {
 			if !s.mayRepeat() {
@@ -26,7 +28,6 @@ func (s *streamCall) open() (*streamAttempt, error) {
 		if !again {
 			return nil, err
 		}
-		s.forgetLast()
 	}
 }
 
@@ -48,7 +49,7 @@ func (s *streamCall) openOne() (*streamAttempt, error) {
 			s.endAttempt(a.attempt, errPanicked, s.decision)
 		}
 	}()
-	err := s.openIn(ctx, a, s.opts)
+	err := s.openIn(ctx, a, func() {})
 	returned = true
 	if err != nil {
 		s.settleStream(a, err)
@@ -73,27 +74,37 @@ func (a *streamAttempt) abandon() {
 	}
 }
 
-// openIn opens an attempt in a context.
-func (s *streamCall) openIn(ctx context.Context, a *streamAttempt, opts []grpc.CallOption) error {
-	ctx, a.cancel = context.WithCancel(ctx)
+// openIn opens an attempt in a context, which release releases.
+func (s *streamCall) openIn(ctx context.Context, a *streamAttempt, release context.CancelFunc) error {
+	ctx, cancel := context.WithCancel(ctx)
+	a.cancel = func() { cancel(); release() }
 	if a.timeout > 0 {
 		a.timer = time.AfterFunc(a.timeout, func() {
 			a.expired.Store(s.ctx.Err() == nil)
 			a.cancel()
 		})
 	}
-	all := make([]grpc.CallOption, 0, len(opts)+3)
-	all = append(append(all, opts...), grpc.Trailer(&a.trailer), grpc.Peer(&a.peer),
+	all := make([]grpc.CallOption, 0, len(s.opts)+4)
+	all = append(append(all, s.opts...), grpc.Header(&a.header), grpc.Trailer(&a.trailer), grpc.Peer(&a.peer),
 		grpc.OnFinish(func(err error) { s.attemptFinished(a, err) }))
-	var err error
-	a.cs, err = s.streamer(ctx, s.desc, s.cc, s.fullMethod, all...)
-	return s.explain(a, err)
+	cs, err := s.streamer(ctx, s.desc, s.cc, s.fullMethod, all...)
+	if err != nil {
+		return s.explain(a, err)
+	}
+	a.cs = cs
+	if a.timer != nil {
+		go func() { // until there is a response, or the attempt has ended
+			_, _ = cs.Header()
+			a.answered()
+		}()
+	}
+	return nil
 }
 
 // explain returns the error of an attempt, and says so if it is that its own
 // timeout has ended it, which to gRPC was a cancellation.
 func (s *streamCall) explain(a *streamAttempt, err error) error {
-	if err == nil || !a.expired.Load() {
+	if err == nil || !a.expired.Load() || status.Code(err) != codes.Canceled {
 		return err
 	}
 	return newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the attempt's timeout has ended it")
@@ -107,6 +118,9 @@ func (s *streamCall) settleDown(a *streamAttempt) {
 	s.driving = false
 	if a != nil {
 		s.finishIfLast(a)
+	}
+	if s.ctx.Err() != nil {
+		s.contextEndedLocked() // nobody else may have noticed
 	}
 }
 
@@ -152,6 +166,7 @@ func (s *streamCall) commitLocked(a *streamAttempt, by string) {
 	a.commit = by
 	s.kept.drop(s.Client)
 	s.final.Store(a)
+	s.change()
 }
 
 // commitCurrent commits an attempt unless it is being replaced.
@@ -194,11 +209,9 @@ func (s *streamCall) finishLocked(a *streamAttempt, err error) {
 
 // conclude ends an attempt and the call with it.
 func (s *streamCall) conclude(a *streamAttempt, err error) {
-	s.over, s.result = true, err
-	s.kept.drop(s.Client)
 	s.endStreamAttempt(a, err)
 	a.tell(s.observers)
-	s.end(err)
+	s.endLocked(err)
 }
 
 // endStreamAttempt ends an attempt that has been settled and judged.
@@ -267,9 +280,14 @@ func (s *streamCall) failed(a *streamAttempt, err error, sending bool) (again bo
 func (s *streamCall) giveUp() {
 	s.mu.Lock()
 	defer s.unlock()
-	s.driving, s.over, s.result = false, true, errPanicked
-	s.kept.drop(s.Client)
-	s.end(errPanicked)
+	s.driving = false
+	switch a := s.current; {
+	case s.over:
+	case a != nil && a.cs != nil && !a.settled:
+		s.finishLocked(a, errPanicked)
+	default:
+		s.endLocked(errPanicked)
+	}
 }
 
 // replace opens an attempt in the place of one that has failed, or else ends
@@ -281,7 +299,6 @@ func (s *streamCall) replace(a *streamAttempt, err error) (*streamAttempt, error
 	}
 	again, err := s.again(a.attempt, err)
 	if again {
-		s.forgetLast()
 		var next *streamAttempt
 		if next, err = s.open(); err == nil {
 			return next, nil
@@ -289,9 +306,8 @@ func (s *streamCall) replace(a *streamAttempt, err error) (*streamAttempt, error
 	}
 	s.mu.Lock()
 	defer s.unlock()
-	s.over, s.result = true, err
-	s.kept.drop(s.Client)
-	s.end(err)
+	s.current.tell(s.observers)
+	s.endLocked(err)
 	return nil, err
 }
 
@@ -331,6 +347,7 @@ func (s *streamCall) keepPanic(a *streamAttempt) {
 // passPanic panics if something below has.
 func (s *streamCall) passPanic() {
 	if v := s.panicked.Load(); v != nil {
+		s.giveUp()
 		panic(*v)
 	}
 }

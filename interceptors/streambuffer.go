@@ -21,9 +21,9 @@ type kept struct {
 	size     int
 }
 
-// add keeps a message, and reports false if it is too much.
-func (k *kept) add(c *Client, m any) bool {
-	size := frameHeader + sizeOf(m)
+// add keeps a message of a size, and reports false if it is too much.
+func (k *kept) add(c *Client, m any, size int) bool {
+	size += frameHeader
 	if size < frameHeader || k.size+size > c.callBuffer {
 		return false
 	}

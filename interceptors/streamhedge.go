@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"slices"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
@@ -63,55 +61,53 @@ func (s *streamCall) runRace(request any) {
 			s.giveUp()
 		}
 		close(s.race.ready)
+		s.mu.Lock()
+		s.unlock() // the call may have ended
 	}()
-	observers := s.takeObservers()
 	last, err := s.call.race(func(ctx context.Context, r *runner) error {
 		a := &streamAttempt{attempt: &r.attempt}
 		r.message = a
-		return s.respond(ctx, a, r.cancel, request)
+		err := s.respond(ctx, a, r, request)
+		if err != nil {
+			a.attempt.expired = a.expired.Load()
+			a.abandon()
+		}
+		return s.explain(a, err)
 	})
 	a, _ := last.message.(*streamAttempt) // set before anything can fail
 	s.mu.Lock()
 	s.current = a
 	if err != nil {
-		s.over, s.result = true, err
-		last.tell(observers)
-		s.end(err)
+		a.tell(s.observers)
+		s.endLocked(err)
 	} else {
-		s.observers = observers
 		s.commitLocked(a, byHeader)
+		s.driving = false
+		s.finishIfLast(a)
 	}
-	s.unlock()
-	s.settleDown(a)
+	s.driving = false
+	s.mu.Unlock()
 	returned = true
 }
 
-// respond opens an attempt, sends it the request, and waits for a response. The
-// context is the attempt's own, and release releases it.
-func (s *streamCall) respond(ctx context.Context, a *streamAttempt, release context.CancelFunc, request any) error {
-	opts := append(slices.Clone(s.opts), grpc.Header(&a.header))
-	err := s.openIn(ctx, a, opts)
-	cancel := a.cancel
-	a.cancel = func() { cancel(); release() }
-	if err != nil {
-		a.abandon()
+// respond opens an attempt, sends it the request, and waits for a response.
+func (s *streamCall) respond(ctx context.Context, a *streamAttempt, r *runner, request any) error {
+	if err := s.openIn(ctx, a, r.cancel); err != nil {
 		return err
 	}
 	if err := a.cs.SendMsg(request); err != nil && !errors.Is(err, io.EOF) {
-		a.abandon()
+		r.local = true
 		return err
 	}
 	a.sent.Add(1)
 	_ = a.cs.CloseSend() // has no error of its own
 	if header, err := a.cs.Header(); header != nil && err == nil {
+		a.answered()
 		return nil
 	}
-	err = a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
+	err := a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
 	if err == nil || errors.Is(err, io.EOF) {
 		return nil
 	}
-	a.attempt.expired = a.expired.Load()
-	err = s.explain(a, err)
-	a.abandon()
 	return err
 }

@@ -10,72 +10,67 @@ import (
 
 // sendMsg sends a message, and keeps it while the stream is open.
 func (s *streamCall) sendMsg(m any) error {
+	size := 0
+	if s.final.Load() == nil {
+		size = sizeOf(m)
+	}
 	s.send.enter()
-	a := s.final.Load()
-	if a == nil {
-		s.mu.Lock()
-		if s.over {
-			s.mu.Unlock()
-			s.send.leave()
-			return io.EOF
-		}
-		a = s.current
-		if !s.kept.add(s.Client, m) {
-			s.commitLocked(a, byBuffer)
-		}
-		s.mu.Unlock()
-	}
-	err := s.sendOn(a, m)
-	switch {
-	case err == nil:
-	case !errors.Is(err, io.EOF): // made on this side, so that another attempt would not help
-		s.commit(a, "")
-		s.finish(a, err)
-	case s.final.Load() != nil:
-	case s.recv.tryEnter(): // nobody receives, who would find out why
-		defer s.recv.leave()
-		return s.resolve(a)
-	default:
-		err = nil // it is kept
-	}
-	s.send.leave()
-	return err
-}
-
-// sendOn sends a message on an attempt. If that panics, send is free again.
-func (s *streamCall) sendOn(a *streamAttempt, m any) error {
-	returned := false
+	held := true // until it is freed, or handed on to whoever sends again
 	defer func() {
-		if !returned {
+		if held {
 			s.send.leave()
 		}
 	}()
-	err := a.cs.SendMsg(m)
-	returned = true
-	if err == nil {
-		a.sent.Add(1)
+	a := s.keep(m, size)
+	if a == nil {
+		return io.EOF
 	}
-	return err
-}
-
-// resolve finds out why an attempt has ended that a message could not be sent
-// on. It is called with recv and send held, and frees send as failed does.
-func (s *streamCall) resolve(a *streamAttempt) error {
+	err := a.cs.SendMsg(m)
+	switch {
+	case err == nil:
+		a.sent.Add(1)
+		return nil
+	case !errors.Is(err, io.EOF): // made on this side, so that another attempt would not help
+		s.commit(a, "")
+		s.finish(a, err)
+		return err
+	case s.final.Load() != nil:
+		return err
+	case !s.recv.tryEnter(): // whoever receives finds out why; it is kept
+		return nil
+	}
+	defer s.recv.leave()
 	if header, _ := a.cs.Header(); header != nil { // it has been answered, and there is nobody to send to
 		s.commit(a, byHeader)
-		s.send.leave()
 		return io.EOF
 	}
-	err := a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
+	err = a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
 	if err == nil || errors.Is(err, io.EOF) {
 		s.finish(a, nil)
-		s.send.leave()
 		return io.EOF
 	}
+	held = false
 	if again, _ := s.failed(a, err, true); !again {
 		return io.EOF
 	}
 	return nil
+}
+
+// keep keeps a message while the stream is open, and returns the attempt to send
+// it on, or nil if the call is over. What is too much to keep commits.
+func (s *streamCall) keep(m any, size int) *streamAttempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch a := s.final.Load(); {
+	case a != nil:
+		return a
+	case s.over:
+		return nil
+	}
+	if !s.kept.add(s.Client, m, size) {
+		s.commitLocked(s.current, byBuffer)
+	}
+	return s.current
 }
 
 func (s *streamCall) closeSend() error {
@@ -181,29 +176,30 @@ func (a *streamAttempt) responseHeader() (metadata.MD, error) {
 
 // responseHeader returns the response header, which commits the stream.
 func (s *streamCall) responseHeader() (metadata.MD, error) {
-	for !s.recv.tryEnter() { // somebody receives, or this is the user's OnFinish
-		a := s.lastAttempt()
-		if a == nil {
-			return nil, nil //nolint:nilnil // as gRPC has it: the error is for RecvMsg
+	for !s.recv.tryEnter() { // somebody receives, and replaces what fails
+		s.mu.Lock()
+		a, over, changed := s.current, s.over, s.changed
+		s.mu.Unlock()
+		if over {
+			return s.lastHeader()
 		}
-		header, err := a.responseHeader()
-		if s.ended() || header != nil && s.commitCurrent(a, byHeader) {
-			return header, err
+		if a != nil && a.cs != nil {
+			if header, err := a.responseHeader(); header != nil && s.commitCurrent(a, byHeader) {
+				return header, err
+			}
 		}
-		s.recv.enter() // who receives finds out what has become of it
-		s.recv.leave()
+		select {
+		case <-changed:
+		case s.recv <- struct{}{}:
+			s.recv.leave()
+		}
 	}
 	defer s.recv.leave()
 	for {
-		if s.ended() {
-			if a := s.lastAttempt(); a != nil {
-				return a.responseHeader()
-			}
-			return nil, nil //nolint:nilnil // as gRPC has it: the error is for RecvMsg
-		}
+		s.passPanic()
 		a, err := s.underWay()
-		if err != nil {
-			continue // it has just ended
+		if err != nil || s.ended() {
+			return s.lastHeader()
 		}
 		if s.final.Load() == a {
 			return a.responseHeader()
@@ -218,8 +214,18 @@ func (s *streamCall) responseHeader() (metadata.MD, error) {
 			s.finish(a, nil)
 			return nil, nil //nolint:nilnil // as gRPC has it
 		}
+		s.passPanic()
 		if again, _ := s.failed(a, err, false); !again {
-			return nil, nil //nolint:nilnil // as gRPC has it
+			return s.lastHeader()
 		}
 	}
+}
+
+// lastHeader returns the header of a stream that is over, if there was one. As
+// gRPC has it, the error is for RecvMsg.
+func (s *streamCall) lastHeader() (metadata.MD, error) {
+	if a := s.lastAttempt(); a != nil {
+		return a.cs.Header()
+	}
+	return nil, nil //nolint:nilnil // as gRPC has it
 }
