@@ -1,0 +1,126 @@
+package interceptors_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hopbound/hopbound/deadline"
+	"github.com/hopbound/hopbound/interceptors"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+func TestReserveIsKeptFromTheCalleeAndNotFromTheCaller(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		opts []interceptors.ClientOption
+		with func(context.Context) context.Context
+		want time.Duration
+	}{
+		"nothing learned yet": {nil, nil, time.Second},
+		"fixed":               {[]interceptors.ClientOption{interceptors.WithReserve(30 * ms)}, nil, 970 * ms},
+		"at most a fifth":     {[]interceptors.ClientOption{interceptors.WithReserve(time.Minute)}, nil, 800 * ms},
+		"of the context": {
+			[]interceptors.ClientOption{interceptors.WithReserve(30 * ms)},
+			func(ctx context.Context) context.Context { return deadline.WithReserve(ctx, 100*ms) }, 900 * ms,
+		},
+		"observed": {[]interceptors.ClientOption{interceptors.WithReserve(30 * ms), interceptors.WithMode(interceptors.Observe)}, nil, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				seen := newArrival()
+				do := idempotent(serve(t, seen.handle, newServer(t).ServerOptions()...).dial(newClient(t, tc.opts...).DialOptions()...))
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if tc.with != nil {
+					ctx = tc.with(ctx)
+				}
+				if err := do(ctx); err != nil {
+					t.Fatal(err)
+				}
+				if got := <-seen.left; got != tc.want {
+					t.Errorf("given %v, want %v", got, tc.want)
+				}
+			})
+		})
+	}
+}
+
+func TestReserveIsLearnedFromReplies(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		seen := newArrival()
+		var fail atomic.Bool
+		fail.Store(true)
+		n := serve(t, func(ctx context.Context) error {
+			if fail.Load() {
+				time.Sleep(70 * ms) // in the server, which is no part of the way
+				return status.Error(codes.NotFound, "")
+			}
+			return seen.handle(ctx)
+		}, newServer(t).ServerOptions()...)
+		n.network = newNetwork(20 * ms)
+		do := idempotent(n.dial(newClient(t).DialOptions()...))
+		_ = within(t, do, time.Second) // waits for the connection
+		begun := time.Now()
+		_ = within(t, do, time.Second)
+		way := time.Since(begun) - 70*ms
+		fail.Store(false)
+		if err := within(t, do, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-seen.left; got < time.Second-way-ms || got > time.Second-way+ms {
+			t.Errorf("given %v, want a second less the %v that a reply takes", got, way)
+		}
+	})
+}
+
+func TestClientRefusesWhatCannotBeInTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leaf := &counter{fail: always(status.Error(codes.NotFound, ""))}
+		n := serve(t, leaf.handle, newServer(t).ServerOptions()...)
+		n.network = newNetwork(50 * ms)
+		do := idempotent(n.dial(newClient(t).DialOptions()...))
+		expired, cancel := context.WithDeadline(t.Context(), time.Now().Add(-ms))
+		defer cancel()
+		if err := do(expired); reason(err) != interceptors.ReasonDeadlineExpired || leaf.calls.Load() != 0 {
+			t.Errorf("got %v after %d calls", err, leaf.calls.Load())
+		}
+		for range 10 {
+			_ = within(t, do, time.Second)
+		}
+		calls, begun := leaf.calls.Load(), time.Now()
+		err := within(t, do, 60*ms)
+		if reason(err) != interceptors.ReasonDeadlineUnreachable || leaf.calls.Load() != calls || time.Since(begun) != 0 {
+			t.Errorf("got %v after %v and %d calls, want a refusal at once", err, time.Since(begun), leaf.calls.Load()-calls)
+		}
+	})
+}
+
+func TestPolicyTimeoutBoundsACall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		seen := newArrival()
+		n := serve(t, seen.handle, newServer(t).ServerOptions()...)
+		do := idempotent(n.dial(newClient(t, policy(interceptors.Policy{Timeout: time.Second})).DialOptions()...))
+		for timeout, want := range map[time.Duration]time.Duration{time.Minute: time.Second, 300 * ms: 300 * ms} {
+			if err := within(t, do, timeout); err != nil {
+				t.Fatal(err)
+			}
+			if got := <-seen.left; got != want {
+				t.Errorf("of %v given %v, want %v", timeout, got, want)
+			}
+		}
+		if err := do(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-seen.left; got != time.Second {
+			t.Errorf("without a deadline given %v, want a second", got)
+		}
+	})
+}
