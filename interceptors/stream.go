@@ -159,7 +159,15 @@ func (s *streamCall) contextEndedLocked() {
 	case a.finished.Load():
 		s.finishLocked(a, s.contextError())
 	default: // gRPC is about to say so, unless its options were dropped on the way
-		time.AfterFunc(time.Second, func() { s.finish(a, s.contextError()) })
+		time.AfterFunc(time.Second, func() { s.finishUnlessDriven(a) })
+	}
+}
+
+func (s *streamCall) finishUnlessDriven(a *streamAttempt) {
+	s.mu.Lock()
+	defer s.unlock()
+	if !s.driving {
+		s.finishLocked(a, s.contextError())
 	}
 }
 
