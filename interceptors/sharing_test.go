@@ -12,6 +12,7 @@ import (
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/internal/wire"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -233,3 +234,52 @@ func TestPoliciesAreFoundByTheMostSpecificName(t *testing.T) {
 
 // budget4 is a purse of four tokens, one for each request.
 func budget4() *budget.Budget { return purse(budget.Burst(4), budget.PerRequest(1)) }
+
+// A root that begins at a server earns its purse something by succeeding, and
+// nothing by failing.
+func TestRootAtAServerEarnsBySuccessAlone(t *testing.T) {
+	t.Parallel()
+	for want, outcome := range map[float64]error{1: nil, 0: errUnavailable} {
+		b := budget.New(budget.Ratio(1), budget.MinPerSecond(0), budget.Burst(10), budget.PerRequest(0))
+		b.Take(time.Now(), 10)
+		down := idempotent(serve(t, func(context.Context) error { return nil }).dial(newClient(t, interceptors.WithBudget(b)).DialOptions()...))
+		n := serve(t, func(ctx context.Context) error {
+			if err := down(ctx); err != nil {
+				return err
+			}
+			return outcome
+		}, newServer(t).ServerOptions()...)
+		if got := idempotent(n.dial())(t.Context()); status.Code(got) != status.Code(outcome) {
+			t.Fatal(got)
+		}
+		if b.Balance() != want {
+			t.Errorf("balance %v after a request that ended with %v, want %v", b.Balance(), outcome, want)
+		}
+	}
+}
+
+// A failure for want of a token may be repeated by whoever holds one, unless
+// another call of the same request failed for good.
+func TestFailureForGoodOutweighsOneForWantOfATokenAlone(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		second []grpc.CallOption
+		want   bool
+	}{
+		"the second call too for want of one": {nil, true},
+		"the second call for good":            {[]grpc.CallOption{interceptors.NoRetry()}, false},
+	} {
+		down := idempotent(serve(t, func(context.Context) error { return errUnavailable }).dial(newClient(t, quick()).DialOptions()...))
+		n := serve(t, func(ctx context.Context) error {
+			_ = down(ctx)
+			return down(ctx, tc.second...)
+		}, newServer(t).ServerOptions()...)
+		var trailer metadata.MD
+		ctx := metadata.AppendToOutgoingContext(t.Context(), wire.ContextKey, "1;b=0")
+		_ = idempotent(n.dial())(ctx, grpc.Trailer(&trailer))
+		r, ok := wire.ParseReport(trailer[wire.ReportKey][0])
+		if !ok || r.Wanting != tc.want || trailer["grpc-retry-pushback-ms"][0] != "-1" {
+			t.Errorf("%s: report %+v, trailer %v; want wanting %v, and the mark", name, r, trailer, tc.want)
+		}
+	}
+}
