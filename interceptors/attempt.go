@@ -28,7 +28,7 @@ type attempt struct {
 
 	allowed time.Duration // until the deadline that the callee is told, or 0
 
-	header   metadata.MD // if it is one of several
+	header   metadata.MD
 	peer     peer.Peer
 	trailer  metadata.MD
 	finished atomic.Bool // gRPC has said so; if not, it may never have been asked
@@ -70,9 +70,8 @@ func (k *call) invoke(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInv
 	a := &k.last
 	if k.attempts > 0 {
 		k.last = attempt{}
-		k.forgetLast()
-	} else {
-		k.opts = append(k.opts, grpc.Trailer(&a.trailer), grpc.Peer(&a.peer), grpc.OnFinish(func(error) { a.finished.Store(true) }))
+	} else { // all attempts fill in the same
+		k.opts = k.observed(a, k.opts, func(error) { a.finished.Store(true) })
 	}
 	ctx, cancel := k.begin(a, 0)
 	if cancel != nil {
@@ -83,17 +82,28 @@ func (k *call) invoke(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInv
 	return err
 }
 
-// forgetLast clears what the attempt before left in the user's call options,
-// for an attempt that fails before it reaches a server does not.
-func (k *call) forgetLast() {
-	for _, o := range k.opts {
+// observed adds to call options those that an attempt is observed by. The header
+// is for the user alone, and gRPC copies it, so that it is left if nobody asks.
+func (k *call) observed(a *attempt, opts []grpc.CallOption, onFinish func(error)) []grpc.CallOption {
+	if len(k.observers) > 0 {
+		opts = append(opts, grpc.Header(&a.header))
+	}
+	return append(opts, grpc.Trailer(&a.trailer), grpc.Peer(&a.peer), grpc.OnFinish(onFinish))
+}
+
+// tell passes on what was observed of the attempt that counts.
+func (a *attempt) tell(observers []grpc.CallOption) {
+	if !a.heard {
+		return
+	}
+	for _, o := range observers {
 		switch o := o.(type) {
 		case grpc.HeaderCallOption:
-			*o.HeaderAddr = nil
+			*o.HeaderAddr = a.header
 		case grpc.TrailerCallOption:
-			*o.TrailerAddr = nil
+			*o.TrailerAddr = a.trailer
 		case grpc.PeerCallOption:
-			*o.PeerAddr = peer.Peer{}
+			*o.PeerAddr = a.peer
 		}
 	}
 }
@@ -176,13 +186,10 @@ func (k *call) settle(a *attempt, err error) {
 	switch {
 	case !reached:
 		a.lease.Settle(now, 0)
-		switch {
-		case a.paid && k.paid: // one is kept already
+		if a.paid && k.paid { // one charge is kept for the next already
 			k.refund(now)
-			k.paid = true
-		case a.paid: // the charge is for the next
-			k.paid = true
 		}
+		k.paid = k.paid || a.paid
 	case err != nil && k.lost(a):
 		a.charged = a.lease.Tokens()
 		a.lease.Lost(now)

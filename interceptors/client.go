@@ -110,5 +110,6 @@ func (k *call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 		err = k.invoke(req, reply, cc, invoker)
 		again, err = k.again(&k.last, err)
 	}
+	k.last.tell(k.observers)
 	return err
 }

@@ -115,9 +115,9 @@ func (k *call) nextPause(push pushback) time.Duration {
 }
 
 // pay charges another attempt, unless the last was charged and reached nobody,
-// or no server has seen any yet: then the next is in effect the first. It reports whether it was paid, and if not, whether
-// for want of the request's own tokens. After a lost reply, which is that of
-// attempt a, a credit may pay.
+// or no server has seen any yet: then the next is in effect the first. It
+// reports whether it was paid, and if not, whether for want of the request's own
+// tokens. After a lost reply, which is that of attempt a, a credit may pay.
 func (k *call) pay(now time.Time, a *attempt) (paid, wanting bool) {
 	if !k.seen || k.paid {
 		return true, false

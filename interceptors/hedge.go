@@ -35,15 +35,15 @@ func (k *call) plainUnless(hedged bool) {
 // observing call options of its own; those of the one that counts become the
 // user's.
 func (k *call) hedge(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
-	observers := k.takeObservers()
 	last, err := k.race(func(ctx context.Context, r *runner) error {
 		r.message = newLike(reply)
-		return invoker(ctx, k.fullMethod, req, r.message, cc, k.optionsOf(&r.attempt)...)
+		opts := k.observed(&r.attempt, slices.Clone(k.opts), func(error) { r.finished.Store(true) })
+		return invoker(ctx, k.fullMethod, req, r.message, cc, opts...)
 	})
 	if err == nil {
 		copyMessage(reply, last.message)
 	}
-	last.tell(observers)
+	last.tell(k.observers)
 	return err
 }
 
@@ -241,10 +241,6 @@ func (h *race) stop(r *runner) {
 		if other.err == nil && h.stays { // it had begun to answer too
 			other.err = cancelledError()
 		}
-		if a, ok := other.message.(*streamAttempt); ok {
-			a.abandon()
-		}
-		other.cancel()
 		h.settle(&other.attempt, other.err)
 		other.hedge = hedgeLost
 		if h.delayed && other.err != nil && other.ended.Sub(other.began) >= h.delay {
@@ -294,44 +290,6 @@ func (k *call) learnLatency(took time.Duration) {
 func (h *race) learnSlow() {
 	if h.policy.Hedge.Delay == HedgeAtP95 {
 		h.latency().add(h.call.ended, h.delay+h.delay/100)
-	}
-}
-
-// takeObservers takes the user's options that report on a call out of those
-// that attempts are made with.
-func (k *call) takeObservers() []grpc.CallOption {
-	var observers []grpc.CallOption
-	k.opts = slices.DeleteFunc(k.opts, func(o grpc.CallOption) bool {
-		switch o.(type) {
-		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption:
-			observers = append(observers, o)
-			return true
-		}
-		return false
-	})
-	return observers
-}
-
-// optionsOf returns the call options of one of several attempts.
-func (k *call) optionsOf(a *attempt) []grpc.CallOption {
-	return append(slices.Clone(k.opts), grpc.Header(&a.header), grpc.Trailer(&a.trailer), grpc.Peer(&a.peer),
-		grpc.OnFinish(func(error) { a.finished.Store(true) }))
-}
-
-// tell passes on what was observed of the attempt that counts.
-func (a *attempt) tell(observers []grpc.CallOption) {
-	if !a.heard {
-		return
-	}
-	for _, o := range observers {
-		switch o := o.(type) {
-		case grpc.HeaderCallOption:
-			*o.HeaderAddr = a.header
-		case grpc.TrailerCallOption:
-			*o.TrailerAddr = a.trailer
-		case grpc.PeerCallOption:
-			*o.PeerAddr = a.peer
-		}
 	}
 }
 

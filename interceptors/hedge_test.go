@@ -89,6 +89,38 @@ func TestHedgingCutsTheTailOffAMethodThatStalls(t *testing.T) {
 	}
 }
 
+// Attempts that were given up count as slow, though nobody knows how slow: if
+// only good replies counted, twice as many calls would be hedged.
+func TestAttemptsThatWereGivenUpCountAsSlow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var served atomic.Int64
+		n := serve(t, func(ctx context.Context) error {
+			took, i := 10*ms, served.Add(1)
+			switch {
+			case i%25 == 7:
+				took = 30 * ms
+			case i%20 == 13:
+				took = time.Second
+			}
+			select {
+			case <-time.After(took):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}, newServer(t).ServerOptions()...)
+		do := idempotent(n.dial(newClient(t, hedging(interceptors.HedgePolicy{Delay: interceptors.HedgeAtP95})).DialOptions()...))
+		measure(t, do, 4000)
+		served.Store(0)
+		const calls = 2000
+		measure(t, do, calls)
+		if extra := float64(served.Load())/calls - 1; extra > 0.07 {
+			t.Errorf("%.1f %% more calls, want some 5 %%", 100*extra)
+		}
+	})
+}
+
 // The same once on real loopback, where nothing is as regular.
 func TestHedgingCutsTheTailOnLoopback(t *testing.T) {
 	if testing.Short() {

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// latency knows how long the calls of a method to a target have taken lately. It counts them in
-// buckets that grow by a tenth each, so that a quantile is at most a tenth too
-// long, in two windows, of which the older is dropped when the newer is full. It
-// is safe for concurrent use.
+// latency knows how long the calls of a method to a target have taken lately. It
+// counts them in buckets that grow by a tenth each, so that a quantile is at most
+// a tenth too long, in two windows, of which the older is dropped when the newer
+// is full. It is safe for concurrent use.
 type latency struct {
 	mu       sync.Mutex
 	begun    time.Time // the current window

@@ -26,12 +26,13 @@ type call struct {
 	hasKey     bool
 	began      time.Time
 
-	ctx      context.Context    // its own, from which each attempt's is derived
-	release  context.CancelFunc // of ctx; nil if it is not its own
-	opts     []grpc.CallOption
-	space    [4]grpc.CallOption // for opts, of which there are few
-	onFinish func(error)        // of the user's OnFinish options; nil if there are none
-	invalid  error              // what is wrong with the policy among the call options
+	ctx       context.Context    // its own, from which each attempt's is derived
+	release   context.CancelFunc // of ctx; nil if it is not its own
+	opts      []grpc.CallOption  // what attempts are made with
+	space     [4]grpc.CallOption // for opts, of which there are few
+	observers []grpc.CallOption  // the user's that are told of the attempt that counts
+	onFinish  func(error)        // of the user's OnFinish options; nil if there are none
+	invalid   error              // what is wrong with the policy among the call options
 
 	request   *request          // the incoming request that the call belongs to, if any
 	allotment *budget.Allotment // its own if the call is a root
@@ -112,8 +113,8 @@ func (k *call) withoutReserved(ctx context.Context) context.Context {
 }
 
 // takeOver sorts the user's call options. Those of this package are obeyed, and
-// the policy among them returned. Those that run when a call finishes are kept
-// for the end, because each attempt is a call to gRPC.
+// the policy among them returned. Those that tell of a call, or run when it
+// finishes, are kept for the end, because each attempt is a call to gRPC.
 func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
 	k.opts = k.space[:0]
 	for _, o := range opts {
@@ -132,6 +133,8 @@ func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
 				}
 				o.OnFinish(err)
 			}
+		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption:
+			k.observers = append(k.observers, o)
 		default:
 			k.opts = append(k.opts, o)
 		}

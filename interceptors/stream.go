@@ -62,8 +62,7 @@ type streamCall struct {
 	notify func() // the user's OnFinish, to be called when no lock is held
 	inside int    // the application's calls of the stream that are under way
 
-	race      *streamRace       // if it is hedged
-	observers []grpc.CallOption // the user's, if they are not gRPC's to fill in
+	race *streamRace // if it is hedged
 }
 
 // gate is a lock that may be held for long, which whoever waits for it, and
@@ -114,7 +113,6 @@ func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
 		}
 		s.streaming = true
 		s.plan(ctx, c, fullMethod, cc, opts)
-		s.observers = s.takeObservers()
 		s.makeCancellable()
 		if tell := s.onFinish; tell != nil { // the user's code runs under no lock
 			s.onFinish = func(err error) { s.notify = func() { tell(err) } }

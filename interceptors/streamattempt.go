@@ -2,9 +2,9 @@ package interceptors
 
 import (
 	"context"
+	"slices"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
@@ -66,9 +66,7 @@ func (s *streamCall) settleStream(a *streamAttempt, err error) {
 
 // abandon lets go of what an attempt holds.
 func (a *streamAttempt) abandon() {
-	if a.timer != nil {
-		a.timer.Stop()
-	}
+	a.answered()
 	if a.cancel != nil { // it got as far as that
 		a.cancel()
 	}
@@ -84,10 +82,8 @@ func (s *streamCall) openIn(ctx context.Context, a *streamAttempt, release conte
 			a.cancel()
 		})
 	}
-	all := make([]grpc.CallOption, 0, len(s.opts)+4)
-	all = append(append(all, s.opts...), grpc.Header(&a.header), grpc.Trailer(&a.trailer), grpc.Peer(&a.peer),
-		grpc.OnFinish(func(err error) { s.attemptFinished(a, err) }))
-	cs, err := s.streamer(ctx, s.desc, s.cc, s.fullMethod, all...)
+	opts := s.observed(a.attempt, slices.Clone(s.opts), func(err error) { s.attemptFinished(a, err) })
+	cs, err := s.streamer(ctx, s.desc, s.cc, s.fullMethod, opts...)
 	if err != nil {
 		return s.explain(a, err)
 	}
@@ -204,26 +200,22 @@ func (s *streamCall) finishLocked(a *streamAttempt, err error) {
 	if s.decision == retried { // it might have been, before the stream was committed
 		s.decision = notRetryable
 	}
-	s.conclude(a, err)
-}
-
-// conclude ends an attempt and the call with it.
-func (s *streamCall) conclude(a *streamAttempt, err error) {
-	s.endStreamAttempt(a, err)
+	a.abandon()
+	a.traceMessages()
+	s.endAttempt(a.attempt, err, s.decision)
 	a.tell(s.observers)
 	s.endLocked(err)
 }
 
-// endStreamAttempt ends an attempt that has been settled and judged.
-func (s *streamCall) endStreamAttempt(a *streamAttempt, err error) {
-	a.abandon()
-	if a.span != nil {
-		a.span.SetAttributes(attrSent.Int64(a.sent.Load()), attrReceived.Int64(a.received.Load()))
-		if a.commit != "" {
-			a.span.SetAttributes(attrCommitted.String(a.commit))
-		}
+// traceMessages says on the attempt's span what went over the stream.
+func (a *streamAttempt) traceMessages() {
+	if a.span == nil {
+		return
 	}
-	s.endAttempt(a.attempt, err, s.decision)
+	a.span.SetAttributes(attrSent.Int64(a.sent.Load()), attrReceived.Int64(a.received.Load()))
+	if a.commit != "" {
+		a.span.SetAttributes(attrCommitted.String(a.commit))
+	}
 }
 
 // failed sees to an attempt that has failed while the stream was open: another
@@ -294,9 +286,7 @@ func (s *streamCall) giveUp() {
 // the call.
 func (s *streamCall) replace(a *streamAttempt, err error) (*streamAttempt, error) {
 	a.abandon()
-	if a.span != nil {
-		a.span.SetAttributes(attrSent.Int64(a.sent.Load()), attrReceived.Int64(a.received.Load()))
-	}
+	a.traceMessages()
 	again, err := s.again(a.attempt, err)
 	if again {
 		var next *streamAttempt

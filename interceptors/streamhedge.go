@@ -76,17 +76,15 @@ func (s *streamCall) runRace(request any) {
 	})
 	a, _ := last.message.(*streamAttempt) // set before anything can fail
 	s.mu.Lock()
-	s.current = a
+	s.current, s.driving = a, false
 	if err != nil {
 		a.tell(s.observers)
 		s.endLocked(err)
 	} else {
 		s.commitLocked(a, byHeader)
-		s.driving = false
 		s.finishIfLast(a)
 	}
-	s.driving = false
-	s.mu.Unlock()
+	s.mu.Unlock() // the user is told when the race is over
 	returned = true
 }
 

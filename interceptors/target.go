@@ -10,8 +10,8 @@ import (
 
 // target is what a client knows of one target that it calls.
 type target struct {
-	// transit is the time that a message to the target and back spends outside
-	// of its server.
+	// reserve and transit are the time that a message to the target and back
+	// spends outside of its server: what is kept for it, and what is refused.
 	reserve deadline.Reserve
 	transit deadline.Floor
 
