@@ -43,11 +43,15 @@ type Fingerprinter struct {
 // NewFingerprinter returns what makes the fingerprints of requests of a type.
 // They are made of the fields named, as paths of names with dots between; of
 // all fields if none is named, but for request_id, which is a key itself
-// (AIP-155), and field masks. A path that names no field, or leads through a
-// list or a map, is an error.
-func NewFingerprinter(request protoreflect.MessageDescriptor, fields ...string) (*Fingerprinter, error) {
+// (AIP-155), the key field if it has another name, and field masks. A path that
+// names no field, or leads through a list or a map, is an error, and so is a key
+// field that is not a string.
+func NewFingerprinter(request protoreflect.MessageDescriptor, keyField string, fields ...string) (*Fingerprinter, error) {
 	f := &Fingerprinter{descriptor: request}
-	errs := make([]error, 0, len(fields))
+	errs := make([]error, 0, len(fields)+1)
+	if _, err := FindKeyField(request, keyField); err != nil {
+		errs = append(errs, err)
+	}
 	for _, path := range fields {
 		chosen, err := resolvePath(request, path)
 		errs = append(errs, err)
@@ -60,14 +64,31 @@ func NewFingerprinter(request protoreflect.MessageDescriptor, fields ...string) 
 	}
 	if len(fields) == 0 {
 		for i := range request.Fields().Len() {
-			if field := request.Fields().Get(i); omitted(field) {
+			if field := request.Fields().Get(i); omitted(field) || string(field.Name()) == keyField {
 				f.omitted = append(f.omitted, field)
 			}
 		}
 	}
 	sorted := slices.Sorted(slices.Values(fields))
-	f.schema = sync.OnceValues(func() (string, error) { return schemaName(request, slices.Compact(sorted)) })
+	f.schema = sync.OnceValues(func() (string, error) { return schemaName(request, keyField, slices.Compact(sorted)) })
 	return f, nil
+}
+
+// FindKeyField returns the field of a request that holds the key, or nil if the
+// name is empty. It is an error if there is none of that name, or it is not a
+// string.
+func FindKeyField(request protoreflect.MessageDescriptor, name string) (protoreflect.FieldDescriptor, error) {
+	if name == "" {
+		return nil, nil //nolint:nilnil // none
+	}
+	field := request.Fields().ByName(protoreflect.Name(name))
+	if field == nil {
+		return nil, fmt.Errorf("key field %q: %s has no such field", name, request.FullName())
+	}
+	if field.Kind() != protoreflect.StringKind || field.Cardinality() == protoreflect.Repeated {
+		return nil, fmt.Errorf("key field %q of %s is not a string", name, request.FullName())
+	}
+	return field, nil
 }
 
 // omitted reports whether a field is no part of what a write is.
@@ -97,8 +118,8 @@ func resolvePath(m protoreflect.MessageDescriptor, path string) ([]protoreflect.
 
 // schemaName returns a name that is different whenever the same request might
 // be marshalled differently: a hash of the descriptors of the message and of all
-// that it refers to, and of the chosen fields.
-func schemaName(m protoreflect.MessageDescriptor, fields []string) (string, error) {
+// that it refers to, and of the key field and the chosen fields.
+func schemaName(m protoreflect.MessageDescriptor, keyField string, fields []string) (string, error) {
 	seen := map[protoreflect.FullName]protoreflect.MessageDescriptor{}
 	var visit func(protoreflect.MessageDescriptor)
 	visit = func(m protoreflect.MessageDescriptor) {
@@ -118,7 +139,7 @@ func schemaName(m protoreflect.MessageDescriptor, fields []string) (string, erro
 		names = append(names, string(name))
 	}
 	slices.Sort(names)
-	parts := []string{strings.Join(fields, ",")}
+	parts := []string{keyField, strings.Join(fields, ",")}
 	for _, name := range names {
 		raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(protodesc.ToDescriptorProto(seen[protoreflect.FullName(name)]))
 		if err != nil {

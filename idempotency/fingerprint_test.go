@@ -77,7 +77,7 @@ func set(d protoreflect.MessageDescriptor, texts map[string]string) *dynamicpb.M
 
 func fingerprint(t *testing.T, m proto.Message, fields ...string) idempotency.Fingerprint {
 	t.Helper()
-	f, err := idempotency.NewFingerprinter(m.ProtoReflect().Descriptor(), fields...)
+	f, err := idempotency.NewFingerprinter(m.ProtoReflect().Descriptor(), "", fields...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestFingerprintsOfDifferentSchemasDoNotDiffer(t *testing.T) {
 func TestFieldsOfAFingerprintMustBeThere(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"none", "ship.none", "item.to", "tags.to", ""} {
-		if _, err := idempotency.NewFingerprinter(order(t, false), path); err == nil {
+		if _, err := idempotency.NewFingerprinter(order(t, false), "", path); err == nil {
 			t.Errorf("%q was accepted", path)
 		}
 	}

@@ -16,11 +16,11 @@ func NewID(tenant, fullMethod string, key Key) ID {
 func (id ID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]) }
 
 // Child returns the key of a write that a handler makes while it runs the write
-// named by id: a hash of both, the callee's method and the step, which is a name
-// or the number of the call. A parent that runs again makes the same keys.
+// named by id: a hash of both, the callee's method and the step, as a UUID of
+// version 8 (RFC 9562). A parent that runs again makes the same keys.
 func (id ID) Child(key Key, fullMethod, step string) Key {
 	sum := hash("child", string(id[:]), string(key), fullMethod, step)
-	return Key(base64.RawURLEncoding.EncodeToString(sum[:]))
+	return newUUID([16]byte(sum[:16]), 8)
 }
 
 // hash returns the hash of parts, each with its length before it, so that no

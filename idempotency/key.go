@@ -35,7 +35,12 @@ func NewKey() Key {
 	var millis [8]byte
 	binary.BigEndian.PutUint64(millis[:], uint64(time.Now().UnixMilli()))
 	copy(uuid[:6], millis[2:])
-	uuid[6] = uuid[6]&0x0f | 0x70
+	return newUUID(uuid, 7)
+}
+
+// newUUID writes a UUID of a version.
+func newUUID(uuid [16]byte, version byte) Key {
+	uuid[6] = uuid[6]&0x0f | version<<4
 	uuid[8] = uuid[8]&0x3f | 0x80
 	var text [36]byte
 	at := 0
@@ -47,6 +52,14 @@ func NewKey() Key {
 		at += hex.Encode(text[at:], part)
 	}
 	return Key(text[:])
+}
+
+// Hash returns a short hash of the key, for logs and traces, where keys are not
+// to be written out. Who knows a key finds it by its hash; a key that can be
+// guessed can be guessed from it.
+func (k Key) Hash() string {
+	sum := hash("key", string(k))
+	return hex.EncodeToString(sum[:8])
 }
 
 // Validate returns an error that wraps [ErrKeyLength] or [ErrKeyCharacter] if
@@ -76,8 +89,14 @@ func WithKey(ctx context.Context, key Key) context.Context {
 	return context.WithValue(ctx, keyContext{}, key)
 }
 
-// FromContext returns the key set by [WithKey], or false if there is none.
+// FromContext returns the key set by [WithKey] or, in a handler that runs under
+// a key, that key. It returns false if there is none.
 func FromContext(ctx context.Context) (Key, bool) {
-	key, ok := ctx.Value(keyContext{}).(Key)
-	return key, ok
+	if key, ok := ctx.Value(keyContext{}).(Key); ok {
+		return key, true
+	}
+	if r := runningFrom(ctx); r != nil {
+		return r.key, true
+	}
+	return "", false
 }

@@ -82,6 +82,9 @@ func NewMemory(opts ...MemoryOption) *Memory {
 
 var _ Store = (*Memory)(nil)
 
+// Kind returns "memory", as metrics name the store.
+func (m *Memory) Kind() string { return "memory" }
+
 // now returns the store's time.
 func (m *Memory) now() time.Duration { return time.Since(m.begun) }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"strings"
 
 	hopboundv1 "github.com/hopbound/hopbound/proto/hopbound/v1"
 	"google.golang.org/genproto/googleapis/rpc/status"
@@ -24,6 +25,20 @@ type Outcome struct {
 
 	// Header and Trailer are what the handler set.
 	Header, Trailer map[string][]string
+}
+
+// shortMessage is how many bytes of a failure's message are kept at least.
+const shortMessage = 512
+
+// Shortened returns what is kept of an outcome that is too large: that it was a
+// success, or the code of the failure and the beginning of its message.
+func (o *Outcome) Shortened() *Outcome {
+	if o.Status == nil {
+		return &Outcome{ResponseType: o.ResponseType, ResponseOmitted: true}
+	}
+	message := o.Status.GetMessage()
+	message = strings.ToValidUTF8(message[:min(len(message), shortMessage)], "")
+	return &Outcome{Status: &status.Status{Code: o.Status.GetCode(), Message: message}}
 }
 
 // A record begins with what it is, so that no other bytes are taken for one:

@@ -63,6 +63,10 @@ type Claim struct {
 
 	// Lease is how long the write is the owner's unless it extends the lease.
 	Lease time.Duration
+
+	// Wait bounds how long [Transactor.Transact] waits for another that runs the
+	// write, beside its context. Zero is no bound. Begin does not wait.
+	Wait time.Duration
 }
 
 // Lease names who has claimed a write. Fences of an ID only grow.
@@ -113,6 +117,9 @@ type Begun struct {
 	// TakenOver is whether another owner's lease had run out: it may have had an
 	// effect that nobody knows of.
 	TakenOver bool
+
+	// Waited is whether [Transactor.Transact] has waited for another.
+	Waited bool
 
 	// Outcome is that of a write that is done. It must not be changed.
 	Outcome []byte

@@ -97,7 +97,10 @@ func (c *Client) UnaryInterceptor() grpc.UnaryClientInterceptor {
 
 // unary makes a unary call.
 func (k *call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
-	err := k.refuse()
+	req, err := k.addKey(req)
+	if err == nil {
+		err = k.refuse()
+	}
 	if err != nil {
 		return err
 	}

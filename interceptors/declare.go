@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/hopbound/hopbound/idempotency"
 	hopboundv1 "github.com/hopbound/hopbound/proto/hopbound/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -20,6 +21,9 @@ import (
 type declaration struct {
 	policy     Policy        // for its callers
 	floor, cap time.Duration // for its server
+
+	retention   time.Duration // of outcomes; 0 if it does not say
+	fingerprint []string
 }
 
 // declarations are those of methods by full name.
@@ -40,7 +44,7 @@ func readDeclarations(files *protoregistry.Files) (declarations, error) {
 					continue
 				}
 				d, wrong := declare(option)
-				if err = errors.Join(err, wrong); err != nil {
+				if err = errors.Join(err, wrong, checkKeys(method, &d)); err != nil {
 					errs = append(errs, fmt.Errorf("%s: option (hopbound.v1.method) of %s: %w", file.Path(), method.FullName(), err))
 				}
 				all[fmt.Sprintf("/%s/%s", service.FullName(), method.Name())] = d
@@ -81,6 +85,8 @@ func declare(option *hopboundv1.MethodPolicy) (d declaration, err error) {
 		AttemptTimeout: r.positive("attempt_timeout", option.GetAttemptTimeout()),
 		WaitForReady:   option.GetWaitForReady(),
 		Idempotency:    r.level(option.GetIdempotency().GetLevel()),
+		KeyRequired:    option.GetIdempotency().GetKeyRequired(),
+		KeyField:       option.GetIdempotency().GetKeyField(),
 	}
 	if option.GetAttemptTimeoutShared() {
 		d.policy.AttemptTimeout = AttemptTimeoutShared
@@ -91,7 +97,8 @@ func declare(option *hopboundv1.MethodPolicy) (d declaration, err error) {
 	if p := option.GetHedge(); p != nil {
 		d.policy.Hedge = r.hedge(p)
 	}
-	r.positive("idempotency.retention", option.GetIdempotency().GetRetention())
+	d.retention = r.positive("idempotency.retention", option.GetIdempotency().GetRetention())
+	d.fingerprint = option.GetIdempotency().GetFingerprint()
 	d.floor = r.duration("deadline.floor", option.GetDeadline().GetFloor())
 	d.cap = r.positive("deadline.cap", option.GetDeadline().GetCap())
 	if d.cap > 0 && d.floor > d.cap {
@@ -99,6 +106,16 @@ func declare(option *hopboundv1.MethodPolicy) (d declaration, err error) {
 	}
 	r.errs = append(r.errs, d.policy.validate())
 	return d, errors.Join(r.errs...)
+}
+
+// checkKeys returns what is wrong with what is declared of a method's keys.
+func checkKeys(method protoreflect.MethodDescriptor, d *declaration) error {
+	var errs [2]error
+	if d.policy.KeyRequired && (method.IsStreamingClient() || method.IsStreamingServer()) {
+		errs[0] = errors.New("field idempotency.key_required is set for a stream")
+	}
+	_, errs[1] = idempotency.NewFingerprinter(method.Input(), d.policy.KeyField, d.fingerprint...)
+	return errors.Join(errs[:]...)
 }
 
 // declarationReader reads fields and collects what is wrong with them.

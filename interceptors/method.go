@@ -16,11 +16,13 @@ type method struct {
 	declared   declaration
 	configured Policy // by the service config
 	policy     Policy // if it is the same for all calls without one of their own
+
+	keyed *keyedMethod // at its server, if its writes are to be run once for each key
 }
 
 func newMethod(fullMethod string, declared declarations) *method {
 	name := strings.TrimPrefix(fullMethod, "/")
-	return &method{full: fullMethod, name: name, level: declaredLevel(name), declared: declared[fullMethod]}
+	return &method{full: fullMethod, name: name, level: declaredLevel(findMethod(name)), declared: declared[fullMethod]}
 }
 
 func (c *Client) newMethod(fullMethod string) *method {
@@ -33,21 +35,35 @@ func (c *Client) newMethod(fullMethod string) *method {
 	return m
 }
 
-func (s *Server) newMethod(fullMethod string) *method { return newMethod(fullMethod, s.declared) }
+func (s *Server) newMethod(fullMethod string) *method {
+	m := newMethod(fullMethod, s.declared)
+	m.keyed = s.newKeyed(m)
+	return m
+}
 
-// declaredLevel returns the idempotency_level of a method's descriptor, if the
-// generated code of its service is linked in.
-func declaredLevel(name string) IdempotencyLevel {
+// findMethod returns the descriptor of a method, or nil unless the generated code
+// of its service is linked in.
+func findMethod(name string) protoreflect.MethodDescriptor {
 	i := strings.LastIndexByte(name, '/')
 	if i < 0 {
-		return Unspecified
+		return nil
 	}
 	full := protoreflect.FullName(name[:i] + "." + name[i+1:])
 	if !full.IsValid() {
-		return Unspecified
+		return nil
 	}
 	d, err := protoregistry.GlobalFiles.FindDescriptorByName(full)
 	if err != nil {
+		return nil
+	}
+	method, _ := d.(protoreflect.MethodDescriptor)
+	return method
+}
+
+// declaredLevel returns the idempotency_level of a method's descriptor, which
+// may be nil.
+func declaredLevel(d protoreflect.MethodDescriptor) IdempotencyLevel {
+	if d == nil {
 		return Unspecified
 	}
 	options, ok := d.Options().(*descriptorpb.MethodOptions)

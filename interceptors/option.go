@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/budget"
+	"github.com/hopbound/hopbound/idempotency"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
@@ -83,6 +84,8 @@ type serverSettings struct {
 	defaultDeadline time.Duration
 	floor           time.Duration
 	adaptiveFloor   bool
+	store           idempotency.Store     // nil if keys are not looked at
+	keyed           *idempotency.Settings // of the store
 	errs            []error
 }
 
@@ -238,6 +241,28 @@ func WithStrictSafety() ClientOption {
 // yours.
 func AtEdge() ServerOption {
 	return serverOption(func(s *serverSettings) { s.edge = true })
+}
+
+// WithIdempotency runs unary calls that carry an idempotency key once: the
+// outcome is kept in the store, and whoever repeats the call gets it. Calls of
+// methods that are declared to have no side effects are run as they come, and so
+// are streams and, unless [idempotency.RequireKey] or the method's proto file
+// says otherwise, calls without a key.
+//
+// Share one store among all servers that serve the same methods. Check that the
+// services are such that their outcomes can be kept with [Server.Check].
+func WithIdempotency(store idempotency.Store, opts ...idempotency.Option) ServerOption {
+	return serverOption(func(s *serverSettings) {
+		if store == nil {
+			s.errs = append(s.errs, errors.New("WithIdempotency: nil"))
+			return
+		}
+		keyed, err := idempotency.NewSettings(opts...)
+		if err != nil {
+			s.errs = append(s.errs, fmt.Errorf("WithIdempotency: %w", err))
+		}
+		s.store, s.keyed = store, keyed
+	})
 }
 
 // WithMaxDeadline bounds the time that any request may take, whatever its

@@ -65,7 +65,7 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 	k.target = c.target(cc)
 	k.began = time.Now()
 	k.ended = k.began // as it is if no attempt is made
-	k.key, k.hasKey = idempotency.FromContext(ctx)
+	k.key, k.hasKey = idempotency.ForCall(ctx, fullMethod, false)
 	own := k.takeOver(opts)
 	k.policy = c.policyOf(k.method, own)
 	k.request = requestFromContext(ctx)
@@ -198,8 +198,8 @@ func (k *call) safe() bool {
 	if k.hasKey || k.policy.safe(k.method.level, k.strict) {
 		return true
 	}
-	md, ok := metadata.FromOutgoingContext(k.ctx) // a key that was put on by hand
-	return ok && len(md[idempotency.Header]) == 1 && idempotency.Key(md[idempotency.Header][0]).Validate() == nil
+	key, ok := handKey(k.ctx)
+	return ok && idempotency.Key(key).Validate() == nil
 }
 
 // heldBack returns what the sender keeps of the remaining time for the reply

@@ -70,7 +70,11 @@ func resolve(sources ...*Policy) Policy {
 		if p.Idempotency == Unspecified {
 			p.Idempotency = s.Idempotency
 		}
+		if p.KeyField == "" {
+			p.KeyField = s.KeyField
+		}
 		p.WaitForReady = p.WaitForReady || s.WaitForReady
+		p.KeyRequired = p.KeyRequired || s.KeyRequired
 	}
 	return p
 }

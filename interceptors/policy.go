@@ -42,6 +42,16 @@ type Policy struct {
 	// Idempotency says whether the method is safe to repeat, over what its
 	// descriptor says.
 	Idempotency IdempotencyLevel
+
+	// KeyRequired gives each call that has no idempotency key a new one, which all
+	// its attempts carry. Not for streams.
+	KeyRequired bool
+
+	// KeyField is the field of the request, a string, that gets the call's key too,
+	// such as request_id (AIP-155). A request that has something in it already
+	// keeps it, and if it is valid it is the call's key, where the call has no
+	// other. Empty is none.
+	KeyField string
 }
 
 // AttemptTimeoutShared is an AttemptTimeout of a [Policy] that gives each attempt an

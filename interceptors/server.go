@@ -31,6 +31,8 @@ type Server struct {
 
 	trace *tracing // nil if there is no provider
 	count *counters
+
+	storeKind string // as metrics name it
 }
 
 // NewServer returns a server. It returns all that is wrong with the options,
@@ -42,11 +44,16 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 			opt.applyServer(&s.serverSettings)
 		}
 	}
-	var errs [3]error
+	var errs [4]error
 	s.trace = newTracing(&s.settings)
 	s.count, errs[0] = newCounters(&s.settings)
 	s.declared, errs[1] = readDeclarations(protoregistry.GlobalFiles)
 	errs[2] = s.checkFloors()
+	errs[3] = s.checkKeyed()
+	s.storeKind = "other"
+	if named, ok := s.store.(interface{ Kind() string }); ok {
+		s.storeKind = named.Kind()
+	}
 	if err := errors.Join(append(s.errs, errs[:]...)...); err != nil {
 		return nil, err
 	}
@@ -88,7 +95,7 @@ func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor {
 			}
 		}()
 		if err = in.refusal; err == nil {
-			reply, err = handler(&in.request, req)
+			reply, err = in.serve(req, handler)
 		}
 		ended = true
 		in.report(err)

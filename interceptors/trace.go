@@ -37,6 +37,13 @@ const (
 	attrReceived  = attribute.Key("hopbound.messages.received")
 	attrCommitted = attribute.Key("hopbound.committed") // what made a stream unretryable
 	attrHeader    = attribute.Key("hopbound.header")
+
+	attrKeyOutcome = attribute.Key("hopbound.idempotency.outcome")
+	attrKeyHash    = attribute.Key("hopbound.idempotency.key_hash")
+	attrTakenOver  = attribute.Key("hopbound.idempotency.taken_over") // only if it is so
+	attrStore      = attribute.Key("hopbound.idempotency.store")
+	attrStep       = attribute.Key("hopbound.idempotency.step")
+	attrResult     = attribute.Key("hopbound.idempotency.result")
 )
 
 // tracing is what spans are made with. It is nil, and nothing is spent, if
@@ -145,6 +152,9 @@ func (k *call) endCall(err error) {
 		return
 	}
 	k.span.SetAttributes(attrAttempts.Int(k.attempts), attrDecision.String(string(k.decision)))
+	if k.hasKey {
+		k.span.SetAttributes(attrKeyHash.String(k.key.Hash()))
+	}
 	endSpan(k.span, err, k.mode, isFailure)
 }
 
@@ -228,6 +238,32 @@ func (in *incoming) malformed(ctx context.Context, key string) {
 	in.count.malformed(ctx, in.method, key)
 	if in.span != nil {
 		in.span.AddEvent("hopbound.malformed", trace.WithAttributes(attrHeader.String(key)))
+	}
+}
+
+// tell says in trace and metrics what became of a call with a key.
+func (c *claim) tell() {
+	c.count.keyedCall(&c.request, c.incoming.method, c.became)
+	if c.span == nil {
+		return
+	}
+	c.span.SetAttributes(attrKeyHash.String(c.key.Hash()), attrKeyOutcome.String(c.became))
+	if c.takenOver {
+		c.span.SetAttributes(attrTakenOver.Bool(true))
+	}
+}
+
+// traceWait says that from now on the call waits for another.
+func (c *claim) traceWait() {
+	if c.span != nil {
+		c.span.AddEvent("hopbound.idempotency.wait")
+	}
+}
+
+// traceStoreError shows an error of the store, which the caller is not told.
+func (c *claim) traceStoreError(err error) {
+	if c.span != nil {
+		c.span.AddEvent("hopbound.idempotency.store_error", trace.WithAttributes(semconv.ExceptionMessage(err.Error())))
 	}
 }
 

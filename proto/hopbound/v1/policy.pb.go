@@ -604,13 +604,17 @@ type IdempotencyPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Over what the method's idempotency_level says.
 	Level *IdempotencyPolicy_Level `protobuf:"varint,1,opt,name=level,enum=hopbound.v1.IdempotencyPolicy_Level" json:"level,omitempty"`
-	// Whether a call must have an idempotency key.
+	// Whether a call must have an idempotency key. Callers with Hopbound make one
+	// for a call that has none. Not for streams.
 	KeyRequired *bool `protobuf:"varint,2,opt,name=key_required,json=keyRequired" json:"key_required,omitempty"`
 	// How long an outcome is kept to be replayed. More than nothing.
 	Retention *durationpb.Duration `protobuf:"bytes,3,opt,name=retention" json:"retention,omitempty"`
 	// The fields of the request by which it is known again, as paths of names
 	// with dots between. All fields if there are none.
-	Fingerprint   []string `protobuf:"bytes,4,rep,name=fingerprint" json:"fingerprint,omitempty"`
+	Fingerprint []string `protobuf:"bytes,4,rep,name=fingerprint" json:"fingerprint,omitempty"`
+	// The field of the request, a string, that holds the idempotency key beside the
+	// metadata, such as request_id (AIP-155).
+	KeyField      *string `protobuf:"bytes,5,opt,name=key_field,json=keyField" json:"key_field,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -671,6 +675,13 @@ func (x *IdempotencyPolicy) GetFingerprint() []string {
 		return x.Fingerprint
 	}
 	return nil
+}
+
+func (x *IdempotencyPolicy) GetKeyField() string {
+	if x != nil && x.KeyField != nil {
+		return *x.KeyField
+	}
+	return ""
 }
 
 // DeadlinePolicy says what the server makes of deadlines.
@@ -777,12 +788,13 @@ const file_hopbound_v1_policy_proto_rawDesc = "" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationH\x00R\x05delay\x12\x17\n" +
 	"\x06at_p95\x18\x03 \x01(\bH\x00R\x05atP95\x12.\n" +
 	"\tnon_fatal\x18\x04 \x03(\x0e2\x11.hopbound.v1.CodeR\bnonFatalB\x06\n" +
-	"\x04when\"\xb8\x02\n" +
+	"\x04when\"\xd5\x02\n" +
 	"\x11IdempotencyPolicy\x12:\n" +
 	"\x05level\x18\x01 \x01(\x0e2$.hopbound.v1.IdempotencyPolicy.LevelR\x05level\x12!\n" +
 	"\fkey_required\x18\x02 \x01(\bR\vkeyRequired\x127\n" +
 	"\tretention\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tretention\x12 \n" +
-	"\vfingerprint\x18\x04 \x03(\tR\vfingerprint\"i\n" +
+	"\vfingerprint\x18\x04 \x03(\tR\vfingerprint\x12\x1b\n" +
+	"\tkey_field\x18\x05 \x01(\tR\bkeyField\"i\n" +
 	"\x05Level\x12\x15\n" +
 	"\x11LEVEL_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14LEVEL_NOT_IDEMPOTENT\x10\x01\x12\x14\n" +

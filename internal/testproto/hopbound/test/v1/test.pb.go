@@ -729,6 +729,118 @@ func (x *HedgedResponse) GetText() string {
 	return ""
 }
 
+type PayRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId" json:"request_id,omitempty"`
+	Account       string                 `protobuf:"bytes,2,opt,name=account" json:"account,omitempty"`
+	Cents         int64                  `protobuf:"varint,3,opt,name=cents" json:"cents,omitempty"`
+	Note          string                 `protobuf:"bytes,4,opt,name=note" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PayRequest) Reset() {
+	*x = PayRequest{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PayRequest) ProtoMessage() {}
+
+func (x *PayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PayRequest.ProtoReflect.Descriptor instead.
+func (*PayRequest) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PayRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *PayRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *PayRequest) GetCents() int64 {
+	if x != nil {
+		return x.Cents
+	}
+	return 0
+}
+
+func (x *PayRequest) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+type PayResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Payment       string                 `protobuf:"bytes,1,opt,name=payment" json:"payment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PayResponse) Reset() {
+	*x = PayResponse{}
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PayResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PayResponse) ProtoMessage() {}
+
+func (x *PayResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_test_v1_test_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PayResponse.ProtoReflect.Descriptor instead.
+func (*PayResponse) Descriptor() ([]byte, []int) {
+	return file_hopbound_test_v1_test_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PayResponse) GetPayment() string {
+	if x != nil {
+		return x.Payment
+	}
+	return ""
+}
+
 var File_hopbound_test_v1_test_proto protoreflect.FileDescriptor
 
 const file_hopbound_test_v1_test_proto_rawDesc = "" +
@@ -765,7 +877,16 @@ const file_hopbound_test_v1_test_proto_rawDesc = "" +
 	"\rHedgedRequest\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\"$\n" +
 	"\x0eHedgedResponse\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text2\xe9\x05\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"o\n" +
+	"\n" +
+	"PayRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x14\n" +
+	"\x05cents\x18\x03 \x01(\x03R\x05cents\x12\x12\n" +
+	"\x04note\x18\x04 \x01(\tR\x04note\"'\n" +
+	"\vPayResponse\x12\x18\n" +
+	"\apayment\x18\x01 \x01(\tR\apayment2\xd8\x06\n" +
 	"\vTestService\x12\\\n" +
 	"\n" +
 	"Idempotent\x12#.hopbound.test.v1.IdempotentRequest\x1a$.hopbound.test.v1.IdempotentResponse\"\x03\x90\x02\x02\x12J\n" +
@@ -778,7 +899,9 @@ const file_hopbound_test_v1_test_proto_rawDesc = "" +
 	"\x02\b\a0\x01:\x02\b\x02B\v\n" +
 	"\x05\x10\xc0\x96\xb1\x02\x12\x02\b\x03\x12\x02\b\x02\"\x1e\b\x05\x12\x02\n" +
 	"\x0e\x1a\x04\x10\xc0\x84=\"\x05\x10\x80\x92\xf4\x01)\x00\x00\x00\x00\x00\x00\b@0\x04\x12\\\n" +
-	"\x06Hedged\x12\x1f.hopbound.test.v1.HedgedRequest\x1a .hopbound.test.v1.HedgedResponse\"\x0f\xfa\xba$\v\x18\x01*\a\b\x03\"\x01\r\x18\x01BNZGgithub.com/hopbound/hopbound/internal/testproto/hopbound/test/v1;testv1\x92\x03\x02\b\x02b\beditionsp\xe8\a"
+	"\x06Hedged\x12\x1f.hopbound.test.v1.HedgedRequest\x1a .hopbound.test.v1.HedgedResponse\"\x0f\xfa\xba$\v\x18\x01*\a\b\x03\"\x01\r\x18\x01\x12m\n" +
+	"\x03Pay\x12\x1c.hopbound.test.v1.PayRequest\x1a\x1d.hopbound.test.v1.PayResponse\")\xfa\xba$%:#\x10\x01\x1a\x03\b\x90\x1c\"\aaccount\"\x05cents*\n" +
+	"request_idBNZGgithub.com/hopbound/hopbound/internal/testproto/hopbound/test/v1;testv1\x92\x03\x02\b\x02b\beditionsp\xe8\a"
 
 var (
 	file_hopbound_test_v1_test_proto_rawDescOnce sync.Once
@@ -792,7 +915,7 @@ func file_hopbound_test_v1_test_proto_rawDescGZIP() []byte {
 	return file_hopbound_test_v1_test_proto_rawDescData
 }
 
-var file_hopbound_test_v1_test_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_hopbound_test_v1_test_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_hopbound_test_v1_test_proto_goTypes = []any{
 	(*IdempotentRequest)(nil),  // 0: hopbound.test.v1.IdempotentRequest
 	(*IdempotentResponse)(nil), // 1: hopbound.test.v1.IdempotentResponse
@@ -810,6 +933,8 @@ var file_hopbound_test_v1_test_proto_goTypes = []any{
 	(*DeclaredResponse)(nil),   // 13: hopbound.test.v1.DeclaredResponse
 	(*HedgedRequest)(nil),      // 14: hopbound.test.v1.HedgedRequest
 	(*HedgedResponse)(nil),     // 15: hopbound.test.v1.HedgedResponse
+	(*PayRequest)(nil),         // 16: hopbound.test.v1.PayRequest
+	(*PayResponse)(nil),        // 17: hopbound.test.v1.PayResponse
 }
 var file_hopbound_test_v1_test_proto_depIdxs = []int32{
 	0,  // 0: hopbound.test.v1.TestService.Idempotent:input_type -> hopbound.test.v1.IdempotentRequest
@@ -820,16 +945,18 @@ var file_hopbound_test_v1_test_proto_depIdxs = []int32{
 	10, // 5: hopbound.test.v1.TestService.Chat:input_type -> hopbound.test.v1.ChatRequest
 	12, // 6: hopbound.test.v1.TestService.Declared:input_type -> hopbound.test.v1.DeclaredRequest
 	14, // 7: hopbound.test.v1.TestService.Hedged:input_type -> hopbound.test.v1.HedgedRequest
-	1,  // 8: hopbound.test.v1.TestService.Idempotent:output_type -> hopbound.test.v1.IdempotentResponse
-	3,  // 9: hopbound.test.v1.TestService.Read:output_type -> hopbound.test.v1.ReadResponse
-	5,  // 10: hopbound.test.v1.TestService.Write:output_type -> hopbound.test.v1.WriteResponse
-	7,  // 11: hopbound.test.v1.TestService.Watch:output_type -> hopbound.test.v1.WatchResponse
-	9,  // 12: hopbound.test.v1.TestService.Upload:output_type -> hopbound.test.v1.UploadResponse
-	11, // 13: hopbound.test.v1.TestService.Chat:output_type -> hopbound.test.v1.ChatResponse
-	13, // 14: hopbound.test.v1.TestService.Declared:output_type -> hopbound.test.v1.DeclaredResponse
-	15, // 15: hopbound.test.v1.TestService.Hedged:output_type -> hopbound.test.v1.HedgedResponse
-	8,  // [8:16] is the sub-list for method output_type
-	0,  // [0:8] is the sub-list for method input_type
+	16, // 8: hopbound.test.v1.TestService.Pay:input_type -> hopbound.test.v1.PayRequest
+	1,  // 9: hopbound.test.v1.TestService.Idempotent:output_type -> hopbound.test.v1.IdempotentResponse
+	3,  // 10: hopbound.test.v1.TestService.Read:output_type -> hopbound.test.v1.ReadResponse
+	5,  // 11: hopbound.test.v1.TestService.Write:output_type -> hopbound.test.v1.WriteResponse
+	7,  // 12: hopbound.test.v1.TestService.Watch:output_type -> hopbound.test.v1.WatchResponse
+	9,  // 13: hopbound.test.v1.TestService.Upload:output_type -> hopbound.test.v1.UploadResponse
+	11, // 14: hopbound.test.v1.TestService.Chat:output_type -> hopbound.test.v1.ChatResponse
+	13, // 15: hopbound.test.v1.TestService.Declared:output_type -> hopbound.test.v1.DeclaredResponse
+	15, // 16: hopbound.test.v1.TestService.Hedged:output_type -> hopbound.test.v1.HedgedResponse
+	17, // 17: hopbound.test.v1.TestService.Pay:output_type -> hopbound.test.v1.PayResponse
+	9,  // [9:18] is the sub-list for method output_type
+	0,  // [0:9] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -846,7 +973,7 @@ func file_hopbound_test_v1_test_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hopbound_test_v1_test_proto_rawDesc), len(file_hopbound_test_v1_test_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	TestService_Chat_FullMethodName       = "/hopbound.test.v1.TestService/Chat"
 	TestService_Declared_FullMethodName   = "/hopbound.test.v1.TestService/Declared"
 	TestService_Hedged_FullMethodName     = "/hopbound.test.v1.TestService/Hedged"
+	TestService_Pay_FullMethodName        = "/hopbound.test.v1.TestService/Pay"
 )
 
 // TestServiceClient is the client API for TestService service.
@@ -52,6 +53,8 @@ type TestServiceClient interface {
 	Declared(ctx context.Context, in *DeclaredRequest, opts ...grpc.CallOption) (*DeclaredResponse, error)
 	// Hedged has a policy that hedges.
 	Hedged(ctx context.Context, in *HedgedRequest, opts ...grpc.CallOption) (*HedgedResponse, error)
+	// Pay needs a key.
+	Pay(ctx context.Context, in *PayRequest, opts ...grpc.CallOption) (*PayResponse, error)
 }
 
 type testServiceClient struct {
@@ -157,6 +160,16 @@ func (c *testServiceClient) Hedged(ctx context.Context, in *HedgedRequest, opts 
 	return out, nil
 }
 
+func (c *testServiceClient) Pay(ctx context.Context, in *PayRequest, opts ...grpc.CallOption) (*PayResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PayResponse)
+	err := c.cc.Invoke(ctx, TestService_Pay_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TestServiceServer is the server API for TestService service.
 // All implementations must embed UnimplementedTestServiceServer
 // for forward compatibility.
@@ -177,6 +190,8 @@ type TestServiceServer interface {
 	Declared(context.Context, *DeclaredRequest) (*DeclaredResponse, error)
 	// Hedged has a policy that hedges.
 	Hedged(context.Context, *HedgedRequest) (*HedgedResponse, error)
+	// Pay needs a key.
+	Pay(context.Context, *PayRequest) (*PayResponse, error)
 	mustEmbedUnimplementedTestServiceServer()
 }
 
@@ -210,6 +225,9 @@ func (UnimplementedTestServiceServer) Declared(context.Context, *DeclaredRequest
 }
 func (UnimplementedTestServiceServer) Hedged(context.Context, *HedgedRequest) (*HedgedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Hedged not implemented")
+}
+func (UnimplementedTestServiceServer) Pay(context.Context, *PayRequest) (*PayResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Pay not implemented")
 }
 func (UnimplementedTestServiceServer) mustEmbedUnimplementedTestServiceServer() {}
 func (UnimplementedTestServiceServer) testEmbeddedByValue()                     {}
@@ -347,6 +365,24 @@ func _TestService_Hedged_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TestService_Pay_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TestServiceServer).Pay(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TestService_Pay_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TestServiceServer).Pay(ctx, req.(*PayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TestService_ServiceDesc is the grpc.ServiceDesc for TestService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -373,6 +409,10 @@ var TestService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Hedged",
 			Handler:    _TestService_Hedged_Handler,
+		},
+		{
+			MethodName: "Pay",
+			Handler:    _TestService_Pay_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

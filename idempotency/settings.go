@@ -1,0 +1,284 @@
+package idempotency
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+)
+
+// Settings are how a server uses a store. They are made of options by
+// [NewSettings], and must not be changed afterwards.
+type Settings struct {
+	// Tenant tells whose key it is that a call carries.
+	Tenant func(ctx context.Context) string
+
+	Lease        time.Duration // of a claim, which is extended while its handler runs
+	StoreTimeout time.Duration // of a step of the store
+	MaxWait      time.Duration // for another that runs the same write; 0 is the call's deadline alone
+	MaxOutcome   int           // bytes of the record of an outcome
+	Codec        Codec
+
+	all     MethodSettings
+	methods map[string]methodOptions
+}
+
+// MethodSettings are those that methods may have of their own.
+type MethodSettings struct {
+	Off         bool          // keys are ignored
+	KeyRequired bool          // a call without a key is refused
+	KeyField    string        // the field of the request that holds the key too; empty is none
+	Retention   time.Duration // of outcomes
+	Fingerprint []string      // the fields that make up the fingerprint; none is all
+	Codes       []codes.Code  // of failures that are kept as outcomes, unmarked
+}
+
+// Option sets how a server uses a store.
+type Option interface{ applySettings(s *settingsBuilder) }
+
+// MethodOption is an [Option] that methods may also have of their own, by
+// [ForMethod].
+type MethodOption interface {
+	Option
+	applyMethod(m *MethodSettings) error
+}
+
+type settingsBuilder struct {
+	Settings
+	errs []error
+}
+
+type option func(s *Settings) error
+
+func (f option) applySettings(s *settingsBuilder) { s.errs = append(s.errs, f(&s.Settings)) }
+
+type methodOption func(m *MethodSettings) error
+
+func (f methodOption) applySettings(s *settingsBuilder)    { s.errs = append(s.errs, f(&s.all)) }
+func (f methodOption) applyMethod(m *MethodSettings) error { return f(m) }
+
+type methodOptions []MethodOption
+
+// Defaults of settings.
+const (
+	DefaultLease        = 10 * time.Second
+	DefaultStoreTimeout = 2 * time.Second
+	DefaultRetention    = 24 * time.Hour
+	DefaultMaxOutcome   = 1 << 20
+)
+
+// DefaultCodes returns the codes of failures that are kept as outcomes unless
+// [Codes] says otherwise: those that another try would get again.
+func DefaultCodes() []codes.Code {
+	return []codes.Code{
+		codes.InvalidArgument, codes.NotFound, codes.AlreadyExists,
+		codes.FailedPrecondition, codes.OutOfRange, codes.Unimplemented,
+	}
+}
+
+// NewSettings returns the settings that options make, and all that is wrong with
+// them, joined. It is for those who write servers of their own; others pass the
+// options on.
+func NewSettings(opts ...Option) (*Settings, error) {
+	b := settingsBuilder{Settings: Settings{
+		Lease: DefaultLease, StoreTimeout: DefaultStoreTimeout, MaxOutcome: DefaultMaxOutcome,
+		all:     MethodSettings{Retention: DefaultRetention, Codes: DefaultCodes()},
+		methods: map[string]methodOptions{},
+	}}
+	for _, opt := range opts {
+		if opt != nil {
+			opt.applySettings(&b)
+		}
+	}
+	return &b.Settings, errors.Join(b.errs...)
+}
+
+// Methods returns the names that [ForMethod] was given, in order.
+func (s *Settings) Methods() []string { return slices.Sorted(maps.Keys(s.methods)) }
+
+// ForMethod returns the settings of a method by its full name. What declare sets
+// weighs more than the options for all methods, and less than those of
+// [ForMethod]; it may be nil.
+func (s *Settings) ForMethod(fullMethod string, declare func(*MethodSettings)) MethodSettings {
+	m := s.all
+	if declare != nil {
+		declare(&m)
+	}
+	service := fullMethod[:strings.LastIndexByte(fullMethod, '/')+1]
+	for _, name := range [...]string{service, fullMethod} {
+		for _, opt := range s.methods[name] {
+			_ = opt.applyMethod(&m) // it was applied before, and what is wrong reported
+		}
+	}
+	return m
+}
+
+// ForMethod sets options for one method, by its full name
+// ("/shop.v1.Orders/Place"), or for all methods of a service
+// ("/shop.v1.Orders/"). They weigh more than what the method's proto file says.
+func ForMethod(name string, opts ...MethodOption) Option {
+	return forMethod{name: name, opts: slices.DeleteFunc(slices.Clone(opts), func(o MethodOption) bool { return o == nil })}
+}
+
+type forMethod struct {
+	name string
+	opts methodOptions
+}
+
+func (f forMethod) applySettings(s *settingsBuilder) {
+	if len(f.name) < 3 || f.name[0] != '/' || f.name[1] == '/' || strings.Count(f.name, "/") != 2 {
+		s.errs = append(s.errs, fmt.Errorf("ForMethod(%q): the name must be /service/method or /service/", f.name))
+		return
+	}
+	var scratch MethodSettings
+	for _, opt := range f.opts {
+		if err := opt.applyMethod(&scratch); err != nil {
+			s.errs = append(s.errs, fmt.Errorf("ForMethod(%q): %w", f.name, err))
+		}
+	}
+	s.methods[f.name] = append(s.methods[f.name], f.opts...)
+}
+
+// Tenant sets whose key it is that a call carries: keys of different tenants
+// never meet. The default is who the caller has authenticated itself as to the
+// transport, and one tenant for all callers where nobody has. Where callers are
+// told apart by something else, such as a token in the metadata, set it, and let
+// the server check the token in an interceptor before Hopbound's: who repeats a
+// key of its tenant gets the outcome without the handler being asked.
+func Tenant(of func(ctx context.Context) string) Option {
+	return option(func(s *Settings) error {
+		if of == nil {
+			return errors.New("Tenant: nil")
+		}
+		s.Tenant = of
+		return nil
+	})
+}
+
+// LeaseTime sets for how long a write stays claimed by a server that has died or
+// lost touch with the store; while a handler runs, its lease is extended. The
+// default is [DefaultLease], and the least 100 ms.
+func LeaseTime(d time.Duration) Option {
+	return option(func(s *Settings) error {
+		s.Lease = d
+		return atLeast("LeaseTime", d, 100*time.Millisecond)
+	})
+}
+
+// StoreTimeout bounds each step of the store. The default is
+// [DefaultStoreTimeout].
+func StoreTimeout(d time.Duration) Option {
+	return option(func(s *Settings) error {
+		s.StoreTimeout = d
+		return atLeast("StoreTimeout", d, time.Millisecond)
+	})
+}
+
+// MaxWait bounds how long a call waits for another that runs the same write,
+// beside its own deadline. Zero waits for nothing; the default is no bound.
+func MaxWait(d time.Duration) Option {
+	return option(func(s *Settings) error {
+		s.MaxWait = max(d, 1)
+		return atLeast("MaxWait", d, 0)
+	})
+}
+
+// MaxOutcome bounds the record of an outcome, in bytes. A success that is larger
+// is kept without its response, so that it is not run again, and who repeats it
+// gets ALREADY_EXISTS with the reason RESPONSE_OMITTED. A failure that is larger
+// is kept without its details and metadata. The default is [DefaultMaxOutcome],
+// and the least 1 KiB.
+func MaxOutcome(bytes int) Option {
+	return option(func(s *Settings) error {
+		s.MaxOutcome = bytes
+		if bytes < 1<<10 {
+			return fmt.Errorf("MaxOutcome(%d): less than 1024", bytes)
+		}
+		return nil
+	})
+}
+
+// Seal seals outcomes with a key ring.
+func Seal(keys *KeyRing) Option {
+	return option(func(s *Settings) error {
+		if keys == nil {
+			return errors.New("Seal: nil")
+		}
+		s.Codec.Keys = keys
+		return nil
+	})
+}
+
+// Off ignores keys.
+func Off() MethodOption {
+	return methodOption(func(m *MethodSettings) error {
+		m.Off = true
+		return nil
+	})
+}
+
+// RequireKey refuses calls without a key, with INVALID_ARGUMENT and the reason
+// KEY_MISSING. For all methods, it means those that are not declared to have no
+// side effects, and are not streams.
+func RequireKey() MethodOption {
+	return methodOption(func(m *MethodSettings) error {
+		m.KeyRequired = true
+		return nil
+	})
+}
+
+// KeyField names a field of the request, a string, that holds the key where the
+// metadata has none, as in AIP-155. It is no part of the fingerprint.
+func KeyField(name string) MethodOption {
+	return methodOption(func(m *MethodSettings) error {
+		m.KeyField = name
+		return nil
+	})
+}
+
+// Retention sets how long an outcome is kept, counted from when it was stored.
+// It must be longer than anybody goes on repeating the call, and that of a
+// method that others call under their own keys at least theirs and the time for
+// which they are repeated. The default is [DefaultRetention].
+func Retention(d time.Duration) MethodOption {
+	return methodOption(func(m *MethodSettings) error {
+		m.Retention = d
+		return atLeast("Retention", d, time.Millisecond)
+	})
+}
+
+// FingerprintFields sets by which fields of a request it is known again, as
+// paths of names with dots between. The default is all, but for request_id, the
+// method's key field, and field masks.
+func FingerprintFields(paths ...string) MethodOption {
+	return methodOption(func(m *MethodSettings) error {
+		m.Fingerprint = slices.Clone(paths)
+		return nil
+	})
+}
+
+// Codes sets the codes of failures that are kept as outcomes though their
+// handler has not marked them with [Final]. The default is [DefaultCodes].
+func Codes(list ...codes.Code) MethodOption {
+	return methodOption(func(m *MethodSettings) error {
+		m.Codes = slices.Clone(list)
+		for _, c := range list {
+			if c == codes.OK || c > codes.Unauthenticated {
+				return fmt.Errorf("Codes: %v is no failure of gRPC's", c)
+			}
+		}
+		return nil
+	})
+}
+
+func atLeast(name string, d, least time.Duration) error {
+	if d < least {
+		return fmt.Errorf("%s(%v): less than %v", name, d, least)
+	}
+	return nil
+}

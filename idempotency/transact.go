@@ -1,0 +1,44 @@
+package idempotency
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// A Transactor is a [Store] that can run a write within a transaction of the
+// database that it keeps its records in. The claim, what the handler writes with
+// that transaction and the outcome take effect together or not at all, so that
+// no lease is needed, and nothing is left behind by a server that dies.
+type Transactor interface {
+	Store
+
+	// Transactional reports whether writes are to be run by Transact. If not, they
+	// are as in any other Store.
+	Transactional() bool
+
+	// Transact is Begin, but waits for whoever runs the write, until ctx ends, and
+	// if the answer is Run calls run with a context that holds the transaction,
+	// and does what it returns before it returns itself. The answer is Join if the
+	// wait has ended.
+	//
+	// An error wraps [ErrOutcomeUnknown] if nobody can tell whether the transaction
+	// was committed. Any other means that it was not.
+	Transact(ctx context.Context, claim Claim, run func(ctx context.Context) Verdict) (Begun, error)
+}
+
+// Verdict is what becomes of a transaction in which a write was run. The zero
+// value rolls all of it back.
+type Verdict struct {
+	// Keep keeps the outcome for the retention.
+	Keep      bool
+	Outcome   []byte
+	Retention time.Duration
+
+	// Commit commits what the handler has written. Without it, an outcome that is
+	// kept is committed alone.
+	Commit bool
+}
+
+// ErrOutcomeUnknown is returned if a step may have had its effect or not.
+var ErrOutcomeUnknown = errors.New("idempotency: it is not known whether the outcome was stored")

@@ -1,0 +1,292 @@
+package interceptors
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// What became of a call with a key, in traces and metrics.
+const (
+	keyExecuted   = "executed"    // the handler ran, and its outcome was kept
+	keyReleased   = "released"    // the handler ran, and the next call may run it again
+	keyReplayed   = "replayed"    // the outcome was there
+	keyJoined     = "joined"      // it came while the call waited for it
+	keyReused     = "reused"      // the key was another request's
+	keyInProgress = "in_progress" // the wait ended first
+	keyLost       = "lease_lost"
+	keyUnknown    = "outcome_unknown"
+	keyFull       = "store_full"
+	keyCorrupt    = "corrupt"
+	keyNoStore    = "store_unavailable"
+	keyGivenUp    = "given_up" // the call ended before its handler ran
+)
+
+// serve runs the handler: as it is or, if the call carries a key, once for that.
+func (in *incoming) serve(req any, handler grpc.UnaryHandler) (any, error) {
+	m := in.method.keyed
+	if m == nil {
+		return handler(&in.request, req)
+	}
+	key, reason, err := in.readKey(m, req)
+	if err != nil {
+		in.count.refusal(&in.request, in.method, reason, in.mode)
+		in.traceRefusal(reason)
+		if in.mode == Enforce {
+			return nil, err
+		}
+	}
+	if key == "" || in.mode == Observe {
+		return handler(&in.request, req)
+	}
+	c := claim{incoming: in, m: m, key: key}
+	defer c.tell()
+	if err := c.prepare(req); err != nil {
+		return nil, err
+	}
+	if t, ok := in.store.(idempotency.Transactor); ok && t.Transactional() {
+		return c.transact(t, req, handler)
+	}
+	return c.serve(req, handler)
+}
+
+// readKey returns the call's key, or none, or the reason and the error that it
+// is refused with.
+func (in *incoming) readKey(m *keyedMethod, req any) (key idempotency.Key, reason string, err error) {
+	values := metadata.ValueFromIncomingContext(&in.request, idempotency.Header)
+	if len(values) == 0 && m.keyField != nil {
+		if message, ok := req.(proto.Message); ok {
+			if text := message.ProtoReflect().Get(m.keyField).String(); text != "" {
+				values = []string{text}
+			}
+		}
+	}
+	switch {
+	case len(values) > 1:
+		return "", ReasonKeyInvalid, newError(codes.InvalidArgument, ReasonKeyInvalid, "the call has several idempotency keys")
+	case len(values) == 1:
+		key = idempotency.Key(values[0])
+		if err := key.Validate(); err != nil {
+			return "", ReasonKeyInvalid, newError(codes.InvalidArgument, ReasonKeyInvalid, err.Error())
+		}
+	case m.KeyRequired:
+		return "", ReasonKeyMissing, newError(codes.InvalidArgument, ReasonKeyMissing, "the method requires an idempotency key")
+	}
+	return key, "", nil
+}
+
+// claim is one call's business with one key. Its states are those of ADR 0012.
+type claim struct {
+	*incoming
+	m   *keyedMethod
+	key idempotency.Key
+
+	claim    idempotency.Claim
+	waiting  context.Context    // bounds waits; nil if there has been none
+	stop     context.CancelFunc // of waiting
+	waits    int
+	outvoted bool // the handler has run here, and another has taken over
+
+	takenOver bool // from an owner whose lease had run out
+	became    string
+}
+
+// prepare makes what the store is asked with.
+func (c *claim) prepare(req any) error {
+	if c.m.unsupported != nil {
+		return newError(codes.Internal, ReasonKeyUnsupported, "the server cannot keep outcomes of the method: "+c.m.unsupported.Error())
+	}
+	message, ok := req.(proto.Message)
+	if !ok {
+		return newError(codes.Internal, ReasonKeyUnsupported, "the server cannot keep outcomes of the method: its request is not protobuf's")
+	}
+	fingerprint, err := c.m.fingerprints.Of(message)
+	if err != nil {
+		return newError(codes.Internal, ReasonKeyUnsupported, err.Error())
+	}
+	tenant := c.keyed.Tenant
+	if tenant == nil {
+		tenant = authenticated
+	}
+	c.claim = idempotency.Claim{
+		ID:          idempotency.NewID(tenant(&c.request), c.incoming.method.full, c.key),
+		Owner:       rand.Text(),
+		Fingerprint: fingerprint,
+		Lease:       c.keyed.Lease,
+	}
+	return nil
+}
+
+// serve asks the store until the handler has run or the outcome is there.
+func (c *claim) serve(req any, handler grpc.UnaryHandler) (any, error) {
+	defer func() {
+		if c.stop != nil {
+			c.stop()
+		}
+	}()
+	for {
+		begun, err := c.begin()
+		if err != nil {
+			return nil, c.refused(err)
+		}
+		switch begun.State {
+		case idempotency.Run:
+			lease := idempotency.Lease{ID: c.claim.ID, Owner: c.claim.Owner, Fence: begun.Fence}
+			if c.outvoted || c.request.Err() != nil {
+				c.release(lease)
+				return nil, c.notRun()
+			}
+			c.takenOver = begun.TakenOver
+			reply, err := c.run(lease, req, handler)
+			if !c.outvoted {
+				return reply, err
+			}
+		case idempotency.Join:
+			if err := c.wait(); err != nil {
+				return nil, err
+			}
+		default:
+			return c.answer(begun)
+		}
+	}
+}
+
+// answer answers with what the store has said, other than to run or to wait.
+func (c *claim) answer(begun idempotency.Begun) (any, error) {
+	switch begun.State {
+	case idempotency.Replay:
+		return c.replay(begun.Outcome)
+	case idempotency.Reused:
+		c.became = keyReused
+		return nil, newError(codes.FailedPrecondition, ReasonKeyReused, "the idempotency key was used for another request")
+	default:
+		return nil, c.refused(errors.New("the store tells no state"))
+	}
+}
+
+// begin asks the store. What it does is not cut short by the caller, so that
+// nothing is claimed that nobody knows of; without an answer it is asked again.
+func (c *claim) begin() (begun idempotency.Begun, err error) {
+	timeout := c.keyed.StoreTimeout
+	if d, ok := c.request.Deadline(); ok {
+		timeout = max(min(timeout, time.Until(d)), time.Millisecond)
+	}
+	for range 2 {
+		err = c.step(stepBegin, timeout, func(ctx context.Context) error {
+			begun, err = c.store.Begin(ctx, c.claim)
+			return err
+		})
+		if err == nil || errors.Is(err, idempotency.ErrFull) || errors.Is(err, idempotency.ErrCorrupt) || c.request.Err() != nil {
+			break
+		}
+	}
+	return begun, err
+}
+
+// wait waits until it is worth asking again, and fails when the wait is over.
+func (c *claim) wait() error {
+	if c.waiting == nil {
+		ctx, cancel := context.WithTimeout(&c.request, c.patience())
+		c.waiting, c.stop = ctx, cancel
+		c.traceWait()
+	}
+	err := c.step(stepWait, 0, func(ctx context.Context) error { return c.store.Wait(ctx, c.claim.ID) })
+	if err == nil && c.waits > 0 { // the store may wake whoever waits for nothing
+		pause := time.NewTimer(min(time.Millisecond<<c.waits, 100*time.Millisecond))
+		defer pause.Stop()
+		select {
+		case <-pause.C:
+		case <-c.waiting.Done():
+		}
+	}
+	c.waits = min(c.waits+1, 10)
+	switch {
+	case c.waiting.Err() != nil:
+		return c.waitedInVain()
+	case err != nil:
+		return c.refused(err)
+	default:
+		return nil
+	}
+}
+
+// patience returns how long the call may wait for another: as long as leaves
+// time for an answer.
+func (c *claim) patience() time.Duration {
+	patience := unbounded
+	if d, ok := c.request.Deadline(); ok {
+		left := time.Until(d)
+		patience = max(left-min(left/20, 20*time.Millisecond), 1)
+	}
+	if c.keyed.MaxWait > 0 {
+		patience = min(patience, c.keyed.MaxWait)
+	}
+	return patience
+}
+
+// waitedInVain returns the error of a call whose wait has ended.
+func (c *claim) waitedInVain() error {
+	switch {
+	case errors.Is(c.request.Err(), context.Canceled):
+		c.became = keyGivenUp
+		return cancelledError()
+	case c.outvoted:
+		return c.leaseLost()
+	default:
+		c.became = keyInProgress
+		return c.later(codes.Aborted, ReasonInProgress, "another call with the same idempotency key is still running")
+	}
+}
+
+// notRun returns the error of a call that was told to run and did not.
+func (c *claim) notRun() error {
+	switch {
+	case c.outvoted:
+		return c.leaseLost()
+	case errors.Is(c.request.Err(), context.Canceled):
+		c.became = keyGivenUp
+		return cancelledError()
+	default:
+		c.became = keyGivenUp
+		return newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the deadline had passed before the handler could run")
+	}
+}
+
+func (c *claim) leaseLost() error {
+	c.became = keyLost
+	return c.later(codes.Aborted, ReasonLeaseLost, "another server has taken over, and its outcome is not there yet")
+}
+
+// refused returns the error for one of the store's.
+func (c *claim) refused(err error) error {
+	c.traceStoreError(err)
+	switch {
+	case errors.Is(err, idempotency.ErrCorrupt):
+		c.became = keyCorrupt
+		return newError(codes.Internal, ReasonRecordCorrupt, "what is stored under the idempotency key cannot be read")
+	case errors.Is(err, idempotency.ErrFull):
+		c.became = keyFull
+		return c.later(codes.ResourceExhausted, ReasonStoreFull, "the idempotency store has no room for another key")
+	case c.request.Err() != nil:
+		return c.notRun()
+	default:
+		c.became = keyNoStore
+		return newError(codes.Unavailable, ReasonStoreUnavailable, "the idempotency store does not answer")
+	}
+}
+
+// later makes an error with which the caller is told to come back.
+func (c *claim) later(code codes.Code, reason, message string) error {
+	after := max(min(c.keyed.Lease/10, time.Second), 10*time.Millisecond)
+	setPushback(&c.request, after.Milliseconds())
+	return newError(code, reason, message, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
+}

@@ -1,0 +1,163 @@
+package interceptors
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+)
+
+// errOutvoted cancels the context of a handler whose lease was lost.
+var errOutvoted = errors.New("hopbound: another server has taken over the write")
+
+// run runs the handler under a lease, and stores its outcome. If another has
+// taken over, it says so in c, and what it returns is void.
+func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler) (reply any, err error) {
+	ctx, cancel := context.WithCancelCause(idempotency.WithRunning(&c.request, c.claim.ID, c.key, c.takenOver))
+	defer cancel(nil)
+	held := holdMetadata(ctx)
+	beat := c.keepLease(lease, cancel)
+	returned := false
+	defer func() {
+		if !returned { // it has panicked or ended its goroutine
+			beat.end()
+			c.became = keyReleased
+			c.release(lease)
+		}
+	}()
+	reply, err = handler(grpc.NewContextWithServerTransportStream(ctx, held), req)
+	returned = true
+	if beat.end() {
+		c.outvoted = true
+		return nil, nil
+	}
+	held.close()
+	record, keep := c.record(reply, err, held)
+	if !keep {
+		c.became = keyReleased
+		c.release(lease)
+		held.pass()
+		return reply, err
+	}
+	switch stored := c.complete(lease, record); {
+	case errors.Is(stored, idempotency.ErrLeaseLost):
+		c.outvoted = true
+		return nil, nil
+	case stored != nil:
+		return nil, c.unknown(stored)
+	}
+	c.became = keyExecuted
+	held.pass()
+	return reply, err
+}
+
+// unknown returns the error of a call whose handler has run, and of which nobody
+// can say whether that was stored.
+func (c *claim) unknown(err error) error {
+	c.traceStoreError(err)
+	c.became = keyUnknown
+	return c.later(codes.Unavailable, ReasonOutcomeUnknown, "the call was made, and whether its outcome was stored is not known")
+}
+
+// Pauses between attempts to store an outcome.
+const (
+	firstStorePause = 10 * time.Millisecond
+	mostStorePause  = 500 * time.Millisecond
+)
+
+// complete stores the outcome, and repeats that for as long as a lease if it gets
+// no answer.
+func (c *claim) complete(lease idempotency.Lease, record []byte) error {
+	until := time.Now().Add(c.keyed.Lease)
+	pause := firstStorePause
+	for {
+		timeout := min(c.keyed.StoreTimeout, max(time.Until(until), time.Millisecond))
+		err := c.step(stepComplete, timeout, func(ctx context.Context) error {
+			return c.store.Complete(ctx, lease, record, c.m.Retention)
+		})
+		if err == nil || errors.Is(err, idempotency.ErrLeaseLost) || time.Until(until) < pause {
+			return err
+		}
+		time.Sleep(pause/2 + rand.N(pause/2)) //nolint:gosec // jitter need not be secret
+		pause = min(2*pause, mostStorePause)
+	}
+}
+
+// release gives the key up, so that the next call may run the handler. If that
+// fails, the lease runs out.
+func (c *claim) release(lease idempotency.Lease) {
+	err := c.step(stepRelease, c.keyed.StoreTimeout, func(ctx context.Context) error { return c.store.Release(ctx, lease) })
+	if err != nil {
+		c.traceStoreError(err)
+	}
+}
+
+// step takes a step of the store that the call's end does not cut short, and
+// measures it. A timeout of 0 leaves it to the wait that the call has.
+func (c *claim) step(name string, timeout time.Duration, take func(ctx context.Context) error) error {
+	began := time.Now()
+	ctx := c.waiting
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(&c.request), timeout)
+		defer cancel()
+	}
+	err := take(ctx)
+	c.count.storeStep(ctx, c.storeKind, name, time.Since(began), err)
+	return err
+}
+
+// heartbeat extends a lease while its handler runs. It costs a timer, and a
+// goroutine only while it beats.
+type heartbeat struct {
+	claim *claim
+	lease idempotency.Lease
+	lost  context.CancelCauseFunc // is told that another has taken over
+
+	mu    sync.Mutex
+	timer *time.Timer
+	ended bool
+	taken bool // another has taken over
+}
+
+// keepLease extends a lease until the heartbeat ends.
+func (c *claim) keepLease(lease idempotency.Lease, lost context.CancelCauseFunc) *heartbeat {
+	h := &heartbeat{claim: c, lease: lease, lost: lost}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.timer = time.AfterFunc(c.keyed.Lease/3, h.beat)
+	return h
+}
+
+func (h *heartbeat) beat() {
+	c := h.claim
+	err := c.step(stepExtend, min(c.keyed.StoreTimeout, c.keyed.Lease/3), func(ctx context.Context) error {
+		return c.store.Extend(ctx, h.lease, c.keyed.Lease)
+	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.ended:
+	case errors.Is(err, idempotency.ErrLeaseLost):
+		h.taken = true
+		h.lost(errOutvoted)
+	case err != nil:
+		h.timer.Reset(c.keyed.Lease / 10)
+	default:
+		h.timer.Reset(c.keyed.Lease / 3)
+	}
+}
+
+// end stops the heartbeat, and tells whether another has taken over.
+func (h *heartbeat) end() (taken bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ended = true
+	h.timer.Stop()
+	return h.taken
+}
