@@ -1,0 +1,97 @@
+package pgstore
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Option configures a [Store].
+type Option func(*settings) error
+
+type settings struct {
+	prefix       string // of tables: a quoted schema and a dot, or nothing
+	channel      string
+	transactions bool
+	listen       bool
+	expireEvery  time.Duration
+	settle       time.Duration
+}
+
+// Defaults of options.
+const (
+	DefaultExpireEvery = time.Minute
+	DefaultSettle      = 10 * time.Second
+)
+
+func newSettings(opts []Option) (settings, error) {
+	s := settings{listen: true, channel: "hopbound_idempotency", expireEvery: DefaultExpireEvery, settle: DefaultSettle}
+	var errs []error
+	for _, opt := range opts {
+		if opt != nil {
+			errs = append(errs, opt(&s))
+		}
+	}
+	return s, errors.Join(errs...)
+}
+
+// WithSchema sets the schema that the tables are in. The default is the search
+// path. The schema must be there.
+func WithSchema(name string) Option {
+	return func(s *settings) error {
+		if name == "" {
+			return errors.New("WithSchema: an empty name")
+		}
+		s.prefix = pgx.Identifier{name}.Sanitize() + "."
+		s.channel = "hopbound_idempotency_" + name
+		if len(s.channel) > 63 {
+			return fmt.Errorf("WithSchema(%q): the name has more than 42 bytes", name)
+		}
+		return nil
+	}
+}
+
+// WithTransactions runs each write in a transaction, which its handler gets by
+// [Tx].
+func WithTransactions() Option {
+	return func(s *settings) error {
+		s.transactions = true
+		return nil
+	}
+}
+
+// WithoutListen keeps no connection that listens for notifications: whoever
+// waits looks now and then.
+func WithoutListen() Option {
+	return func(s *settings) error {
+		s.listen = false
+		return nil
+	}
+}
+
+// WithExpiry sets how often expired records are deleted. Zero leaves it to
+// [Store.Expire]. The default is [DefaultExpireEvery].
+func WithExpiry(every time.Duration) Option {
+	return func(s *settings) error {
+		s.expireEvery = every
+		if every < 0 {
+			return fmt.Errorf("WithExpiry(%v): less than nothing", every)
+		}
+		return nil
+	}
+}
+
+// WithSettleTimeout bounds how long a commit may take, and then how long the
+// store tries to find out whether a commit without an answer has happened. The
+// default is [DefaultSettle].
+func WithSettleTimeout(d time.Duration) Option {
+	return func(s *settings) error {
+		s.settle = d
+		if d <= 0 {
+			return fmt.Errorf("WithSettleTimeout(%v): must be more than nothing", d)
+		}
+		return nil
+	}
+}

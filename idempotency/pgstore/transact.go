@@ -1,0 +1,274 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Transactional reports whether the store has [WithTransactions].
+func (s *Store) Transactional() bool { return s.transactions }
+
+// flights are the writes that are run in transactions of this process: whoever
+// waits for one needs no connection.
+type flights struct {
+	mu  sync.Mutex
+	ids map[idempotency.ID]chan struct{} // closed at the end
+}
+
+// enter begins a flight, or returns what tells the end of the one there is.
+func (f *flights) enter(id idempotency.ID) (leave func(), busy <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if there, ok := f.ids[id]; ok {
+		return nil, there
+	}
+	if f.ids == nil {
+		f.ids = map[idempotency.ID]chan struct{}{}
+	}
+	over := make(chan struct{})
+	f.ids[id] = over
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.ids, id)
+		close(over)
+	}, nil
+}
+
+// Transact claims a write and runs it in a transaction, or tells what is known of
+// it.
+func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context) idempotency.Verdict) (idempotency.Begun, error) {
+	if claim.Owner == "" || claim.Lease < time.Microsecond {
+		return idempotency.Begun{}, errors.New("pgstore: a claim needs an owner, and a lease of more than nothing")
+	}
+	patience := ctx
+	if claim.Wait > 0 {
+		var stop context.CancelFunc
+		patience, stop = context.WithTimeout(ctx, claim.Wait)
+		defer stop()
+	}
+	f := flight{store: s, claim: &claim, patience: patience, run: run}
+	for range tries {
+		begun, ok, err := f.attempt(ctx)
+		if ok || err != nil {
+			begun.Waited = f.waited
+			return begun, err
+		}
+	}
+	return idempotency.Begun{}, errors.New("pgstore: transact: the record changes too often")
+}
+
+// flight is one write on its way through a transaction.
+type flight struct {
+	store    *Store
+	claim    *idempotency.Claim
+	patience context.Context // bounds waits
+	run      func(ctx context.Context) idempotency.Verdict
+	waited   bool
+}
+
+// attempt tries once. It is to be tried again if it returns neither an answer nor
+// an error.
+func (f *flight) attempt(ctx context.Context) (idempotency.Begun, bool, error) {
+	leave, busy := f.store.flights.enter(f.claim.ID)
+	if busy == nil {
+		defer leave()
+		return f.fly(ctx)
+	}
+	f.waited = true
+	select {
+	case <-busy:
+	case <-f.patience.Done():
+		return idempotency.Begun{State: idempotency.Join}, true, ctx.Err()
+	}
+	return f.peek(ctx)
+}
+
+// peek asks what is known, without a claim.
+func (f *flight) peek(ctx context.Context) (begun idempotency.Begun, ok bool, err error) {
+	r, err := scanRow(f.store.pool.QueryRow(ctx, f.store.sql.read, f.claim.ID[:]))
+	if err != nil {
+		return begun, false, wrap("transact", err)
+	}
+	if r != nil && r.done {
+		begun, ok = r.begun(f.claim)
+	}
+	return begun, ok, nil
+}
+
+// fly claims the write, in a transaction in which it then runs it.
+func (f *flight) fly(ctx context.Context) (begun idempotency.Begun, ok bool, err error) {
+	pooled, err := f.store.pool.Acquire(ctx)
+	if err != nil {
+		return begun, false, wrap("transact", err)
+	}
+	defer pooled.Release() // which closes a connection that is still in a transaction
+	conn := pooled.Conn()
+	inner, fresh, r, err := f.begin(ctx, conn)
+	if hasCode(err, codeLockTimeout) {
+		f.waited = true
+		return idempotency.Begun{State: idempotency.Join}, true, f.rollback(ctx, conn)
+	}
+	if err != nil {
+		return begun, false, wrap("transact", err)
+	}
+	if fresh == nil {
+		return f.known(ctx, conn, r)
+	}
+	t := &tx{Tx: inner}
+	defer t.closed.Store(true) // also if the handler panics
+	verdict := f.run(context.WithValue(ctx, txContext{}, t))
+	t.closed.Store(true)
+	return *fresh, true, f.end(ctx, pooled, verdict)
+}
+
+// begin begins the transaction and claims the record in it, waiting for whoever
+// has claimed it in another. It returns what it was told, or else the record.
+func (f *flight) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, fresh *idempotency.Begun, r *row, err error) {
+	s := f.store
+	b := &pgx.Batch{}
+	b.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	b.Queue("SELECT set_config('lock_timeout', $1, true)", f.lockTimeout())
+	b.Queue(s.sql.claim, s.claimArgs(f.claim)...).QueryRow(func(row pgx.Row) (err error) {
+		fresh, err = scanClaim(row)
+		return err
+	})
+	b.Queue(s.sql.read, f.claim.ID[:]).QueryRow(func(from pgx.Row) (err error) {
+		r, err = scanRow(from)
+		return err
+	})
+	b.Queue("SET LOCAL lock_timeout TO DEFAULT") // for the handler
+	b.Queue("SAVEPOINT hopbound")
+	results := conn.SendBatch(ctx, b)
+	err = results.Close()
+	return results.Tx(), fresh, r, err
+}
+
+// lockTimeout returns how long to wait for a record, in milliseconds as text; 0
+// is without end.
+func (f *flight) lockTimeout() string {
+	until, ok := f.patience.Deadline()
+	if !ok {
+		return "0"
+	}
+	return strconv.FormatInt(max(1, time.Until(until).Milliseconds()), 10)
+}
+
+// known ends a transaction that has claimed nothing, and tells what it has seen.
+func (f *flight) known(ctx context.Context, conn *pgx.Conn, r *row) (begun idempotency.Begun, ok bool, err error) {
+	if err := f.rollback(ctx, conn); err != nil || r == nil {
+		return begun, false, err
+	}
+	begun, ok = r.begun(f.claim)
+	if !ok || begun.State != idempotency.Join {
+		return begun, ok, nil
+	}
+	// It is claimed under a lease, by a server that uses no transactions.
+	f.waited = true
+	if err := f.store.Wait(f.patience, f.claim.ID); err != nil {
+		if f.patience.Err() != nil {
+			return begun, true, ctx.Err()
+		}
+		return begun, false, err
+	}
+	return begun, false, nil
+}
+
+func (f *flight) rollback(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, "ROLLBACK")
+	return wrap("transact", err)
+}
+
+// end ends the transaction as its verdict says. The caller's cancellation does
+// not reach it.
+func (f *flight) end(ctx context.Context, pooled *pgxpool.Conn, v idempotency.Verdict) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.store.settle)
+	defer cancel()
+	conn := pooled.Conn()
+	if !v.Keep {
+		_ = f.rollback(ctx, conn) // if that fails, the connection is closed, and that rolls back too
+		return nil
+	}
+	const (
+		inTransaction = 'T'
+		hasFailed     = 'E'
+	)
+	status := conn.PgConn().TxStatus()
+	if conn.IsClosed() || status != inTransaction && status != hasFailed {
+		return errors.New("pgstore: the handler has ended the transaction")
+	}
+	b := &pgx.Batch{}
+	if !v.Commit {
+		b.Queue("ROLLBACK TO SAVEPOINT hopbound")
+	}
+	b.Queue(f.store.sql.finish, f.claim.ID[:], f.claim.Owner, notNil(v.Outcome), max(0, v.Retention.Microseconds()))
+	b.Queue("COMMIT")
+	err := conn.SendBatch(ctx, b).Close()
+	switch {
+	case err == nil:
+		return nil
+	case isRefusal(err):
+		_ = f.rollback(ctx, conn)
+		return wrap("transact: it was not committed", err)
+	default:
+		_ = conn.Close(ctx)
+		return f.resolve(ctx, err)
+	}
+}
+
+// isRefusal reports whether the server says that it has not done what it was
+// asked. A fatal error may come after a commit.
+func isRefusal(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Severity == "ERROR"
+}
+
+// resolve finds out whether a transaction was committed whose end was not heard
+// of. Its claim is tried again: while the transaction is still there, that waits
+// for it.
+func (f *flight) resolve(ctx context.Context, lost error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.store.settle)
+	defer cancel()
+	for {
+		committed, err := f.committed(ctx)
+		switch {
+		case err == nil && committed:
+			return nil
+		case err == nil:
+			return wrap("transact: it was not committed", lost)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("pgstore: transact: %w: %w", idempotency.ErrOutcomeUnknown, lost)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// committed reports whether the record is there and was made by this flight.
+func (f *flight) committed(ctx context.Context) (bool, error) {
+	pooled, err := f.store.pool.Acquire(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer pooled.Release()
+	again := *f
+	again.patience = ctx
+	_, _, r, err := again.begin(ctx, pooled.Conn())
+	if err != nil {
+		return false, err
+	}
+	if err := again.rollback(ctx, pooled.Conn()); err != nil {
+		return false, err
+	}
+	return r != nil && r.done && r.owner == f.claim.Owner, nil
+}

@@ -1,0 +1,109 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+type txContext struct{}
+
+// Tx returns the transaction of the handler whose context ctx is, or false if
+// there is none: the store has no [WithTransactions], or the call no key. It is
+// the store's to end: Commit and Rollback fail. Begin makes a savepoint. It is
+// not safe for concurrent use, as no transaction is, and over when the handler
+// has returned.
+func Tx(ctx context.Context) (pgx.Tx, bool) {
+	t, ok := ctx.Value(txContext{}).(*tx)
+	if !ok {
+		return nil, false
+	}
+	return t, true
+}
+
+// errNotYours is the error of a handler that ends the store's transaction.
+var errNotYours = errors.New("pgstore: the transaction ends when the handler returns")
+
+// tx is a transaction in the hands of a handler, which may hold on to it when it
+// has returned, and the connection is another's.
+type tx struct {
+	pgx.Tx
+	closed atomic.Bool
+}
+
+// Begin makes a savepoint.
+func (t *tx) Begin(ctx context.Context) (pgx.Tx, error) {
+	if t.closed.Load() {
+		return nil, pgx.ErrTxClosed
+	}
+	return t.Tx.Begin(ctx)
+}
+
+// Commit fails.
+func (t *tx) Commit(context.Context) error { return errNotYours }
+
+// Rollback fails.
+func (t *tx) Rollback(context.Context) error { return errNotYours }
+
+// CopyFrom copies rows into a table.
+func (t *tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, from pgx.CopyFromSource) (int64, error) {
+	if t.closed.Load() {
+		return 0, pgx.ErrTxClosed
+	}
+	return t.Tx.CopyFrom(ctx, table, columns, from)
+}
+
+// SendBatch sends statements at once.
+func (t *tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if t.closed.Load() {
+		return closedBatch{}
+	}
+	return t.Tx.SendBatch(ctx, b)
+}
+
+// Prepare prepares a statement on the connection.
+func (t *tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
+	if t.closed.Load() {
+		return nil, pgx.ErrTxClosed
+	}
+	return t.Tx.Prepare(ctx, name, sql)
+}
+
+// Exec runs a statement.
+func (t *tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	if t.closed.Load() {
+		return pgconn.CommandTag{}, pgx.ErrTxClosed
+	}
+	return t.Tx.Exec(ctx, sql, args...)
+}
+
+// Query runs a query.
+func (t *tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if t.closed.Load() {
+		return nil, pgx.ErrTxClosed
+	}
+	return t.Tx.Query(ctx, sql, args...)
+}
+
+// QueryRow runs a query for one row.
+func (t *tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	if t.closed.Load() {
+		return closedRow{}
+	}
+	return t.Tx.QueryRow(ctx, sql, args...)
+}
+
+type closedRow struct{}
+
+func (closedRow) Scan(...any) error { return pgx.ErrTxClosed }
+
+type closedBatch struct{}
+
+func (closedBatch) Exec() (pgconn.CommandTag, error) { return pgconn.CommandTag{}, pgx.ErrTxClosed }
+func (closedBatch) Query() (pgx.Rows, error)         { return nil, pgx.ErrTxClosed }
+func (closedBatch) QueryRow() pgx.Row                { return closedRow{} }
+func (closedBatch) Close() error                     { return pgx.ErrTxClosed }
+func (closedBatch) Tx() pgx.Tx                       { return nil }

@@ -1,0 +1,194 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience is how long a server may take to start or to stop.
+const patience = 30 * time.Second
+
+// Server is a server of its own for a test. Its methods are for one goroutine.
+type Server struct {
+	// Addr is where it listens; it stays the same when the server is restarted.
+	Addr string
+
+	t       testing.TB
+	command func() *exec.Cmd
+	ready   func(ctx context.Context) error
+	process *exec.Cmd
+	log     *os.File
+}
+
+// Start starts the server after it has been killed or stopped.
+func (s *Server) Start() {
+	s.t.Helper()
+	if err := s.start(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *Server) start() error {
+	cmd := s.command()
+	cmd.Stdout, cmd.Stderr = s.log, s.log
+	dieWithParent(cmd)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	s.process = cmd
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		err := s.ready(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil || exited(cmd) {
+			s.Signal(syscall.SIGKILL)
+			text, _ := os.ReadFile(s.log.Name())
+			return fmt.Errorf("%s does not start: %w\n%s", cmd.Path, err, text)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// exited reports whether a process has ended though nobody waited for it yet.
+func exited(cmd *exec.Cmd) bool {
+	var info syscall.WaitStatus
+	pid, err := syscall.Wait4(cmd.Process.Pid, &info, syscall.WNOHANG, nil)
+	return pid != 0 || err != nil
+}
+
+// Kill kills the server, as a crash does.
+func (s *Server) Kill() {
+	s.Signal(syscall.SIGKILL)
+	s.wait()
+}
+
+// Stop stops the server in good order.
+func (s *Server) Stop() {
+	s.Signal(syscall.SIGINT)
+	s.wait()
+}
+
+// Signal sends a signal, such as SIGSTOP.
+func (s *Server) Signal(signal syscall.Signal) {
+	if s.process != nil {
+		_ = s.process.Process.Signal(signal)
+	}
+}
+
+func (s *Server) wait() {
+	if s.process == nil {
+		return
+	}
+	timer := time.AfterFunc(patience, func() { s.Signal(syscall.SIGKILL) })
+	defer timer.Stop()
+	_ = s.process.Wait()
+	s.process = nil
+}
+
+// run starts a server of a new folder, which prepare may fill, until the test
+// ends.
+func run(t testing.TB, server func(dir, port string) (*Server, error)) *Server {
+	t.Helper()
+	const tries = 5 // the port may be taken by another meanwhile
+	var err error
+	for range tries {
+		var s *Server
+		if s, err = tryRun(t, server); err == nil {
+			return s
+		}
+	}
+	t.Fatal(err)
+	return nil
+}
+
+func tryRun(t testing.TB, server func(dir, port string) (*Server, error)) (*Server, error) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hopbound")
+	if err != nil {
+		return nil, err
+	}
+	remove := func() { _ = os.RemoveAll(dir) }
+	port, err := freePort()
+	if err != nil {
+		remove()
+		return nil, err
+	}
+	s, err := server(dir, port)
+	if err != nil {
+		remove()
+		return nil, err
+	}
+	s.t, s.Addr = t, net.JoinHostPort("127.0.0.1", port)
+	if s.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
+		remove()
+		return nil, err
+	}
+	if err := s.start(); err != nil {
+		s.wait()
+		_ = s.log.Close()
+		remove()
+		return nil, err
+	}
+	t.Cleanup(func() {
+		s.Signal(syscall.SIGCONT)
+		s.Stop()
+		_ = s.log.Close()
+		remove()
+	})
+	return s, nil
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = l.Close() }()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
+
+// dials is ready when something listens.
+func dials(port string) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", port))
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	}
+}
+
+// missing ends a test for want of a binary.
+func missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("HOPBOUND_REQUIRE_SERVICES") == "1" {
+		t.Fatalf("%s, and HOPBOUND_REQUIRE_SERVICES is set", what)
+	}
+	t.Skipf("%s: install it to run this test", what)
+}
+
+// find returns the path of a binary on PATH or among others, or an error.
+func find(name string, patterns ...string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, pattern := range patterns {
+		if all, _ := filepath.Glob(pattern); len(all) > 0 {
+			return all[len(all)-1], nil
+		}
+	}
+	return "", errors.New("there is no " + name)
+}
