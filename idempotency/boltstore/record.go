@@ -1,0 +1,132 @@
+package boltstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+)
+
+// record is one write. On disk it is a version, its fields in order, those of no
+// fixed length with their length before them, a checksum of all that, and the
+// outcome, which has a checksum of its own.
+type record struct {
+	done        bool
+	fence       uint64
+	until       int64 // end of the lease or the retention, in nanoseconds of the store's time
+	owner       string
+	fingerprint idempotency.Fingerprint
+	outcome     []byte
+}
+
+const version = 1
+
+var (
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	errShort   = errors.New("it is too short")
+)
+
+// due returns when a record may be dropped.
+func (r *record) due() int64 {
+	if r.done {
+		return r.until
+	}
+	return r.until + int64(abandoned)
+}
+
+// append appends what is written to disk.
+func (r *record) append(dst []byte) []byte {
+	begin := len(dst)
+	dst = append(dst, version, 0)
+	if r.done {
+		dst[begin+1] = 1
+	}
+	dst = binary.BigEndian.AppendUint64(dst, r.fence)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.until)) //nolint:gosec // it is read as it is written
+	for _, text := range [...]string{r.owner, r.fingerprint.Schema} {
+		dst = binary.AppendUvarint(dst, uint64(len(text)))
+		dst = append(dst, text...)
+	}
+	dst = append(dst, r.fingerprint.Sum[:]...)
+	dst = binary.BigEndian.AppendUint32(dst, crc32.Checksum(dst[begin:], castagnoli))
+	return append(dst, r.outcome...)
+}
+
+// parse reads what append has written. The outcome is part of raw. An error wraps
+// [idempotency.ErrCorrupt].
+func parse(raw []byte) (*record, error) {
+	r, err := parseRecord(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", idempotency.ErrCorrupt, err)
+	}
+	return r, nil
+}
+
+func parseRecord(raw []byte) (*record, error) {
+	const fixed = 2 + 8 + 8
+	if len(raw) < fixed {
+		return nil, errShort
+	}
+	if raw[0] != version || raw[1] > 1 {
+		return nil, fmt.Errorf("it begins with %x", raw[:2])
+	}
+	r := &record{
+		done:  raw[1] == 1,
+		fence: binary.BigEndian.Uint64(raw[2:]),
+		until: int64(binary.BigEndian.Uint64(raw[10:])), //nolint:gosec // it is read as it is written
+	}
+	rest := raw[fixed:]
+	for _, text := range [...]*string{&r.owner, &r.fingerprint.Schema} {
+		n, size := binary.Uvarint(rest)
+		if size <= 0 || n > uint64(len(rest)-size) {
+			return nil, errShort
+		}
+		*text = string(rest[size : size+int(n)]) //nolint:gosec // it is no more than there is
+		rest = rest[size+int(n):]                //nolint:gosec // likewise
+	}
+	if len(rest) < len(r.fingerprint.Sum)+crc32.Size {
+		return nil, errShort
+	}
+	rest = rest[copy(r.fingerprint.Sum[:], rest):]
+	if crc32.Checksum(raw[:len(raw)-len(rest)], castagnoli) != binary.BigEndian.Uint32(rest) {
+		return nil, errors.New("its checksum is wrong")
+	}
+	r.outcome = rest[crc32.Size:]
+	return r, nil
+}
+
+// begun returns what a record tells whoever claims it at a time, or false if it
+// is to be claimed anew.
+func (r *record) begun(claim *idempotency.Claim, now int64) (idempotency.Begun, bool) {
+	live := r.until > now
+	switch {
+	case r.done && !live:
+		return idempotency.Begun{}, false
+	case claim.Fingerprint.Differs(r.fingerprint):
+		return idempotency.Begun{State: idempotency.Reused}, true
+	case r.done:
+		return idempotency.Begun{State: idempotency.Replay, Outcome: append([]byte(nil), r.outcome...)}, true
+	case r.owner == claim.Owner:
+		return idempotency.Begun{State: idempotency.Run, Fence: r.fence}, true
+	case live:
+		return idempotency.Begun{State: idempotency.Join}, true
+	default:
+		return idempotency.Begun{}, false
+	}
+}
+
+// owns reports whether a lease is that of the record.
+func (r *record) owns(lease idempotency.Lease) bool {
+	return r.owner == lease.Owner && r.fence == lease.Fence
+}
+
+// left returns for how much longer a record is pending.
+func (r *record) left(now int64) time.Duration {
+	if r.done {
+		return 0
+	}
+	return time.Duration(r.until - now)
+}

@@ -1,0 +1,198 @@
+package boltstore
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/internal/watch"
+	bolt "go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
+)
+
+// abandoned is how long a pending record is kept after its lease has run out, so
+// that its owner may still complete it if nobody takes over.
+const abandoned = time.Hour
+
+// lockTimeout is how long to wait for a file that another process has open.
+const lockTimeout = time.Second
+
+// Buckets of the file.
+const (
+	bucketRecords = "records" // by ID
+	bucketDue     = "due"     // when a record may be dropped, and its ID
+	bucketMeta    = "meta"
+	keyTime       = "time" // of the last write
+)
+
+// Store is an [idempotency.Store] in a file. It is safe for concurrent use.
+type Store struct {
+	db    *bolt.DB
+	base  int64 // of the store's time, in nanoseconds
+	begun time.Time
+
+	waiting watch.Group
+	steps   chan *step
+	closing chan struct{}
+	closed  sync.Once
+	written sync.WaitGroup
+}
+
+var _ idempotency.Store = (*Store)(nil)
+
+// Option configures a [Store].
+type Option func(*bolt.Options) error
+
+// WithoutSync does not wait for the disk: a crash of the machine may lose what
+// was written last or damage the file. One of the process does neither.
+func WithoutSync() Option {
+	return func(o *bolt.Options) error {
+		o.NoSync = true
+		return nil
+	}
+}
+
+// ErrLocked is returned by [Open] for a file that another process has open.
+var ErrLocked = errors.New("boltstore: another process has the file open")
+
+// Open opens a file, which is made if there is none. It starts a goroutine, which
+// writes, until the store is closed.
+func Open(path string, opts ...Option) (*Store, error) {
+	o := *bolt.DefaultOptions
+	o.Timeout, o.NoFreelistSync, o.FreelistType = lockTimeout, true, bolt.FreelistMapType
+	var errs []error
+	for _, opt := range opts {
+		if opt != nil {
+			errs = append(errs, opt(&o))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	const ownersAlone = 0o600
+	db, err := bolt.Open(path, ownersAlone, &o)
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("%w: %s", ErrLocked, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("boltstore: %s: %w", path, err)
+	}
+	s := &Store{db: db, begun: time.Now(), steps: make(chan *step, mostAtOnce), closing: make(chan struct{})}
+	if err := s.prepare(); err != nil {
+		return nil, errors.Join(fmt.Errorf("boltstore: %s: %w", path, err), db.Close())
+	}
+	s.written.Go(s.write)
+	return s, nil
+}
+
+// prepare makes the buckets and sets the time.
+func (s *Store) prepare() error {
+	s.base = s.begun.UnixNano()
+	return s.db.Update(func(tx *bolt.Tx) error {
+		for _, name := range [...]string{bucketRecords, bucketDue, bucketMeta} {
+			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+				return err
+			}
+		}
+		if raw := tx.Bucket([]byte(bucketMeta)).Get([]byte(keyTime)); len(raw) == 8 {
+			s.base = max(s.base, int64(binary.BigEndian.Uint64(raw))) //nolint:gosec // it is read as it is written
+		}
+		return nil
+	})
+}
+
+// Close closes the file, when what is being written is. Steps that come later
+// fail.
+func (s *Store) Close() error {
+	s.closed.Do(func() { close(s.closing) })
+	s.written.Wait()
+	return s.db.Close()
+}
+
+// Kind returns "bolt", as metrics name the store.
+func (s *Store) Kind() string { return "bolt" }
+
+// now returns the store's time.
+func (s *Store) now() int64 { return s.base + int64(time.Since(s.begun)) }
+
+// view reads a record, or nil if there is none. It must not outlive the
+// transaction that it is read in.
+func view(tx *bolt.Tx, id idempotency.ID) (*record, error) {
+	raw := tx.Bucket([]byte(bucketRecords)).Get(id[:])
+	if raw == nil {
+		return nil, nil //nolint:nilnil // none
+	}
+	return parse(raw)
+}
+
+// Begin claims a write, or tells what is known of it. Only a claim is written.
+func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idempotency.Begun, err error) {
+	if err := ctx.Err(); err != nil {
+		return begun, fmt.Errorf("boltstore: begin: %w", err)
+	}
+	if claim.Owner == "" || claim.Lease <= 0 {
+		return begun, errors.New("boltstore: a claim needs an owner, and a lease of more than nothing")
+	}
+	var known bool
+	err = s.db.View(func(tx *bolt.Tx) error {
+		r, err := view(tx, claim.ID)
+		if r != nil {
+			begun, known = r.begun(&claim, s.now())
+		}
+		return err
+	})
+	if known || err != nil {
+		return begun, wrap("begin", err)
+	}
+	var got idempotency.Begun
+	err = s.take(ctx, func(w *writer) (err error) {
+		got, err = w.claim(&claim)
+		return err
+	})
+	if err != nil {
+		return idempotency.Begun{}, wrap("begin", err)
+	}
+	return got, nil
+}
+
+// Complete ends a write with its outcome.
+func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
+	return wrap("complete", s.take(ctx, func(w *writer) error { return w.complete(lease, outcome, retention) }))
+}
+
+// Extend makes the lease last for d from now.
+func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
+	return wrap("extend", s.take(ctx, func(w *writer) error { return w.extend(lease, d) }))
+}
+
+// Release gives up a write that had no effect.
+func (s *Store) Release(ctx context.Context, lease idempotency.Lease) error {
+	return wrap("release", s.take(ctx, func(w *writer) error { return w.release(lease) }))
+}
+
+// Wait returns when the record may have ceased to be pending.
+func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
+	never := watch.Pace{Least: math.MaxInt64 / 2, Most: math.MaxInt64 / 2} // it is always woken
+	return wrap("wait", s.waiting.Wait(ctx, id, never, func(context.Context) (left time.Duration, err error) {
+		err = s.db.View(func(tx *bolt.Tx) error {
+			r, err := view(tx, id)
+			if r != nil {
+				left = r.left(s.now())
+			}
+			return err
+		})
+		return left, err
+	}))
+}
+
+func wrap(step string, err error) error {
+	if err == nil || errors.Is(err, idempotency.ErrLeaseLost) {
+		return err
+	}
+	return fmt.Errorf("boltstore: %s: %w", step, err)
+}

@@ -1,0 +1,160 @@
+package boltstore_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/idempotency/boltstore"
+	"github.com/hopbound/hopbound/idempotency/storetest"
+	bolt "go.etcd.io/bbolt"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t testing.TB, path string) *boltstore.Store {
+	t.Helper()
+	s, err := boltstore.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	store := open(t, filepath.Join(t.TempDir(), "db"))
+	storetest.Run(t, func(*testing.T) idempotency.Store { return store })
+}
+
+func claim(key string) idempotency.Claim {
+	return idempotency.Claim{ID: idempotency.NewID("", "", idempotency.Key(key)), Owner: "a", Lease: time.Minute}
+}
+
+func TestRecordsSurviveARestart(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	done, err := s.Begin(t.Context(), claim("done"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Complete(t.Context(), idempotency.Lease{ID: claim("done").ID, Owner: "a", Fence: done.Fence}, []byte("outcome"), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	pending, err := s.Begin(t.Context(), claim("pending"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := boltstore.Open(path); !errors.Is(err, boltstore.ErrLocked) {
+		t.Errorf("opened twice: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Begin(t.Context(), claim("late")); err == nil {
+		t.Error("a closed store answers")
+	}
+	s = open(t, path)
+	if b, err := s.Begin(t.Context(), claim("done")); err != nil || b.State != idempotency.Replay || string(b.Outcome) != "outcome" {
+		t.Errorf("got %v %q, %v", b.State, b.Outcome, err)
+	}
+	other := claim("pending")
+	other.Owner = "b"
+	if b, err := s.Begin(t.Context(), other); err != nil || b.State != idempotency.Join {
+		t.Errorf("got %v, %v", b.State, err)
+	}
+	if b, err := s.Begin(t.Context(), claim("new")); err != nil || b.Fence <= pending.Fence {
+		t.Errorf("fence %d after %d, %v", b.Fence, pending.Fence, err)
+	}
+}
+
+// A clock that was set back while the store was closed does not bring back what
+// has expired, nor make a lease longer.
+func TestTimeDoesNotGoBack(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	if _, err := s.Begin(t.Context(), claim("k")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ahead := time.Now().Add(3 * time.Hour)
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error { // as a store does whose clock is ahead
+		return tx.Bucket([]byte("meta")).Put([]byte("time"), binary.BigEndian.AppendUint64(nil, uint64(ahead.UnixNano())))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	other := claim("k")
+	other.Owner = "b"
+	if b, err := s.Begin(t.Context(), other); err != nil || b.State != idempotency.Run || !b.TakenOver {
+		t.Errorf("got %v, %v: the lease has run out", b, err)
+	}
+}
+
+func TestExpiredRecordsAreDropped(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	for i := range 200 {
+		c := claim(string(rune('a' + i)))
+		b, err := s.Begin(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Complete(t.Context(), idempotency.Lease{ID: c.ID, Owner: c.Owner, Fence: b.Fence}, nil, time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 10 { // each of which drops some
+		time.Sleep(2 * time.Millisecond)
+		if err := s.Extend(t.Context(), idempotency.Lease{Fence: uint64(i)}, 1); !errors.Is(err, idempotency.ErrLeaseLost) {
+			t.Error(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	_ = db.View(func(tx *bolt.Tx) error {
+		for _, name := range []string{"records", "due"} {
+			if n := tx.Bucket([]byte(name)).Stats().KeyN; n > 5 {
+				t.Errorf("%d are left in %s", n, name)
+			}
+		}
+		return nil
+	})
+}
+
+func TestStepOfACallerThatHasGoneIsNotTaken(t *testing.T) {
+	t.Parallel()
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Begin(ctx, claim("k")); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	other := claim("k")
+	other.Owner = "b"
+	if b, err := s.Begin(t.Context(), other); err != nil || b.State != idempotency.Run {
+		t.Errorf("got %v, %v", b, err)
+	}
+}
