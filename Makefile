@@ -5,7 +5,8 @@ SHELL := bash
 
 BIN := $(CURDIR)/.tmp/bin
 export PATH := $(BIN):$(PATH)
-PACKAGES := ./... ./bench/... ./examples/...
+MODULES := . ./bench ./examples ./idempotency/boltstore ./idempotency/pgstore ./idempotency/redisstore
+PACKAGES := $(addsuffix /...,$(MODULES))
 FUZZTIME ?= 10s
 
 .PHONY: help
@@ -39,6 +40,10 @@ generate: $(BIN) ## Generate code from protobuf
 .PHONY: breaking
 breaking: $(BIN) ## Compare protobuf with the release BASE
 	buf breaking --against ".git#tag=$(BASE)"
+
+.PHONY: alone
+alone: ## Build and vet each module without the workspace
+	for module in $(MODULES); do (cd $$module && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME

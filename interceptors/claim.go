@@ -118,7 +118,7 @@ func (c *claim) prepare(req any) error {
 		tenant = authenticated
 	}
 	c.claim = idempotency.Claim{
-		ID:          idempotency.NewID(tenant(&c.request), c.incoming.method.full, c.key),
+		ID:          idempotency.NewID(tenant(&c.request), c.method.full, c.key),
 		Owner:       rand.Text(),
 		Fingerprint: fingerprint,
 		Lease:       c.keyed.Lease,

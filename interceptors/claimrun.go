@@ -12,7 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// errOutvoted cancels the context of a handler whose lease was lost.
+// errOutvoted cancels the context of a handler whose lease was lost. No caller is
+// told.
 var errOutvoted = errors.New("hopbound: another server has taken over the write")
 
 // run runs the handler under a lease, and stores its outcome. If another has
@@ -34,7 +35,7 @@ func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler)
 	returned = true
 	if beat.end() {
 		c.outvoted = true
-		return nil, nil
+		return nil, errOutvoted
 	}
 	held.close()
 	record, keep := c.record(reply, err, held)
@@ -47,7 +48,7 @@ func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler)
 	switch stored := c.complete(lease, record); {
 	case errors.Is(stored, idempotency.ErrLeaseLost):
 		c.outvoted = true
-		return nil, nil
+		return nil, errOutvoted
 	case stored != nil:
 		return nil, c.unknown(stored)
 	}

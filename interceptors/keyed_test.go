@@ -267,7 +267,7 @@ func TestHandlerThatDoesNotReturnReleasesItsKey(t *testing.T) {
 				defer func() { recovered = recover() }()
 				_, _ = s(ctx, rent(), info, func(context.Context, any) (any, error) {
 					end()
-					return nil, nil
+					return nil, errUnavailable
 				})
 			}()
 			<-done

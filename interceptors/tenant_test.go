@@ -43,7 +43,8 @@ func TestCallersAreToldApartByWhatTheyHaveProved(t *testing.T) {
 		"no peer":     context.Background(),
 		"no TLS":      peer.NewContext(context.Background(), &peer.Peer{}),
 		"unverified":  peer.NewContext(context.Background(), &peer.Peer{AuthInfo: credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: []*x509.Certificate{{DNSNames: []string{"x"}}}}}}),
-		"empty chain": peer.NewContext(context.Background(), &peer.Peer{AuthInfo: verified(x509.Certificate{})})} {
+		"empty chain": peer.NewContext(context.Background(), &peer.Peer{AuthInfo: verified(x509.Certificate{})}),
+	} {
 		got := authenticated(ctx)
 		if (got != "") != (name == "empty chain") {
 			t.Errorf("%s is %q", name, got)

@@ -243,7 +243,7 @@ func (in *incoming) malformed(ctx context.Context, key string) {
 
 // tell says in trace and metrics what became of a call with a key.
 func (c *claim) tell() {
-	c.count.keyedCall(&c.request, c.incoming.method, c.became)
+	c.count.keyedCall(&c.request, c.method, c.became)
 	if c.span == nil {
 		return
 	}

@@ -37,12 +37,12 @@ func (r *record) due() int64 {
 	return r.until + int64(abandoned)
 }
 
-// append appends what is written to disk.
-func (r *record) append(dst []byte) []byte {
-	begin := len(dst)
-	dst = append(dst, version, 0)
+// encode returns what is written to disk.
+func (r *record) encode() []byte {
+	const most = 128 // of a record without its outcome, mostly
+	dst := append(make([]byte, 0, most+len(r.outcome)), version, 0)
 	if r.done {
-		dst[begin+1] = 1
+		dst[1] = 1
 	}
 	dst = binary.BigEndian.AppendUint64(dst, r.fence)
 	dst = binary.BigEndian.AppendUint64(dst, uint64(r.until)) //nolint:gosec // it is read as it is written
@@ -51,11 +51,11 @@ func (r *record) append(dst []byte) []byte {
 		dst = append(dst, text...)
 	}
 	dst = append(dst, r.fingerprint.Sum[:]...)
-	dst = binary.BigEndian.AppendUint32(dst, crc32.Checksum(dst[begin:], castagnoli))
+	dst = binary.BigEndian.AppendUint32(dst, crc32.Checksum(dst, castagnoli))
 	return append(dst, r.outcome...)
 }
 
-// parse reads what append has written. The outcome is part of raw. An error wraps
+// parse reads what encode has written. The outcome is part of raw. An error wraps
 // [idempotency.ErrCorrupt].
 func parse(raw []byte) (*record, error) {
 	r, err := parseRecord(raw)
@@ -81,7 +81,7 @@ func parseRecord(raw []byte) (*record, error) {
 	rest := raw[fixed:]
 	for _, text := range [...]*string{&r.owner, &r.fingerprint.Schema} {
 		n, size := binary.Uvarint(rest)
-		if size <= 0 || n > uint64(len(rest)-size) {
+		if size <= 0 || n > uint64(len(rest)-size) { //nolint:gosec // it is not negative
 			return nil, errShort
 		}
 		*text = string(rest[size : size+int(n)]) //nolint:gosec // it is no more than there is

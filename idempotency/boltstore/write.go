@@ -132,7 +132,7 @@ func (w *writer) get(id idempotency.ID) (*record, error) {
 // put writes a record in the place of another, or of none.
 func (w *writer) put(id idempotency.ID, old, r *record) {
 	w.undue(id, old)
-	w.try(w.records.Put(id[:], r.append(nil)))
+	w.try(w.records.Put(id[:], r.encode()))
 	w.try(w.due.Put(dueKey(id, r), nil))
 }
 
@@ -155,7 +155,7 @@ func (w *writer) try(err error) {
 }
 
 func dueKey(id idempotency.ID, r *record) []byte {
-	return append(binary.BigEndian.AppendUint64(nil, uint64(max(0, r.due()))), id[:]...) //nolint:gosec // it is not negative
+	return append(binary.BigEndian.AppendUint64(nil, uint64(max(0, r.due()))), id[:]...)
 }
 
 func (w *writer) claim(claim *idempotency.Claim) (idempotency.Begun, error) {
@@ -232,7 +232,7 @@ func (w *writer) drop(most int) {
 	var due [][]byte
 	c := w.due.Cursor()
 	for key, _ := c.First(); key != nil && len(due) < most; key, _ = c.Next() {
-		if len(key) == 8+len(idempotency.ID{}) && binary.BigEndian.Uint64(key) > uint64(max(0, w.now)) { //nolint:gosec // it is not negative
+		if len(key) == 8+len(idempotency.ID{}) && binary.BigEndian.Uint64(key) > uint64(max(0, w.now)) {
 			break
 		}
 		due = append(due, append([]byte(nil), key...))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -100,7 +101,7 @@ SELECT count(CASE WHEN waited THEN pg_notify('{channel}', $6)::text ELSE '' END)
 		release: with(`WITH gone AS (DELETE FROM {table} WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING waited)
 SELECT count(CASE WHEN waited THEN pg_notify('{channel}', $4)::text ELSE '' END) FROM gone`),
 		look: with(`UPDATE {table} SET waited = true WHERE id = $1 AND NOT done AND NOT waited`),
-		left:   with(`SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {table} WHERE id = $1 AND NOT done`),
+		left: with(`SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {table} WHERE id = $1 AND NOT done`),
 		// Without its record, which the handler has then rolled back or deleted, a
 		// transaction must not be committed: dividing by zero refuses it.
 		finish: with(`WITH done AS (UPDATE {table} SET done = true, outcome = $3, until = clock_timestamp() + $4 * interval '1 microsecond',
@@ -314,15 +315,7 @@ const (
 
 func hasCode(err error, codes ...string) bool {
 	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return false
-	}
-	for _, c := range codes {
-		if pg.Code == c {
-			return true
-		}
-	}
-	return false
+	return errors.As(err, &pg) && slices.Contains(codes, pg.Code)
 }
 
 func isMissing(err error) bool { return hasCode(err, codeUndefinedTable, codeNoSchema) }

@@ -97,7 +97,7 @@ func answers(port string) func(ctx context.Context) error {
 			_ = conn.SetDeadline(deadline)
 		}
 		body := append([]byte{0, 3, 0, 0}, "user\x00postgres\x00database\x00postgres\x00\x00"...)
-		packet := append([]byte{0, 0, 0, byte(len(body) + 4)}, body...)
+		packet := append([]byte{0, 0, 0, byte(len(body) + 4)}, body...) //nolint:gosec // it is short
 		if _, err := conn.Write(packet); err != nil {
 			return err
 		}

@@ -28,10 +28,18 @@ type Server struct {
 	log     *os.File
 }
 
-// Start starts the server after it has been killed or stopped.
+// Start starts the server after it has been killed or stopped. What a killed
+// server has left behind may keep it from starting for a while.
 func (s *Server) Start() {
 	s.t.Helper()
-	if err := s.start(); err != nil {
+	until := time.Now().Add(patience)
+	err := s.start()
+	for err != nil && time.Now().Before(until) {
+		s.wait()
+		time.Sleep(20 * time.Millisecond)
+		err = s.start()
+	}
+	if err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -100,7 +108,7 @@ func (s *Server) wait() {
 // ends.
 func run(t testing.TB, server func(dir, port string) (*Server, error)) *Server {
 	t.Helper()
-	const tries = 5 // the port may be taken by another meanwhile
+	const tries = 10 // the port may be taken by another meanwhile, or too high for a cluster's second
 	var err error
 	for range tries {
 		var s *Server
@@ -114,7 +122,7 @@ func run(t testing.TB, server func(dir, port string) (*Server, error)) *Server {
 
 func tryRun(t testing.TB, server func(dir, port string) (*Server, error)) (*Server, error) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hopbound")
+	dir, err := os.MkdirTemp("", "hopbound") //nolint:usetesting // the test's own folder is closed to the user postgres
 	if err != nil {
 		return nil, err
 	}

@@ -9,9 +9,9 @@ import (
 
 func TestServersListenUntilTheyAreStopped(t *testing.T) {
 	t.Parallel()
-	for name, start := range map[string]func(t testing.TB) *services.Server{
-		"redis":    func(t testing.TB) *services.Server { return services.Redis(t) },
-		"postgres": func(t testing.TB) *services.Server { return services.Postgres(t) },
+	for name, start := range map[string]func(t testing.TB, settings ...string) *services.Server{
+		"redis":    services.Redis,
+		"postgres": services.Postgres,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,0 +1,37 @@
+package redisstore
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Option configures a [Store].
+type Option func(*settings) error
+
+type settings struct {
+	prefix string
+}
+
+func newSettings(opts []Option) (settings, error) {
+	s := settings{prefix: "hopbound"}
+	var errs []error
+	for _, opt := range opts {
+		if opt != nil {
+			errs = append(errs, opt(&s))
+		}
+	}
+	return s, errors.Join(errs...)
+}
+
+// WithPrefix sets what the store's keys begin with. The default is "hopbound".
+// It must not have braces, which choose the slot of a key.
+func WithPrefix(prefix string) Option {
+	return func(s *settings) error {
+		s.prefix = prefix
+		if prefix == "" || strings.ContainsAny(prefix, "{}") {
+			return fmt.Errorf("WithPrefix(%q): it must not be empty or have braces", prefix)
+		}
+		return nil
+	}
+}

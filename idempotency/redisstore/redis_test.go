@@ -1,0 +1,197 @@
+package redisstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/idempotency/redisstore"
+	"github.com/hopbound/hopbound/idempotency/storetest"
+	"github.com/hopbound/hopbound/internal/services"
+	"github.com/redis/rueidis"
+)
+
+// await waits until something is so, as servers need a while to agree.
+func await(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for range 1200 {
+		if is() {
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	t.Fatalf("%s: it has not come to that", what)
+}
+
+// newCluster runs a cluster of three servers.
+func newCluster(t *testing.T) []string {
+	t.Helper()
+	var addrs []string
+	var clients []rueidis.Client
+	for range 3 {
+		s := services.Redis(t, "--cluster-enabled", "yes")
+		addrs = append(addrs, s.Addr)
+		clients = append(clients, newClient(t, rueidis.ClientOption{InitAddress: []string{s.Addr}, ForceSingleClient: true}))
+	}
+	do := func(c rueidis.Client, args ...string) string {
+		text, err := c.Do(t.Context(), c.B().Arbitrary(args...).Build()).ToString()
+		if err != nil {
+			t.Fatalf("%v: %v", args, err)
+		}
+		return text
+	}
+	const slots = 16384
+	for i, c := range clients {
+		host, port, _ := strings.Cut(addrs[0], ":")
+		do(c, "CLUSTER", "MEET", host, port)
+		do(c, "CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*slots/3), strconv.Itoa((i+1)*slots/3-1))
+	}
+	await(t, "a cluster that is up", func() bool {
+		for _, c := range clients {
+			info := do(c, "CLUSTER", "INFO")
+			if !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:3") {
+				return false
+			}
+		}
+		return true
+	})
+	return addrs
+}
+
+func TestStoreInACluster(t *testing.T) {
+	t.Parallel()
+	store := newStore(t, newClient(t, rueidis.ClientOption{InitAddress: newCluster(t)}))
+	storetest.Run(t, func(*testing.T) idempotency.Store { return store })
+}
+
+// Behind Sentinel, the store goes on after a failover. What was written long
+// before is there.
+func TestStoreBehindSentinelSurvivesAFailover(t *testing.T) {
+	t.Parallel()
+	master := services.Redis(t)
+	host, port, _ := strings.Cut(master.Addr, ":")
+	replica := services.Redis(t, "--replicaof", host+" "+port)
+	sentinel := services.Sentinel(t, "shop", master.Addr)
+	direct := newClient(t, rueidis.ClientOption{InitAddress: []string{replica.Addr}, ForceSingleClient: true})
+	replication := func() string {
+		text, err := direct.Do(t.Context(), direct.B().Info().Section("replication").Build()).ToString()
+		if err != nil {
+			return err.Error()
+		}
+		return text
+	}
+	await(t, "a replica", func() bool { return strings.Contains(replication(), "master_link_status:up") })
+	watcher := newClient(t, rueidis.ClientOption{InitAddress: []string{sentinel.Addr}, ForceSingleClient: true})
+	await(t, "a sentinel that knows the replica", func() bool {
+		text, err := watcher.Do(t.Context(), watcher.B().Arbitrary("SENTINEL", "REPLICAS", "shop").Build()).ToArray()
+		return err == nil && len(text) == 1
+	})
+	store := newStore(t, newClient(t, rueidis.ClientOption{
+		InitAddress: []string{sentinel.Addr}, Sentinel: rueidis.SentinelOption{MasterSet: "shop"},
+	}))
+	claim := idempotency.Claim{ID: idempotency.NewID("", "", "k"), Owner: "a", Lease: time.Minute}
+	begun, err := store.Begin(t.Context(), claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: "a", Fence: begun.Fence}, []byte("outcome"), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a replica that has it all", func() bool {
+		n, err := direct.Do(t.Context(), direct.B().Dbsize().Build()).AsInt64()
+		return err == nil && n == 2
+	})
+	master.Kill()
+	await(t, "a store that answers again", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		b, err := store.Begin(ctx, claim)
+		if err != nil {
+			return false
+		}
+		if b.State != idempotency.Replay || string(b.Outcome) != "outcome" {
+			t.Errorf("got %v %q", b.State, b.Outcome)
+		}
+		return true
+	})
+}
+
+func TestCheckFindsServersThatForget(t *testing.T) {
+	t.Parallel()
+	server := services.Redis(t, "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
+	s, err := redisstore.New(newClient(t, rueidis.ClientOption{InitAddress: []string{server.Addr}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(t.Context()); !errors.Is(err, redisstore.ErrEvicts) {
+		t.Errorf("got %v", err)
+	}
+	server.Kill()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := s.Check(ctx); err == nil {
+		t.Error("a server that is gone passes")
+	}
+	if _, err := redisstore.New(nil, redisstore.WithPrefix("{x}")); err == nil {
+		t.Error("no client, and a prefix with braces, are taken")
+	}
+}
+
+// A server without memory refuses new keys, and one whose record was written to
+// by another is never asked to run the call again.
+func TestServerThatIsFullOrCorruptSaysSo(t *testing.T) {
+	t.Parallel()
+	server := services.Redis(t)
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{server.Addr}})
+	s := newStore(t, c)
+	claim := idempotency.Claim{ID: idempotency.NewID("", "", "k"), Owner: "a", Lease: time.Minute}
+	if _, err := s.Begin(t.Context(), claim); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := c.Do(t.Context(), c.B().Keys().Pattern("hopbound:{*}:*").Build()).AsStrSlice()
+	if err != nil || len(keys) != 2 {
+		t.Fatalf("keys %q, %v", keys, err)
+	}
+	key := keys[0]
+	if strings.HasSuffix(key, ":fence") {
+		key = keys[1]
+	}
+	for _, spoil := range [][]string{{"HDEL", key, "u"}, {"HDEL", key, "o"}, {"SET", key, "text"}} {
+		if err := c.Do(t.Context(), c.B().Arbitrary(spoil...).Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+		claim.Owner += "b"
+		if b, err := s.Begin(t.Context(), claim); !errors.Is(err, idempotency.ErrCorrupt) {
+			t.Errorf("%v: got %v, %v", spoil, b, err)
+		}
+	}
+	if err := c.Do(t.Context(), c.B().ConfigSet().ParameterValue().ParameterValue("maxmemory", "1").Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	claim.ID = idempotency.NewID("", "", "new")
+	if b, err := s.Begin(t.Context(), claim); !errors.Is(err, idempotency.ErrFull) {
+		t.Errorf("got %v, %v", b, err)
+	}
+}
+
+// A server that was restarted has forgotten the scripts.
+func TestScriptsAreLoadedAgain(t *testing.T) {
+	t.Parallel()
+	server := services.Redis(t)
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{server.Addr}})
+	s := newStore(t, c)
+	for i := range 3 {
+		claim := idempotency.Claim{ID: idempotency.NewID("", "", idempotency.Key(fmt.Sprint("k", i))), Owner: "a", Lease: time.Minute}
+		if b, err := s.Begin(t.Context(), claim); err != nil || b.State != idempotency.Run {
+			t.Errorf("got %v, %v", b, err)
+		}
+		if err := c.Do(t.Context(), c.B().ScriptFlush().Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,30 @@
+package redisstore
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/internal/watch"
+)
+
+// How often a record that is waited for is looked at, by one of all who wait for
+// it in a process. See ADR 0013 for what publishing its end would bring.
+const (
+	leastPause = 2 * time.Millisecond
+	mostPause  = 250 * time.Millisecond
+)
+
+// Wait returns when the record may have ceased to be pending.
+func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
+	err := s.waiting.Wait(ctx, id, watch.Pace{Least: leastPause, Most: mostPause}, func(ctx context.Context) (time.Duration, error) {
+		text, err := s.run(ctx, lookScript, []string{s.record(id)}, nil).ToString()
+		if err != nil {
+			return 0, err
+		}
+		us, err := strconv.ParseInt(text, 10, 64)
+		return time.Duration(us) * time.Microsecond, err
+	})
+	return wrap("wait", err)
+}
