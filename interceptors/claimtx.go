@@ -18,7 +18,9 @@ func (c *claim) transact(t idempotency.Transactor, req any, handler grpc.UnaryHa
 		ran  bool
 		keep bool
 	)
-	c.claim.Wait = c.patience()
+	if patience := c.patience(); patience != unbounded {
+		c.claim.Wait = patience
+	}
 	began := time.Now()
 	begun, failed := t.Transact(&c.request, c.claim, func(ctx context.Context) (v idempotency.Verdict) {
 		ran = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -11,7 +12,6 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Transactional reports whether the store has [WithTransactions].
@@ -81,13 +81,22 @@ type flight struct {
 func (f *flight) attempt(ctx context.Context) (idempotency.Begun, bool, error) {
 	leave, busy := f.store.flights.enter(f.claim.ID)
 	if busy == nil {
-		defer leave()
-		return f.fly(ctx)
+		begun, ok, err := f.fly(ctx, leave)
+		if ok || err != nil || begun.State != idempotency.Join {
+			return begun, ok, err
+		}
+		// It is claimed under a lease, by a server that uses no transactions.
+		if err := f.store.Wait(f.patience, f.claim.ID); err != nil && f.patience.Err() == nil {
+			return begun, false, err
+		}
+	} else {
+		select {
+		case <-busy:
+		case <-f.patience.Done():
+		}
 	}
 	f.waited = true
-	select {
-	case <-busy:
-	case <-f.patience.Done():
+	if f.patience.Err() != nil {
 		return idempotency.Begun{State: idempotency.Join}, true, ctx.Err()
 	}
 	return f.peek(ctx)
@@ -105,8 +114,10 @@ func (f *flight) peek(ctx context.Context) (begun idempotency.Begun, ok bool, er
 	return begun, ok, nil
 }
 
-// fly claims the write, in a transaction in which it then runs it.
-func (f *flight) fly(ctx context.Context) (begun idempotency.Begun, ok bool, err error) {
+// fly claims the write, in a transaction in which it then runs it. If it is
+// claimed under a lease, it returns that without ok.
+func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun, ok bool, err error) {
+	defer leave()
 	pooled, err := f.store.pool.Acquire(ctx)
 	if err != nil {
 		return begun, false, wrap("transact", err)
@@ -119,16 +130,22 @@ func (f *flight) fly(ctx context.Context) (begun idempotency.Begun, ok bool, err
 		return idempotency.Begun{State: idempotency.Join}, true, f.rollback(ctx, conn)
 	}
 	if err != nil {
+		_ = f.rollback(ctx, conn)
 		return begun, false, wrap("transact", err)
 	}
 	if fresh == nil {
 		return f.known(ctx, conn, r)
 	}
 	t := &tx{Tx: inner}
-	defer t.closed.Store(true) // also if the handler panics
-	verdict := f.run(context.WithValue(ctx, txContext{}, t))
-	t.closed.Store(true)
-	return *fresh, true, f.end(ctx, pooled, verdict)
+	var verdict idempotency.Verdict // to roll back, if the handler panics
+	defer func() {
+		t.closed.Store(true)
+		if ended := f.end(ctx, conn, verdict); err == nil {
+			err = ended
+		}
+	}()
+	verdict = f.run(context.WithValue(ctx, txContext{}, t))
+	return *fresh, true, nil
 }
 
 // begin begins the transaction and claims the record in it, waiting for whoever
@@ -160,7 +177,7 @@ func (f *flight) lockTimeout() string {
 	if !ok {
 		return "0"
 	}
-	return strconv.FormatInt(max(1, time.Until(until).Milliseconds()), 10)
+	return strconv.FormatInt(min(max(1, time.Until(until).Milliseconds()), math.MaxInt32), 10)
 }
 
 // known ends a transaction that has claimed nothing, and tells what it has seen.
@@ -169,18 +186,7 @@ func (f *flight) known(ctx context.Context, conn *pgx.Conn, r *row) (begun idemp
 		return begun, false, err
 	}
 	begun, ok = r.begun(f.claim)
-	if !ok || begun.State != idempotency.Join {
-		return begun, ok, nil
-	}
-	// It is claimed under a lease, by a server that uses no transactions.
-	f.waited = true
-	if err := f.store.Wait(f.patience, f.claim.ID); err != nil {
-		if f.patience.Err() != nil {
-			return begun, true, ctx.Err()
-		}
-		return begun, false, err
-	}
-	return begun, false, nil
+	return begun, ok && begun.State != idempotency.Join, nil
 }
 
 func (f *flight) rollback(ctx context.Context, conn *pgx.Conn) error {
@@ -190,10 +196,9 @@ func (f *flight) rollback(ctx context.Context, conn *pgx.Conn) error {
 
 // end ends the transaction as its verdict says. The caller's cancellation does
 // not reach it.
-func (f *flight) end(ctx context.Context, pooled *pgxpool.Conn, v idempotency.Verdict) error {
+func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.store.settle)
 	defer cancel()
-	conn := pooled.Conn()
 	if !v.Keep {
 		_ = f.rollback(ctx, conn) // if that fails, the connection is closed, and that rolls back too
 		return nil
@@ -207,8 +212,12 @@ func (f *flight) end(ctx context.Context, pooled *pgxpool.Conn, v idempotency.Ve
 		return errors.New("pgstore: the handler has ended the transaction")
 	}
 	b := &pgx.Batch{}
-	if !v.Commit {
+	if !v.Commit && status == inTransaction {
 		b.Queue("ROLLBACK TO SAVEPOINT hopbound")
+	} else if !v.Commit { // by itself: pgx prepares a batch, which fails here
+		if _, err := conn.Exec(ctx, "ROLLBACK TO SAVEPOINT hopbound"); err != nil {
+			return wrap("transact: it was not committed", err)
+		}
 	}
 	b.Queue(f.store.sql.finish, f.claim.ID[:], f.claim.Owner, notNil(v.Outcome), max(0, v.Retention.Microseconds()))
 	b.Queue("COMMIT")

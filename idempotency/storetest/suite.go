@@ -265,14 +265,25 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		s.want(s.begin("c"), idempotency.Join)
 	}},
 	{"who waits is woken", func(s *scene) {
-		for name, end := range map[string]func(l idempotency.Lease){
-			"completed":  func(l idempotency.Lease) { s.ok(s.complete(l, outcome)) },
-			"released":   func(l idempotency.Lease) { s.ok(s.store.Release(s.Context(), l)) },
-			"left alone": func(idempotency.Lease) {},
+		for name, end := range map[string]func(l idempotency.Lease) error{
+			"completed":  func(l idempotency.Lease) error { return s.complete(l, outcome) },
+			"released":   func(l idempotency.Lease) error { return s.store.Release(s.Context(), l) },
+			"left alone": nil,
 		} {
 			s.id = newID(s.T)
-			l := s.run("a")
-			time.AfterFunc(lease/4, func() { end(l) })
+			claim := idempotency.Claim{ID: s.id, Owner: "a", Lease: time.Hour}
+			if end == nil {
+				claim.Lease = lease
+			}
+			a, err := s.store.Begin(s.Context(), claim)
+			s.ok(err)
+			ended := make(chan struct{})
+			time.AfterFunc(lease/4, func() {
+				defer close(ended)
+				if end != nil {
+					s.ok(end(idempotency.Lease{ID: s.id, Owner: "a", Fence: a.Fence}))
+				}
+			})
 			for {
 				ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
 				err := s.store.Wait(ctx, s.id)
@@ -284,6 +295,7 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 					s.Fatalf("%s: it is pending yet", name)
 				}
 			}
+			<-ended
 		}
 		s.id = newID(s.T) // which nobody has begun
 		s.ok(s.store.Wait(s.Context(), s.id))

@@ -1,0 +1,251 @@
+package crashtest_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/idempotency/boltstore"
+	"github.com/hopbound/hopbound/idempotency/pgstore"
+	"github.com/hopbound/hopbound/idempotency/redisstore"
+	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/internal/services"
+	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/rueidis"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+)
+
+// stores opens a store of each kind, and another that shares its records, as a
+// second process would; nil where there can be none.
+var stores = map[string]func(t *testing.T) [2]idempotency.Store{
+	"memory": func(*testing.T) [2]idempotency.Store { return [2]idempotency.Store{idempotency.NewMemory()} },
+	"bolt": func(t *testing.T) [2]idempotency.Store {
+		t.Helper()
+		s, err := boltstore.Open(filepath.Join(t.TempDir(), "db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		return [2]idempotency.Store{s}
+	},
+	"redis": func(t *testing.T) (two [2]idempotency.Store) {
+		t.Helper()
+		server := services.Redis(t)
+		for i := range two {
+			c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr}, DisableCache: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(c.Close)
+			if two[i], err = redisstore.New(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return two
+	},
+	"postgres": func(t *testing.T) [2]idempotency.Store { t.Helper(); return openPostgres(t) },
+	"postgres with transactions": func(t *testing.T) [2]idempotency.Store {
+		t.Helper()
+		return openPostgres(t, pgstore.WithTransactions())
+	},
+}
+
+func openPostgres(t *testing.T, opts ...pgstore.Option) (two [2]idempotency.Store) {
+	t.Helper()
+	server := services.Postgres(t)
+	for i := range two {
+		config, err := pgxpool.ParseConfig(server.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.MaxConns = 4 // few, for many callers
+		pool, err := pgxpool.NewWithConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		if err := pgstore.Migrate(t.Context(), pool); err != nil {
+			t.Fatal(err)
+		}
+		s, err := pgstore.New(pool, opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Close)
+		two[i] = s
+	}
+	return two
+}
+
+// payer pays with a function.
+type payer struct {
+	testv1.UnimplementedTestServiceServer
+	pay func(ctx context.Context) (string, error)
+}
+
+func (p payer) Pay(ctx context.Context, _ *testv1.PayRequest) (*testv1.PayResponse, error) {
+	text, err := p.pay(ctx)
+	return &testv1.PayResponse{Payment: text}, err
+}
+
+// serve serves payments until the test ends, and returns a client of them, with
+// Hopbound if it is to be that of a handler.
+func serve(t *testing.T, store idempotency.Store, hop bool, pay func(ctx context.Context) (string, error)) testv1.TestServiceClient {
+	t.Helper()
+	server, err := interceptors.NewServer(interceptors.WithIdempotency(store))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := grpc.NewServer(append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(recoverer)}, server.ServerOptions()...)...)
+	testv1.RegisterTestServiceServer(srv, payer{pay: pay})
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.Serve(l)
+	}()
+	opts := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry()}
+	if hop {
+		client, err := interceptors.NewClient()
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts = append(opts, client.DialOptions()...)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+l.Addr().String(), opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.Close()
+		srv.Stop()
+		<-served
+	})
+	return testv1.NewTestServiceClient(conn)
+}
+
+// recoverer makes a failure of a panic, as a crash is to the caller.
+func recoverer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (_ any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panicked: %v", p)
+		}
+	}()
+	return next(ctx, req)
+}
+
+func keyed(ctx context.Context, key string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, idempotency.Header, key)
+}
+
+func TestAThousandCallersWithOneKeyAreServedByOneRun(t *testing.T) {
+	t.Parallel()
+	for name, open := range stores {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var runs atomic.Int64
+			pay := func(context.Context) (string, error) {
+				time.Sleep(50 * time.Millisecond) // so that some come while it runs
+				return fmt.Sprint("run ", runs.Add(1)), nil
+			}
+			var clients []testv1.TestServiceClient
+			for _, s := range open(t) {
+				if s != nil {
+					clients = append(clients, serve(t, s, false, pay))
+				}
+			}
+			ctx, cancel := context.WithTimeout(keyed(t.Context(), "k"), time.Minute)
+			defer cancel()
+			var wg sync.WaitGroup
+			for i := range 1000 {
+				wg.Go(func() {
+					reply, err := clients[i%len(clients)].Pay(ctx, &testv1.PayRequest{})
+					if err != nil || reply.GetPayment() != "run 1" {
+						t.Errorf("got %v, %v", reply, err)
+					}
+				})
+			}
+			wg.Wait()
+			if n := runs.Load(); n != 1 {
+				t.Errorf("%d runs", n)
+			}
+		})
+	}
+}
+
+// Down three hops, each with a store of its own kind, a parent that crashed and
+// is run again does not repeat the writes below it, which it makes at the same
+// time under names of their own.
+func TestWritesBelowAParentThatIsRunAgainAreMadeOnce(t *testing.T) {
+	t.Parallel()
+	for name, open := range stores {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var roots, middles, leaves atomic.Int64
+			leafStore := open(t)[0]
+			leaf := serve(t, leafStore, true, func(context.Context) (string, error) {
+				return fmt.Sprint("leaf ", leaves.Add(1)), nil
+			})
+			middle := serve(t, open(t)[0], true, func(ctx context.Context) (string, error) {
+				n := middles.Add(1)
+				reply, err := leaf.Pay(ctx, &testv1.PayRequest{})
+				if n == 2 {
+					panic("crash")
+				}
+				return reply.GetPayment(), err
+			})
+			const steps = 4
+			root := serve(t, open(t)[0], false, func(ctx context.Context) (string, error) {
+				texts, errs := make([]string, steps), make([]error, steps)
+				var wg sync.WaitGroup
+				for i := range steps {
+					wg.Go(func() {
+						reply, err := middle.Pay(idempotency.WithStep(ctx, fmt.Sprint("step ", i)), &testv1.PayRequest{})
+						texts[i], errs[i] = reply.GetPayment(), err
+					})
+				}
+				wg.Wait()
+				if roots.Add(1) == 1 {
+					panic("crash")
+				}
+				return fmt.Sprint(texts), joined(errs)
+			})
+			var last error
+			for range 5 {
+				if _, last = root.Pay(keyed(t.Context(), "k"), &testv1.PayRequest{}); last == nil {
+					break
+				}
+			}
+			if last != nil {
+				t.Fatal(last)
+			}
+			if n := leaves.Load(); n != steps {
+				t.Errorf("the leaf ran %d times, want once for each of %d steps", n, steps)
+			}
+			if n := middles.Load(); n != steps+1 {
+				t.Errorf("the middle ran %d times, want %d and the one that crashed", n, steps)
+			}
+		})
+	}
+}
+
+func joined(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,472 @@
+package pgstore_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/idempotency/pgstore"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// desk is a store with transactions, and a table that handlers write to.
+type desk struct {
+	*testing.T
+	store *pgstore.Store
+	pool  *pgxpool.Pool // past whatever the store's connections go through
+	keys  atomic.Int64
+}
+
+func newDesk(t *testing.T) *desk {
+	t.Helper()
+	_, pool := newDatabase(t)
+	return newDeskAt(t, pool, pool)
+}
+
+func newDeskAt(t *testing.T, pool, through *pgxpool.Pool) *desk {
+	t.Helper()
+	d := &desk{T: t, pool: pool, store: newStore(t, through, pgstore.WithTransactions(), pgstore.WithSettleTimeout(2*time.Second))}
+	if _, err := pool.Exec(t.Context(), "CREATE TABLE ledger (account text PRIMARY KEY, cents int, CONSTRAINT late CHECK (true))"); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func claimOf(key string) idempotency.Claim {
+	return idempotency.Claim{ID: idempotency.NewID("", "", idempotency.Key(key)), Owner: "owner of " + key, Lease: time.Minute}
+}
+
+// pay writes an account in the transaction of ctx.
+func pay(ctx context.Context, account string) error {
+	tx, ok := pgstore.Tx(ctx)
+	if !ok {
+		return errors.New("no transaction")
+	}
+	_, err := tx.Exec(ctx, "INSERT INTO ledger VALUES ($1, 1)", account)
+	return err
+}
+
+var (
+	commit = idempotency.Verdict{Keep: true, Commit: true, Outcome: []byte("paid"), Retention: time.Hour}
+	record = idempotency.Verdict{Keep: true, Outcome: []byte("failed"), Retention: time.Hour}
+)
+
+func (d *desk) paid(account string) bool {
+	d.Helper()
+	var n int
+	if err := d.pool.QueryRow(d.Context(), "SELECT count(*) FROM ledger WHERE account = $1", account).Scan(&n); err != nil {
+		d.Fatal(err)
+	}
+	return n > 0
+}
+
+// want checks what is known of a key.
+func (d *desk) want(key string, state idempotency.State, outcome string) {
+	d.Helper()
+	claim := claimOf(key)
+	claim.Owner = "another"
+	b, err := d.store.Transact(d.Context(), claim, func(context.Context) idempotency.Verdict { return idempotency.Verdict{} })
+	if err != nil || b.State != state || string(b.Outcome) != outcome {
+		d.Errorf("%s: got %v %q, %v, want %v %q", key, b.State, b.Outcome, err, state, outcome)
+	}
+}
+
+func TestHandlersWritesAndOutcomeAreOne(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	for name, tc := range map[string]struct {
+		verdict idempotency.Verdict
+		paid    bool
+		state   idempotency.State
+		outcome string
+	}{
+		"a success":                {commit, true, idempotency.Replay, "paid"},
+		"a failure that is kept":   {record, false, idempotency.Replay, "failed"},
+		"a failure that is not":    {idempotency.Verdict{}, false, idempotency.Run, ""},
+		"an outcome without bytes": {idempotency.Verdict{Keep: true, Commit: true, Retention: time.Hour}, true, idempotency.Replay, ""},
+	} {
+		b, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context) idempotency.Verdict {
+			if err := pay(ctx, name); err != nil {
+				t.Error(err)
+			}
+			return tc.verdict
+		})
+		if err != nil || b.State != idempotency.Run {
+			t.Errorf("%s: got %v, %v", name, b.State, err)
+		}
+		if d.paid(name) != tc.paid {
+			t.Errorf("%s: paid %v", name, !tc.paid)
+		}
+		d.want(name, tc.state, tc.outcome)
+	}
+}
+
+// A failure is kept also if the handler's statements have failed, and a success
+// that cannot be committed is none.
+func TestTransactionThatFailedKeepsFailuresAlone(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	fail := func(ctx context.Context) {
+		tx, _ := pgstore.Tx(ctx)
+		if _, err := tx.Exec(ctx, "SELECT 1/0"); err == nil {
+			t.Error("it has not failed")
+		}
+	}
+	if _, err := d.store.Transact(t.Context(), claimOf("kept"), func(ctx context.Context) idempotency.Verdict { fail(ctx); return record }); err != nil {
+		t.Error(err)
+	}
+	d.want("kept", idempotency.Replay, "failed")
+	_, err := d.store.Transact(t.Context(), claimOf("success"), func(ctx context.Context) idempotency.Verdict { fail(ctx); return commit })
+	if err == nil || errors.Is(err, idempotency.ErrOutcomeUnknown) {
+		t.Errorf("got %v, want that it was not committed", err)
+	}
+	d.want("success", idempotency.Run, "")
+	if _, err := d.pool.Exec(t.Context(), "CREATE TABLE child (account text REFERENCES ledger DEFERRABLE INITIALLY DEFERRED)"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.store.Transact(t.Context(), claimOf("deferred"), func(ctx context.Context) idempotency.Verdict {
+		tx, _ := pgstore.Tx(ctx)
+		if _, err := tx.Exec(ctx, "INSERT INTO child VALUES ('nonesuch')"); err != nil {
+			t.Error(err)
+		}
+		return commit
+	})
+	if err == nil || errors.Is(err, idempotency.ErrOutcomeUnknown) {
+		t.Errorf("got %v, want that the constraint refused it", err)
+	}
+	d.want("deferred", idempotency.Run, "")
+}
+
+// The transaction is the store's to end, whatever the handler tries.
+func TestHandlerCannotEndTheTransaction(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	var kept pgx.Tx
+	_, err := d.store.Transact(t.Context(), claimOf("polite"), func(ctx context.Context) idempotency.Verdict {
+		kept, _ = pgstore.Tx(ctx)
+		if kept.Commit(ctx) == nil || kept.Rollback(ctx) == nil {
+			t.Error("the handler has ended the transaction")
+		}
+		nested, err := kept.Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = nested.Exec(ctx, "INSERT INTO ledger VALUES ('undone', 1)")
+		if err := nested.Rollback(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := pay(ctx, "polite"); err != nil {
+			t.Error(err)
+		}
+		return commit
+	})
+	if err != nil || !d.paid("polite") || d.paid("undone") {
+		t.Errorf("%v; polite %v, undone %v", err, d.paid("polite"), d.paid("undone"))
+	}
+	if _, err := kept.Exec(t.Context(), "SELECT 1"); !errors.Is(err, pgx.ErrTxClosed) {
+		t.Errorf("used after its end: %v", err)
+	}
+	if err := kept.QueryRow(t.Context(), "SELECT 1").Scan(); !errors.Is(err, pgx.ErrTxClosed) {
+		t.Errorf("used after its end: %v", err)
+	}
+	for name, end := range map[string]string{
+		"rolled back":            "ROLLBACK",
+		"rolled back and begun":  "ROLLBACK; BEGIN",
+		"record deleted":         "DELETE FROM hopbound_idempotency",
+		"to before its own mark": "ROLLBACK TO SAVEPOINT hopbound; ROLLBACK; BEGIN",
+	} {
+		_, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context) idempotency.Verdict {
+			tx, _ := pgstore.Tx(ctx)
+			if _, err := tx.Conn().Exec(ctx, end); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			_, _ = tx.Exec(ctx, "INSERT INTO ledger VALUES ($1, 1) ON CONFLICT DO NOTHING", name+" and then")
+			return commit
+		})
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if name != "rolled back" && d.paid(name+" and then") {
+			t.Errorf("%s: what came after was committed without an outcome", name)
+		}
+	}
+}
+
+func TestPanicRollsBack(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	func() {
+		defer func() {
+			if p := recover(); p != "at the till" {
+				t.Errorf("recovered %v", p)
+			}
+		}()
+		_, _ = d.store.Transact(t.Context(), claimOf("k"), func(ctx context.Context) idempotency.Verdict {
+			if err := pay(ctx, "k"); err != nil {
+				t.Error(err)
+			}
+			panic("at the till")
+		})
+	}()
+	if d.paid("k") {
+		t.Error("it was committed")
+	}
+	d.want("k", idempotency.Run, "")
+}
+
+// Duplicates wait for the transaction: on the index if it is another process's,
+// and for no longer than they may.
+func TestDuplicatesWaitForTheTransaction(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	other := newStore(t, d.pool, pgstore.WithTransactions())
+	running, finish := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := d.store.Transact(t.Context(), claimOf("k"), func(ctx context.Context) idempotency.Verdict {
+			close(running)
+			<-finish
+			return commit
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+	<-running
+	for name, s := range map[string]*pgstore.Store{"the same store": d.store, "another": other} {
+		claim := claimOf("k")
+		claim.Owner, claim.Wait = name, 100*time.Millisecond
+		b, err := s.Transact(t.Context(), claim, func(context.Context) idempotency.Verdict {
+			t.Error("it ran twice")
+			return commit
+		})
+		if err != nil || b.State != idempotency.Join || !b.Waited {
+			t.Errorf("%s: got %+v, %v", name, b, err)
+		}
+		claim.Wait = 0
+		wg.Go(func() {
+			b, err := s.Transact(t.Context(), claim, func(context.Context) idempotency.Verdict {
+				t.Error("it ran twice")
+				return commit
+			})
+			if err != nil || b.State != idempotency.Replay || !b.Waited && name == "the same store" {
+				t.Errorf("%s: got %+v, %v", name, b, err)
+			}
+		})
+	}
+	close(finish)
+	wg.Wait()
+}
+
+// A server with transactions and one with leases can share records, as they do
+// while one is replaced by the other.
+func TestTransactionsWaitForLeases(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	leases := newStore(t, d.pool)
+	claim := claimOf("k")
+	claim.Lease = 300 * time.Millisecond
+	begun, err := leases.Begin(t.Context(), claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting := claimOf("k")
+	waiting.Owner, waiting.Wait = "b", 50*time.Millisecond
+	b, err := d.store.Transact(t.Context(), waiting, func(context.Context) idempotency.Verdict { return commit })
+	if err != nil || b.State != idempotency.Join {
+		t.Errorf("got %v, %v", b, err)
+	}
+	waiting.Wait = 0
+	b, err = d.store.Transact(t.Context(), waiting, func(context.Context) idempotency.Verdict { return commit })
+	if err != nil || b.State != idempotency.Run || !b.TakenOver {
+		t.Errorf("after the lease: got %+v, %v", b, err)
+	}
+	if err := leases.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, nil, time.Hour); !errors.Is(err, idempotency.ErrLeaseLost) {
+		t.Errorf("the zombie: %v", err)
+	}
+}
+
+// cutter is a proxy that cuts a connection when a client sends a word: before the
+// server gets it, or after.
+type cutter struct {
+	listener net.Listener
+	target   string
+	word     atomic.Pointer[string]
+	before   atomic.Bool
+	wg       sync.WaitGroup
+}
+
+func newCutter(t *testing.T, target string) *cutter {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cutter{listener: l, target: target}
+	c.wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.wg.Go(func() { c.pass(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		c.wg.Wait()
+	})
+	return c
+}
+
+func (c *cutter) pass(client net.Conn) {
+	server, err := net.Dial("tcp", c.target)
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	var cut atomic.Bool
+	c.wg.Go(func() { // answers
+		buf := make([]byte, 1<<16)
+		for {
+			n, err := server.Read(buf)
+			if err != nil || cut.Load() {
+				break
+			}
+			if _, err := client.Write(buf[:n]); err != nil {
+				break
+			}
+		}
+		_ = client.Close()
+		_ = server.Close()
+	})
+	buf := make([]byte, 1<<16)
+	for {
+		n, err := client.Read(buf)
+		if err != nil {
+			break
+		}
+		if word := c.word.Load(); word != nil && bytes.Contains(buf[:n], []byte(*word)) {
+			cut.Store(true)
+			if c.before.Load() {
+				break
+			}
+		}
+		if _, err := server.Write(buf[:n]); err != nil {
+			break
+		}
+	}
+	if cut.Load() && !c.before.Load() {
+		_, _ = io.Copy(io.Discard, server)
+	}
+	_ = client.Close()
+	_ = server.Close()
+}
+
+// When the connection is cut at the commit, the store finds out what became of
+// it, and says that it does not know only if it cannot.
+func TestCommitWithoutAnAnswerIsResolved(t *testing.T) {
+	t.Parallel()
+	server, pool := newDatabase(t)
+	c := newCutter(t, server.Addr)
+	// Statements that are not prepared are sent as text, among which the proxy finds
+	// its word.
+	through := newPool(t, strings.Replace(server.URL(), server.Addr, c.listener.Addr().String(), 1)+"&default_query_exec_mode=exec")
+	d := newDeskAt(t, pool, through)
+	run := func(key string, before bool, after func()) error {
+		word := "COMMIT"
+		mend := time.AfterFunc(time.Hour, func() { c.word.Store(nil) })
+		defer mend.Stop()
+		c.before.Store(before)
+		_, err := d.store.Transact(t.Context(), claimOf(key), func(ctx context.Context) idempotency.Verdict {
+			if err := pay(ctx, key); err != nil {
+				t.Error(err)
+			}
+			c.word.Store(&word)
+			if after != nil {
+				after()
+			} else {
+				mend.Reset(100 * time.Millisecond)
+			}
+			return commit
+		})
+		c.word.Store(nil)
+		return err
+	}
+	if err := run("answer lost", false, nil); err != nil || !d.paid("answer lost") {
+		t.Errorf("%v, paid %v", err, d.paid("answer lost"))
+	}
+	d.want("answer lost", idempotency.Replay, "paid")
+	if err := run("never sent", true, nil); err == nil || errors.Is(err, idempotency.ErrOutcomeUnknown) || d.paid("never sent") {
+		t.Errorf("%v, paid %v", err, d.paid("never sent"))
+	}
+	d.want("never sent", idempotency.Run, "")
+	every := "" // every packet, so that nothing can be found out
+	err := run("unknown", true, func() { c.word.Store(&every) })
+	if !errors.Is(err, idempotency.ErrOutcomeUnknown) {
+		t.Errorf("got %v, want that it is not known", err)
+	}
+}
+
+func TestExpiredRecordsAreDeleted(t *testing.T) {
+	t.Parallel()
+	_, pool := newDatabase(t)
+	store := newStore(t, pool, pgstore.WithExpiry(0))
+	ctx := t.Context()
+	if _, err := pool.Exec(ctx, `INSERT INTO hopbound_idempotency (id, owner, fence, fp_schema, fp_sum, done, until, expires)
+SELECT decode(lpad(to_hex(i), 64, '0'), 'hex'), 'o', i, '', decode(repeat('00', 32), 'hex'), true, now() - interval '1 hour', now() - interval '1 hour' FROM generate_series(1, 1234) i`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Begin(ctx, claimOf("live")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := store.Expire(ctx); err != nil || n != 1234 {
+		t.Errorf("deleted %d, %v", n, err)
+	}
+	var left int
+	if err := pool.QueryRow(ctx, "SELECT count(*) FROM hopbound_idempotency").Scan(&left); err != nil || left != 1 {
+		t.Errorf("%d are left, %v", left, err)
+	}
+}
+
+func TestCheckTellsWhetherTheDatabaseIsMigrated(t *testing.T) {
+	t.Parallel()
+	_, pool := newDatabase(t)
+	s, err := pgstore.New(pool, pgstore.WithSchema("bank"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Check(t.Context()); !errors.Is(err, pgstore.ErrNotMigrated) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := pool.Exec(t.Context(), "CREATE SCHEMA bank"); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 5 { // processes that start together
+		wg.Go(func() {
+			if err := pgstore.Migrate(t.Context(), pool, pgstore.WithSchema("bank")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := s.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if b, err := s.Begin(t.Context(), claimOf("k")); err != nil || b.State != idempotency.Run {
+		t.Errorf("got %v, %v", b, err)
+	}
+	if _, err := pgstore.New(nil, pgstore.WithSchema(""), pgstore.WithExpiry(-1), pgstore.WithSettleTimeout(0)); err == nil {
+		t.Error("wrong options were taken")
+	}
+}
