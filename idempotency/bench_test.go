@@ -17,37 +17,48 @@ func number(n uint64) (id idempotency.ID) {
 	return id
 }
 
-// BenchmarkMemory claims and completes new writes, on all cores; beside it the
-// same in a sync.Map.
+// BenchmarkMemory claims and completes new writes, on all cores: with a retention
+// for which some hundred thousand records are there at a time, which are dropped
+// as others come, and with one that keeps all. Beside each the same in a sync.Map,
+// which drops the key that came as many keys before, or none.
 func BenchmarkMemory(b *testing.B) {
 	outcome := []byte("an outcome")
-	var n atomic.Uint64
-	b.Run("claim and complete", func(b *testing.B) {
-		m := idempotency.NewMemory(idempotency.MemoryCapacity(1 << 30))
-		b.ReportAllocs()
-		b.RunParallel(func(pb *testing.PB) {
+	const window = 1 << 17
+	for name, retention := range map[string]time.Duration{"window": 50 * time.Millisecond, "growing": time.Hour} {
+		b.Run(name+"/memory", func(b *testing.B) {
+			var n atomic.Uint64
+			m := idempotency.NewMemory(idempotency.MemoryCapacity(1 << 30))
 			ctx := context.Background()
-			for pb.Next() {
-				id := number(n.Add(1))
-				begun, err := m.Begin(ctx, idempotency.Claim{ID: id, Owner: "owner", Lease: time.Minute})
-				if err != nil || begun.State != idempotency.Run {
-					b.Error(begun, err)
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					id := number(n.Add(1))
+					begun, err := m.Begin(ctx, idempotency.Claim{ID: id, Owner: "owner", Lease: time.Minute})
+					if err != nil || begun.State != idempotency.Run {
+						b.Error(begun, err)
+					}
+					if err := m.Complete(ctx, idempotency.Lease{ID: id, Owner: "owner", Fence: begun.Fence}, outcome, retention); err != nil {
+						b.Error(err)
+					}
 				}
-				if err := m.Complete(ctx, idempotency.Lease{ID: id, Owner: "owner", Fence: begun.Fence}, outcome, time.Hour); err != nil {
-					b.Error(err)
+			})
+			b.ReportMetric(float64(m.Len()), "records")
+		})
+		b.Run(name+"/sync.Map", func(b *testing.B) {
+			var n atomic.Uint64
+			var m sync.Map
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					i := n.Add(1)
+					id := number(i)
+					m.LoadOrStore(id, "owner")
+					m.Store(id, outcome)
+					if retention < time.Hour {
+						m.Delete(number(i - window))
+					}
 				}
-			}
+			})
 		})
-	})
-	b.Run("sync.Map", func(b *testing.B) {
-		var m sync.Map
-		b.ReportAllocs()
-		b.RunParallel(func(pb *testing.PB) {
-			for pb.Next() {
-				id := number(n.Add(1))
-				m.LoadOrStore(id, "owner")
-				m.Store(id, outcome)
-			}
-		})
-	})
+	}
 }

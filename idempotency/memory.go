@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"sync"
 	"time"
 )
@@ -13,8 +14,9 @@ import (
 // full it refuses new IDs, and never gives up one that is pending or whose
 // retention lasts. What it keeps is gone when the process ends.
 //
-// Records are kept in shards, each with its lock, and each shard knows which of
-// its records is due to be dropped next, so that nothing is ever scanned.
+// Records are kept in shards, each with its lock. Each shard has a calendar of
+// when its records are due to be dropped, so that nothing is ever scanned, and keeps them in slabs that are used again, so that a store in use allocates
+// little and leaves the garbage collector little to look at.
 type Memory struct {
 	shards   []shard
 	capacity int       // of each shard
@@ -26,10 +28,11 @@ const shardBits = 6
 
 type shard struct {
 	mu      sync.Mutex
-	records map[ID]*memoryRecord
-	due     dueHeap
+	records table
+	slab    slab
+	due     calendar
 	fence   uint64   // the highest given out in the shard, by which it outlives records
-	_       [24]byte // a cache line for each shard's lock
+	_       [24]byte // shards do not share a cache line
 }
 
 type memoryRecord struct {
@@ -39,10 +42,19 @@ type memoryRecord struct {
 	fingerprint Fingerprint
 	until       time.Duration // the end of the lease, or of the retention
 	outcome     []byte
-	done        bool
-	due         time.Duration // when it is to be looked at again
-	place       int           // in the heap
 	changed     chan struct{} // closed when it ceases to be pending or to be its owner's; nil if nobody waits
+	done        bool
+	page        page // of the calendar, on which it is between others
+	before      slot
+	after       slot // or the next that is free
+}
+
+// due returns when the record may be dropped.
+func (r *memoryRecord) due() time.Duration {
+	if r.done {
+		return r.until
+	}
+	return r.until + abandoned
 }
 
 // MemoryOption configures a [Memory].
@@ -74,8 +86,10 @@ func NewMemory(opts ...MemoryOption) *Memory {
 		capacity: max(1, (s.capacity+shards-1)/shards),
 		begun:    time.Now(),
 	}
+	seed := maphash.MakeSeed()
 	for i := range m.shards {
-		m.shards[i].records = map[ID]*memoryRecord{}
+		m.shards[i].records = newTable(seed)
+		m.shards[i].due.pages = map[page]slot{}
 	}
 	return m
 }
@@ -106,7 +120,7 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(now)
-	r := s.records[claim.ID]
+	r := s.record(claim.ID)
 	if r != nil && r.done && r.until <= now {
 		s.remove(r)
 		r = nil
@@ -124,7 +138,7 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 		return Begun{State: Join}, nil
 	}
 	r.owner, r.fingerprint = claim.Owner, claim.Fingerprint
-	r.until = now + claim.Lease
+	s.keep(r, now+claim.Lease, now)
 	s.fence++
 	r.fence = s.fence
 	r.tell()
@@ -133,17 +147,35 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 
 // claim makes a new record.
 func (s *shard) claim(claim Claim, now time.Duration, capacity int) (Begun, error) {
-	if len(s.records) >= capacity {
+	if s.records.n >= capacity {
 		return Begun{}, ErrFull
 	}
 	s.fence++
-	r := &memoryRecord{
-		id: claim.ID, owner: claim.Owner, fence: s.fence,
-		fingerprint: claim.Fingerprint, until: now + claim.Lease,
-	}
-	s.records[claim.ID] = r
-	s.due.push(r, r.until+abandoned)
+	at := s.slab.take()
+	r := s.slab.at(at)
+	r.id, r.owner, r.fence, r.fingerprint = claim.ID, claim.Owner, s.fence, claim.Fingerprint
+	r.until = now + claim.Lease
+	s.records.add(&s.slab, &claim.ID, at)
+	s.due.add(&s.slab, at, pageOf(r.due(), now))
 	return Begun{State: Run, Fence: r.fence}, nil
+}
+
+// record returns the record of an ID, or nil if there is none.
+func (s *shard) record(id ID) *memoryRecord {
+	at := s.records.get(&s.slab, &id)
+	if at == none {
+		return nil
+	}
+	return s.slab.at(at)
+}
+
+// keep sets until when a record is what it is.
+func (s *shard) keep(r *memoryRecord, until, now time.Duration) {
+	r.until = until
+	if p := pageOf(r.due(), now); p != r.page {
+		at := s.due.remove(&s.slab, r)
+		s.due.add(&s.slab, at, p)
+	}
 }
 
 // Complete ends a write with its outcome.
@@ -161,7 +193,8 @@ func (m *Memory) Complete(ctx context.Context, lease Lease, outcome []byte, rete
 	if r.done { // asked again, for want of an answer
 		return nil
 	}
-	r.done, r.outcome, r.until = true, outcome, now+max(0, retention)
+	r.done, r.outcome = true, outcome
+	s.keep(r, now+max(0, retention), now)
 	r.tell()
 	return nil
 }
@@ -178,7 +211,7 @@ func (m *Memory) Extend(ctx context.Context, lease Lease, d time.Duration) error
 	if r == nil || r.done {
 		return ErrLeaseLost
 	}
-	r.until = max(r.until, now+d)
+	s.keep(r, max(r.until, now+d), now)
 	return nil
 }
 
@@ -205,7 +238,7 @@ func (m *Memory) Release(ctx context.Context, lease Lease) error {
 func (m *Memory) Wait(ctx context.Context, id ID) error {
 	s, now := m.shard(id), m.now()
 	s.mu.Lock()
-	r := s.records[id]
+	r := s.record(id)
 	if r == nil || r.done || r.until <= now {
 		s.mu.Unlock()
 		return ctx.Err()
@@ -234,7 +267,7 @@ func (m *Memory) Len() int {
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()
-		n += len(s.records)
+		n += s.records.n
 		s.mu.Unlock()
 	}
 	return n
@@ -242,7 +275,7 @@ func (m *Memory) Len() int {
 
 // owned returns the record of a lease, or nil if it is not its owner's any more.
 func (s *shard) owned(lease Lease) *memoryRecord {
-	r := s.records[lease.ID]
+	r := s.record(lease.ID)
 	if r == nil || r.owner != lease.Owner || r.fence != lease.Fence {
 		return nil
 	}
@@ -250,9 +283,9 @@ func (s *shard) owned(lease Lease) *memoryRecord {
 }
 
 func (s *shard) remove(r *memoryRecord) {
-	delete(s.records, r.id)
-	s.due.remove(r)
+	s.records.remove(&s.slab, &r.id)
 	r.tell()
+	s.slab.free(s.due.remove(&s.slab, r))
 }
 
 // tell wakes those who wait for the record.
@@ -263,79 +296,14 @@ func (r *memoryRecord) tell() {
 	}
 }
 
-// drop drops records that are due: a few at a time, more than one call adds. One
-// that is due later than was thought is put back.
+// drop drops records that are due: a few at a time, more than one call adds.
 func (s *shard) drop(now time.Duration) {
 	const few = 2
 	for range few {
-		if len(s.due) == 0 || s.due[0].due > now {
+		at := s.due.first(now)
+		if at == none {
 			return
 		}
-		r := s.due[0]
-		due := r.until
-		if !r.done {
-			due += abandoned
-		}
-		if due <= now {
-			s.remove(r)
-			continue
-		}
-		r.due = due
-		s.due.down(0)
-	}
-}
-
-// dueHeap is a heap of records by when they are due. Each record of a shard is in
-// it once, and knows where.
-type dueHeap []*memoryRecord
-
-func (h *dueHeap) push(r *memoryRecord, due time.Duration) {
-	r.due, r.place = due, len(*h)
-	*h = append(*h, r)
-	h.up(r.place)
-}
-
-// remove takes a record out.
-func (h *dueHeap) remove(r *memoryRecord) {
-	at, last := r.place, len(*h)-1
-	h.swap(at, last)
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	if at < last {
-		h.down(at)
-		h.up(at)
-	}
-}
-
-func (h *dueHeap) swap(i, j int) {
-	q := *h
-	q[i], q[j] = q[j], q[i]
-	q[i].place, q[j].place = i, j
-}
-
-func (h *dueHeap) up(i int) {
-	for i > 0 {
-		parent := (i - 1) / 2
-		if (*h)[parent].due <= (*h)[i].due {
-			return
-		}
-		h.swap(i, parent)
-		i = parent
-	}
-}
-
-func (h *dueHeap) down(i int) {
-	for {
-		least, q := i, *h
-		for _, child := range [...]int{2*i + 1, 2*i + 2} {
-			if child < len(q) && q[child].due < q[least].due {
-				least = child
-			}
-		}
-		if least == i {
-			return
-		}
-		h.swap(i, least)
-		i = least
+		s.remove(s.slab.at(at))
 	}
 }

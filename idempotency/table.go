@@ -1,0 +1,84 @@
+package idempotency
+
+import "hash/maphash"
+
+// table finds the slots of IDs: a hash table with open addressing, whose entries
+// are no larger than they must be, so that looking one up costs a cache miss and
+// the record's own. A map would keep the IDs a second time.
+type table struct {
+	seed    maphash.Seed // so that nobody can choose keys that meet
+	entries []entry      // a power of two of them
+	n       int
+}
+
+// entry is a place in the table. The hash says where it belongs.
+type entry struct {
+	hash uint32
+	at   slot // none if it is empty
+}
+
+const leastEntries = 16
+
+func newTable(seed maphash.Seed) table {
+	return table{seed: seed, entries: make([]entry, leastEntries)}
+}
+
+func (t *table) hash(id *ID) uint32 { return uint32(maphash.Bytes(t.seed, id[:])) } //nolint:gosec // as many bits as are needed
+
+// find returns the place of an ID, or of where it is to be put.
+func (t *table) find(s *slab, id *ID, hash uint32) int {
+	mask := uint32(len(t.entries) - 1) //nolint:gosec // there are as many slots at most
+	i := hash & mask
+	for {
+		e := t.entries[i]
+		if e.at == none || e.hash == hash && s.at(e.at).id == *id {
+			return int(i)
+		}
+		i = (i + 1) & mask
+	}
+}
+
+// get returns the slot of an ID, or none.
+func (t *table) get(s *slab, id *ID) slot { return t.entries[t.find(s, id, t.hash(id))].at }
+
+// add puts in an ID that is not there.
+func (t *table) add(s *slab, id *ID, at slot) {
+	if 4*(t.n+1) > 3*len(t.entries) {
+		t.grow()
+	}
+	hash := t.hash(id)
+	t.entries[t.find(s, id, hash)] = entry{hash, at}
+	t.n++
+}
+
+// grow doubles the table.
+func (t *table) grow() {
+	old := t.entries
+	t.entries = make([]entry, 2*len(old))
+	mask := uint32(len(t.entries) - 1) //nolint:gosec // there are as many slots at most
+	for _, e := range old {
+		if e.at == none {
+			continue
+		}
+		i := e.hash & mask
+		for t.entries[i].at != none {
+			i = (i + 1) & mask
+		}
+		t.entries[i] = e
+	}
+}
+
+// remove takes out an ID that is there, and moves back those after it that were
+// kept from where they belong.
+func (t *table) remove(s *slab, id *ID) {
+	mask := uint32(len(t.entries) - 1)        //nolint:gosec // there are as many slots at most
+	hole := uint32(t.find(s, id, t.hash(id))) //nolint:gosec // likewise
+	for i := (hole + 1) & mask; t.entries[i].at != none; i = (i + 1) & mask {
+		if home := t.entries[i].hash & mask; (i-home)&mask >= (i-hole)&mask {
+			t.entries[hole] = t.entries[i]
+			hole = i
+		}
+	}
+	t.entries[hole] = entry{}
+	t.n--
+}

@@ -1,0 +1,86 @@
+package idempotency
+
+import (
+	"hash/maphash"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// The table and the calendar of a shard say what a map and a search would.
+func TestTableAndCalendarKeepToAMap(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		var (
+			s      slab
+			c      = calendar{pages: map[page]slot{}}
+			tab    = newTable(maphash.MakeSeed())
+			want   = map[ID]slot{}
+			ids    []ID
+			now    time.Duration
+			random = func() time.Duration { return now + time.Duration(rand.Int64N(int64(3*time.Minute))) }
+		)
+		remove := func(i int) {
+			id := ids[i]
+			ids[i] = ids[len(ids)-1]
+			ids = ids[:len(ids)-1]
+			r := s.at(tab.get(&s, &id))
+			tab.remove(&s, &id)
+			s.free(c.remove(&s, r))
+			delete(want, id)
+		}
+		for range 3000 {
+			switch n := rand.IntN(10); {
+			case n < 5:
+				id := ID{byte(rand.IntN(256)), byte(rand.IntN(256))}
+				if _, there := want[id]; there {
+					continue
+				}
+				at := s.take()
+				r := s.at(at)
+				if r.owner != "" || r.outcome != nil {
+					t.Fatal("a slot was not emptied")
+				}
+				r.id, r.owner, r.until, r.done = id, "owner", random(), true
+				tab.add(&s, &id, at)
+				c.add(&s, at, pageOf(r.due(), now))
+				want[id], ids = at, append(ids, id)
+			case n < 7 && len(ids) > 0:
+				remove(rand.IntN(len(ids)))
+			case n < 8 && len(ids) > 0: // moves to another page
+				r := s.at(want[ids[rand.IntN(len(ids))]])
+				r.until = random()
+				c.add(&s, c.remove(&s, r), pageOf(r.due(), now))
+			default:
+				now += time.Duration(rand.Int64N(int64(2 * time.Second)))
+				for at := c.first(now); at != none; at = c.first(now) {
+					if r := s.at(at); r.due() > now {
+						t.Fatalf("dropped %v before it was due", r.due()-now)
+					}
+					for i, id := range ids {
+						if want[id] == at {
+							remove(i)
+							break
+						}
+					}
+				}
+				for id, at := range want {
+					if late := now - s.at(at).due(); late > far {
+						t.Fatalf("%v is left %v after it was due", id[:2], late)
+					}
+				}
+			}
+		}
+		if tab.n != len(want) {
+			t.Fatalf("%d entries, want %d", tab.n, len(want))
+		}
+		for a := range 256 {
+			for b := range 256 {
+				id := ID{byte(a), byte(b)}
+				if got := tab.get(&s, &id); got != want[id] {
+					t.Fatalf("%v is in slot %d, want %d", id[:2], got, want[id])
+				}
+			}
+		}
+	}
+}
