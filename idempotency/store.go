@@ -23,7 +23,8 @@ import (
 // whoever asks within the retention gets that one.
 //
 // The time that leases and retentions are measured in is the store's, not its
-// callers'. Each method is safe for concurrent use, gives up when its context
+// callers'. They may last some milliseconds longer than was asked for, and never
+// less. Each method is safe for concurrent use, gives up when its context
 // ends, and has no effect in part. If its error is neither nil nor one of this
 // package, whether it had its effect is not known; repeating it then is safe,
 // because an owner that repeats a step gets the same answer.
@@ -63,6 +64,10 @@ type Claim struct {
 
 	// Lease is how long the write is the owner's unless it extends the lease.
 	Lease time.Duration
+
+	// Retention is for how long the outcome will be kept, as far as is known. Stores
+	// may make use of it; what counts is that of Complete.
+	Retention time.Duration
 
 	// Wait bounds how long [Transactor.Transact] waits for another that runs the
 	// write, beside its context. Zero is no bound. Begin does not wait.

@@ -122,6 +122,7 @@ func (c *claim) prepare(req any) error {
 		Owner:       rand.Text(),
 		Fingerprint: fingerprint,
 		Lease:       c.keyed.Lease,
+		Retention:   c.m.Retention,
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ const batch = 500
 func (s *Store) Expire(ctx context.Context) (int64, error) {
 	var all int64
 	for {
-		tag, err := s.pool.Exec(ctx, s.sql.expire, batch)
+		tag, err := s.pool.Exec(ctx, s.sql.expire, batch, float64(abandoned.Microseconds()))
 		if err != nil {
 			return all, wrap("expire", err)
 		}

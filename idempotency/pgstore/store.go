@@ -52,7 +52,7 @@ func New(pool *pgxpool.Pool, opts ...Option) (*Store, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Store{settings: settings, pool: pool, sql: newStatements(settings.prefix, settings.channel), stop: stop}
+	s := &Store{settings: settings, pool: pool, sql: newStatements(settings.prefix), stop: stop}
 	s.listener.store = s
 	if s.expireEvery > 0 {
 		s.done.Go(func() { s.keepExpiring(ctx) })
@@ -70,44 +70,26 @@ func (s *Store) Close() {
 // Kind returns "postgres", as metrics name the store.
 func (s *Store) Kind() string { return "postgres" }
 
-// statements are those of the store, with the names of its tables in them.
+// statements are those of the store, with the names of its tables and functions
+// in them.
 type statements struct {
-	claim, read, complete, completed, extend, release, look, left, finish, expire string
+	claim, read, complete, extend, release, look, left, finish, expire string
 }
 
-func newStatements(prefix, channel string) statements {
-	with := func(sql string) string {
-		return strings.NewReplacer("{table}", prefix+"hopbound_idempotency",
-			"{fence}", prefix+"hopbound_idempotency_fence", "{channel}", channel).Replace(sql)
-	}
+func newStatements(prefix string) statements {
+	with := func(sql string) string { return strings.ReplaceAll(sql, "{t}", prefix+"hopbound_idempotency") }
 	return statements{
-		// A record is claimed if there is none, or its retention or its lease has
-		// ended; in that last case only for the same request.
-		claim: with(`INSERT INTO {table} AS r (id, owner, fence, fp_schema, fp_sum, until, expires)
-VALUES ($1, $2, nextval('{fence}'), $3, $4, clock_timestamp() + $5 * interval '1 microsecond', clock_timestamp() + ($5 + $6) * interval '1 microsecond')
-ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, fence = excluded.fence,
- fp_schema = excluded.fp_schema, fp_sum = excluded.fp_sum, taken_over = NOT r.done, done = false, waited = false, outcome = NULL,
- until = clock_timestamp() + $5 * interval '1 microsecond', expires = clock_timestamp() + ($5 + $6) * interval '1 microsecond'
-WHERE r.until <= clock_timestamp()
- AND (r.done OR r.owner <> $2 AND (r.fp_schema = '' OR r.fp_schema <> $3 OR r.fp_sum = $4))
-RETURNING fence, taken_over`),
-		read: with(`SELECT owner, fence, fp_schema, fp_sum, done, until > clock_timestamp(), outcome FROM {table} WHERE id = $1`),
-		complete: with(`WITH done AS (UPDATE {table} SET done = true, outcome = $4, until = clock_timestamp() + $5 * interval '1 microsecond',
- expires = clock_timestamp() + $5 * interval '1 microsecond' WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING waited)
-SELECT count(CASE WHEN waited THEN pg_notify('{channel}', $6)::text ELSE '' END) FROM done`),
-		completed: with(`SELECT done FROM {table} WHERE id = $1 AND owner = $2 AND fence = $3`),
-		extend: with(`UPDATE {table} SET until = greatest(until, clock_timestamp() + $4 * interval '1 microsecond'),
- expires = greatest(expires, clock_timestamp() + ($4 + $5) * interval '1 microsecond') WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done`),
-		release: with(`WITH gone AS (DELETE FROM {table} WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING waited)
-SELECT count(CASE WHEN waited THEN pg_notify('{channel}', $4)::text ELSE '' END) FROM gone`),
-		look: with(`UPDATE {table} SET waited = true WHERE id = $1 AND NOT done AND NOT waited`),
-		left: with(`SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {table} WHERE id = $1 AND NOT done`),
-		// Without its record, which the handler has then rolled back or deleted, a
-		// transaction must not be committed: dividing by zero refuses it.
-		finish: with(`WITH done AS (UPDATE {table} SET done = true, outcome = $3, until = clock_timestamp() + $4 * interval '1 microsecond',
- expires = clock_timestamp() + $4 * interval '1 microsecond' WHERE id = $1 AND owner = $2 AND NOT done RETURNING 1)
-SELECT 1 / count(*) FROM done`),
-		expire: with(`DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE expires <= clock_timestamp() LIMIT $1 FOR UPDATE SKIP LOCKED)`),
+		claim:    with(`SELECT * FROM {t}_claim($1, $2, $3, $4, $5, $6, $7)`),
+		read:     with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), outcome FROM {t} WHERE id = $1`),
+		complete: with(`SELECT {t}_complete($1, $2, $3, $4, $5, $6, $7)`),
+		extend: with(`UPDATE {t} SET until = greatest(until, clock_timestamp() + $4::float8 * interval '1 microsecond')
+WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done`),
+		release: with(`SELECT {t}_release($1, $2, $3, $4, $5)`),
+		look:    with(`UPDATE {t} SET waited = true WHERE id = $1 AND NOT done AND NOT waited`),
+		left:    with(`SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {t} WHERE id = $1 AND NOT done`),
+		finish:  with(`SELECT {t}_finish($1, $2, $3, $4)`),
+		expire: with(`DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE expires <= clock_timestamp()
+ AND until <= clock_timestamp() - CASE WHEN done THEN interval '0' ELSE $2::float8 * interval '1 microsecond' END LIMIT $1 FOR UPDATE SKIP LOCKED)`),
 	}
 }
 
@@ -140,33 +122,68 @@ func (r *row) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
 	}
 }
 
+// told is what a claim is told: that it has the record, or what that is, or
+// nothing if it is to be asked again.
+type told struct {
+	claimed, takenOver bool
+	row                *row
+}
+
+// scanClaim reads what the function for claims has returned.
+func scanClaim(from pgx.Row) (t told, err error) {
+	var (
+		fence                 *int64
+		takenOver, done, live *bool
+		owner, schema         *string
+		sum, outcome          []byte
+	)
+	if err := from.Scan(&t.claimed, &takenOver, &fence, &owner, &schema, &sum, &done, &live, &outcome); err != nil {
+		return t, err
+	}
+	switch {
+	case t.claimed:
+		t.takenOver = takenOver != nil && *takenOver
+		t.row = &row{fence: *fence}
+	case owner != nil:
+		t.row = &row{owner: *owner, fence: *fence, done: *done, live: *live, outcome: outcome}
+		return t, t.row.setFingerprint(*schema, sum)
+	}
+	return t, nil
+}
+
 // scanRow reads a record, or nil if there is none.
 func scanRow(from pgx.Row) (*row, error) {
 	var (
-		r   row
-		sum []byte
+		r      row
+		schema string
+		sum    []byte
 	)
-	err := from.Scan(&r.owner, &r.fence, &r.fingerprint.Schema, &sum, &r.done, &r.live, &r.outcome)
+	err := from.Scan(&r.fence, &r.owner, &schema, &sum, &r.done, &r.live, &r.outcome)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil //nolint:nilnil // none
 	}
 	if err != nil {
 		return nil, err
 	}
-	if copy(r.fingerprint.Sum[:], sum) != len(sum) || len(sum) != len(r.fingerprint.Sum) {
-		return nil, fmt.Errorf("%w: its fingerprint has %d bytes", idempotency.ErrCorrupt, len(sum))
-	}
-	return &r, nil
+	return &r, r.setFingerprint(schema, sum)
 }
 
-// readCommitted begins a transaction of the isolation that the store needs: at
-// others, PostgreSQL refuses what this one waits for.
-const readCommitted = "BEGIN ISOLATION LEVEL READ COMMITTED"
+func (r *row) setFingerprint(schema string, sum []byte) error {
+	r.fingerprint.Schema = schema
+	if copy(r.fingerprint.Sum[:], sum) != len(r.fingerprint.Sum) || len(sum) != len(r.fingerprint.Sum) {
+		return fmt.Errorf("%w: its fingerprint has %d bytes", idempotency.ErrCorrupt, len(sum))
+	}
+	return nil
+}
 
-func (s *Store) claimArgs(c *idempotency.Claim) []any {
+// claimArgs are the arguments of the function for claims, which waits for a
+// transaction that has claimed the record for as long as wait says, in
+// milliseconds as text; 0 is without end, and empty is the default.
+func (s *Store) claimArgs(c *idempotency.Claim, wait string) []any {
+	expires := max(c.Lease+abandoned, c.Retention)
 	return []any{
 		c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:],
-		c.Lease.Microseconds(), abandoned.Microseconds(),
+		float64(c.Lease.Microseconds()), float64(expires.Microseconds()), wait,
 	}
 }
 
@@ -189,72 +206,55 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 }
 
 func (s *Store) begin(ctx context.Context, claim *idempotency.Claim) (idempotency.Begun, bool, error) {
-	var (
-		begun idempotency.Begun
-		ok    bool
-	)
-	b := &pgx.Batch{}
-	b.Queue(readCommitted)
-	b.Queue(s.sql.claim, s.claimArgs(claim)...).QueryRow(func(row pgx.Row) error {
-		fresh, err := scanClaim(row)
-		if fresh != nil {
-			begun, ok = *fresh, true
-		}
-		return err
-	})
-	b.Queue(s.sql.read, claim.ID[:]).QueryRow(func(from pgx.Row) error {
-		r, err := scanRow(from)
-		if r != nil && !ok {
-			begun, ok = r.begun(claim)
-		}
-		return err
-	})
-	b.Queue("COMMIT")
-	err := s.pool.SendBatch(ctx, b).Close()
-	return begun, ok && err == nil, err
+	t, err := scanClaim(s.pool.QueryRow(ctx, s.sql.claim, s.claimArgs(claim, "")...))
+	switch {
+	case hasCode(err, codeSerialization): // under an isolation that is not the one to use
+		return idempotency.Begun{}, false, nil
+	case err != nil:
+		return idempotency.Begun{}, false, err
+	}
+	begun, ok := t.begun(claim)
+	return begun, ok, nil
 }
 
-// scanClaim reads what a claim has got, or nil if it has got nothing.
-func scanClaim(row pgx.Row) (*idempotency.Begun, error) {
-	var (
-		fence     int64
-		takenOver bool
-	)
-	err := row.Scan(&fence, &takenOver)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil //nolint:nilnil // nothing
+// begun returns what whoever claims a record is told, or false if it is to ask
+// again.
+func (t *told) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
+	switch {
+	case t.claimed:
+		return idempotency.Begun{State: idempotency.Run, Fence: uint64(t.row.fence), TakenOver: t.takenOver}, true //nolint:gosec // it is not negative
+	case t.row == nil:
+		return idempotency.Begun{}, false
+	default:
+		return t.row.begun(claim)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &idempotency.Begun{State: idempotency.Run, Fence: uint64(fence), TakenOver: takenOver}, nil //nolint:gosec // it is not negative
 }
 
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	var owned, done bool
-	b := &pgx.Batch{}
-	b.Queue(s.sql.complete, lease.ID[:], lease.Owner, int64(lease.Fence), notNil(outcome), max(0, retention.Microseconds()), lease.ID.String()) //nolint:gosec // it came from here
-	b.Queue(s.sql.completed, lease.ID[:], lease.Owner, int64(lease.Fence)).QueryRow(func(row pgx.Row) error {                                   //nolint:gosec // likewise
-		err := row.Scan(&done)
-		owned = err == nil
-		return ignoreNone(err)
-	})
-	err := s.pool.SendBatch(ctx, b).Close()
+	var owned bool
+	err := s.pool.QueryRow(ctx, s.sql.complete, lease.ID[:], lease.Owner, int64(lease.Fence), notNil(outcome), //nolint:gosec // it came from here
+		float64(max(0, retention.Microseconds())), s.channel, lease.ID.String()).Scan(&owned)
+	return s.ended("complete", lease.ID, owned, err)
+}
+
+// ended returns the error of a step that ends a write, and wakes those who wait
+// for it.
+func (s *Store) ended(step string, id idempotency.ID, owned bool, err error) error {
 	switch {
 	case err != nil:
-		return wrap("complete", err)
-	case !owned || !done:
+		return wrap(step, err)
+	case !owned:
 		return idempotency.ErrLeaseLost
 	default:
-		s.waiting.Wake(lease.ID)
+		s.waiting.Wake(id)
 		return nil
 	}
 }
 
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
-	tag, err := s.pool.Exec(ctx, s.sql.extend, lease.ID[:], lease.Owner, int64(lease.Fence), d.Microseconds(), abandoned.Microseconds()) //nolint:gosec // it came from here
+	tag, err := s.pool.Exec(ctx, s.sql.extend, lease.ID[:], lease.Owner, int64(lease.Fence), float64(d.Microseconds())) //nolint:gosec // it came from here
 	switch {
 	case err != nil:
 		return wrap("extend", err)
@@ -267,22 +267,9 @@ func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Dura
 
 // Release gives up a write that had no effect.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease) error {
-	var done bool
-	b := &pgx.Batch{}
-	b.Queue(s.sql.release, lease.ID[:], lease.Owner, int64(lease.Fence), lease.ID.String())                   //nolint:gosec // it came from here
-	b.Queue(s.sql.completed, lease.ID[:], lease.Owner, int64(lease.Fence)).QueryRow(func(row pgx.Row) error { //nolint:gosec // likewise
-		return ignoreNone(row.Scan(&done))
-	})
-	err := s.pool.SendBatch(ctx, b).Close()
-	switch {
-	case err != nil:
-		return wrap("release", err)
-	case done:
-		return idempotency.ErrLeaseLost
-	default:
-		s.waiting.Wake(lease.ID)
-		return nil
-	}
+	var released bool
+	err := s.pool.QueryRow(ctx, s.sql.release, lease.ID[:], lease.Owner, int64(lease.Fence), s.channel, lease.ID.String()).Scan(&released) //nolint:gosec // it came from here
+	return s.ended("release", lease.ID, released, err)
 }
 
 func notNil(b []byte) []byte {
@@ -311,6 +298,7 @@ const (
 	codeLockTimeout    = "55P03"
 	codeUndefinedTable = "42P01"
 	codeNoSchema       = "3F000"
+	codeSerialization  = "40001"
 )
 
 func hasCode(err error, codes ...string) bool {

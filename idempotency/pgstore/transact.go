@@ -124,17 +124,18 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 	}
 	defer pooled.Release() // which closes a connection that is still in a transaction
 	conn := pooled.Conn()
-	inner, fresh, r, err := f.begin(ctx, conn)
-	if hasCode(err, codeLockTimeout) {
+	inner, what, err := f.begin(ctx, conn)
+	switch {
+	case hasCode(err, codeLockTimeout):
 		f.waited = true
 		return idempotency.Begun{State: idempotency.Join}, true, f.rollback(ctx, conn)
-	}
-	if err != nil {
+	case err != nil:
 		_ = f.rollback(ctx, conn)
 		return begun, false, wrap("transact", err)
 	}
-	if fresh == nil {
-		return f.known(ctx, conn, r)
+	begun, ok = what.begun(f.claim)
+	if !what.claimed {
+		return begun, ok && begun.State != idempotency.Join, f.rollback(ctx, conn)
 	}
 	t := &tx{Tx: inner}
 	var verdict idempotency.Verdict // to roll back, if the handler panics
@@ -145,29 +146,22 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 		}
 	}()
 	verdict = f.run(context.WithValue(ctx, txContext{}, t))
-	return *fresh, true, nil
+	return begun, true, nil
 }
 
 // begin begins the transaction and claims the record in it, waiting for whoever
-// has claimed it in another. It returns what it was told, or else the record.
-func (f *flight) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, fresh *idempotency.Begun, r *row, err error) {
-	s := f.store
+// has claimed it in another.
+func (f *flight) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, t told, err error) {
 	b := &pgx.Batch{}
 	b.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
-	b.Queue("SELECT set_config('lock_timeout', $1, true)", f.lockTimeout())
-	b.Queue(s.sql.claim, s.claimArgs(f.claim)...).QueryRow(func(row pgx.Row) (err error) {
-		fresh, err = scanClaim(row)
+	b.Queue(f.store.sql.claim, f.store.claimArgs(f.claim, f.lockTimeout())...).QueryRow(func(row pgx.Row) (err error) {
+		t, err = scanClaim(row)
 		return err
 	})
-	b.Queue(s.sql.read, f.claim.ID[:]).QueryRow(func(from pgx.Row) (err error) {
-		r, err = scanRow(from)
-		return err
-	})
-	b.Queue("SET LOCAL lock_timeout TO DEFAULT") // for the handler
 	b.Queue("SAVEPOINT hopbound")
 	results := conn.SendBatch(ctx, b)
 	err = results.Close()
-	return results.Tx(), fresh, r, err
+	return results.Tx(), t, err
 }
 
 // lockTimeout returns how long to wait for a record, in milliseconds as text; 0
@@ -178,15 +172,6 @@ func (f *flight) lockTimeout() string {
 		return "0"
 	}
 	return strconv.FormatInt(min(max(1, time.Until(until).Milliseconds()), math.MaxInt32), 10)
-}
-
-// known ends a transaction that has claimed nothing, and tells what it has seen.
-func (f *flight) known(ctx context.Context, conn *pgx.Conn, r *row) (begun idempotency.Begun, ok bool, err error) {
-	if err := f.rollback(ctx, conn); err != nil || r == nil {
-		return begun, false, err
-	}
-	begun, ok = r.begun(f.claim)
-	return begun, ok && begun.State != idempotency.Join, nil
 }
 
 func (f *flight) rollback(ctx context.Context, conn *pgx.Conn) error {
@@ -219,7 +204,7 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 			return wrap("transact: it was not committed", err)
 		}
 	}
-	b.Queue(f.store.sql.finish, f.claim.ID[:], f.claim.Owner, notNil(v.Outcome), max(0, v.Retention.Microseconds()))
+	b.Queue(f.store.sql.finish, f.claim.ID[:], f.claim.Owner, notNil(v.Outcome), float64(max(0, v.Retention.Microseconds())))
 	b.Queue("COMMIT")
 	err := conn.SendBatch(ctx, b).Close()
 	switch {
@@ -272,12 +257,12 @@ func (f *flight) committed(ctx context.Context) (bool, error) {
 	defer pooled.Release()
 	again := *f
 	again.patience = ctx
-	_, _, r, err := again.begin(ctx, pooled.Conn())
+	_, t, err := again.begin(ctx, pooled.Conn())
 	if err != nil {
 		return false, err
 	}
 	if err := again.rollback(ctx, pooled.Conn()); err != nil {
 		return false, err
 	}
-	return r != nil && r.done && r.owner == f.claim.Owner, nil
+	return !t.claimed && t.row != nil && t.row.done && t.row.owner == f.claim.Owner, nil
 }

@@ -266,6 +266,41 @@ func TestDuplicatesWaitForTheTransaction(t *testing.T) {
 	wg.Wait()
 }
 
+// A record that has expired is claimed anew by a transaction, for which others
+// wait as long as they may, too.
+func TestDuplicatesWaitForATransactionThatTakesOver(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	other := newStore(t, d.pool, pgstore.WithTransactions())
+	brief := commit
+	brief.Retention = time.Millisecond
+	if _, err := d.store.Transact(t.Context(), claimOf("k"), func(context.Context) idempotency.Verdict { return brief }); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Millisecond)
+	b, err := d.store.Transact(t.Context(), claimOf("k"), func(ctx context.Context) idempotency.Verdict {
+		claim := claimOf("k")
+		claim.Owner, claim.Wait = "another", 50*time.Millisecond
+		b, err := other.Transact(ctx, claim, func(context.Context) idempotency.Verdict {
+			t.Error("it ran twice")
+			return commit
+		})
+		if err != nil || b.State != idempotency.Join {
+			t.Errorf("got %v, %v", b.State, err)
+		}
+		tx, _ := pgstore.Tx(ctx)
+		var timeout string
+		if err := tx.QueryRow(ctx, "SHOW lock_timeout").Scan(&timeout); err != nil || timeout != "0" {
+			t.Errorf("the handler's lock_timeout is %s, %v", timeout, err)
+		}
+		return commit
+	})
+	if err != nil || b.State != idempotency.Run || b.TakenOver {
+		t.Errorf("got %+v, %v", b, err)
+	}
+	d.want("k", idempotency.Replay, "paid")
+}
+
 // A server with transactions and one with leases can share records, as they do
 // while one is replaced by the other.
 func TestTransactionsWaitForLeases(t *testing.T) {

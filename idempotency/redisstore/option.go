@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/redis/rueidis"
 )
 
 // Option configures a [Store].
@@ -34,4 +36,13 @@ func WithPrefix(prefix string) Option {
 		}
 		return nil
 	}
+}
+
+// ClientOption returns options for a client with what is known to be right for a
+// store set in them: the client's cache off, and AlwaysPipelining. Without that,
+// rueidis breaks a connection that others share when a command on it, sent while
+// it was idle, is not answered by its deadline.
+func ClientOption(opt rueidis.ClientOption) rueidis.ClientOption {
+	opt.DisableCache, opt.AlwaysPipelining = true, true
+	return opt
 }

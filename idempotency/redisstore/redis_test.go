@@ -161,11 +161,14 @@ func TestServerThatIsFullOrCorruptSaysSo(t *testing.T) {
 	if strings.HasSuffix(key, ":fence") {
 		key = keys[1]
 	}
-	for _, spoil := range [][]string{{"HDEL", key, "u"}, {"HDEL", key, "o"}, {"SET", key, "text"}} {
+	for _, spoil := range [][]string{{"SETRANGE", key, "1", "x"}, {"SET", key, "text"}, {"SET", key, ""}, {"DEL", key}, {"LPUSH", key, "text"}} {
 		if err := c.Do(t.Context(), c.B().Arbitrary(spoil...).Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
 		claim.Owner += "b"
+		if spoil[0] == "DEL" {
+			continue
+		}
 		if b, err := s.Begin(t.Context(), claim); !errors.Is(err, idempotency.ErrCorrupt) {
 			t.Errorf("%v: got %v, %v", spoil, b, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha1" //nolint:gosec // it names scripts, as Redis has it
 	_ "embed"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -25,6 +26,9 @@ type Store struct {
 }
 
 var _ idempotency.Store = (*Store)(nil)
+
+// abandonedMillis is what of the time to live of a record is after its lease.
+var abandonedMillis = strconv.FormatInt(abandoned.Milliseconds(), 10)
 
 // abandoned is how long a pending record is kept after its lease has run out, so
 // that its owner may still complete it if nobody takes over.
@@ -74,7 +78,7 @@ var (
 )
 
 // run runs a script by its hash, and by its text where Redis does not know it.
-func (s *Store) run(ctx context.Context, sc script, keys, args []string) rueidis.RedisResult {
+func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...string) rueidis.RedisResult {
 	result := s.client.Do(ctx, s.client.B().Evalsha().Sha1(sc.sha).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
 	if err, ok := rueidis.IsRedisErr(result.Error()); ok && err.IsNoScript() {
 		return s.client.Do(ctx, s.client.B().Eval().Script(sc.text).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
@@ -82,79 +86,65 @@ func (s *Store) run(ctx context.Context, sc script, keys, args []string) rueidis
 	return result
 }
 
-// tag is the hash tag of a record: it has one of 4,096, by the first bits of its
-// ID, so that a counter of fences for each outlives all records.
-func (s *Store) tag(id idempotency.ID) string {
-	return s.prefix + ":{" + hex.EncodeToString(id[:2])[:3] + "}:"
+// keys are those of a record and of its fences. They share a hash tag, of which
+// there are 4,096, by the first bits of IDs, so that a counter of fences for each
+// outlives all records.
+func (s *Store) keys(id idempotency.ID) []string {
+	const digits = "0123456789abcdef"
+	buf := make([]byte, 0, len(s.prefix)+len(":{000}:")+base64.RawURLEncoding.EncodedLen(len(id)))
+	buf = append(append(buf, s.prefix...), ':', '{', digits[id[0]>>4], digits[id[0]&15], digits[id[1]>>4], '}', ':')
+	tag := string(buf)
+	return []string{string(base64.RawURLEncoding.AppendEncode(buf, id[:])), tag + "fence"}
 }
 
-func (s *Store) record(id idempotency.ID) string { return s.tag(id) + id.String() }
-
-// micros returns a duration as the scripts take it, rounded up.
-func micros(d time.Duration) string {
-	return strconv.FormatInt(int64((d+time.Microsecond-1)/time.Microsecond), 10)
+// millis returns a duration as Redis takes it. Redis's own time is that of the
+// last millisecond, so that one more is needed for nothing to end early.
+func millis(d time.Duration) string {
+	return strconv.FormatInt(int64((max(0, d)+time.Millisecond-1)/time.Millisecond)+1, 10)
 }
+
+// kept is for how long a pending record with a lease is kept.
+func kept(lease time.Duration) string { return millis(lease + abandoned) }
 
 // Begin claims a write, or tells what is known of it.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
-	if claim.Owner == "" || claim.Lease <= 0 {
-		return idempotency.Begun{}, errors.New("redisstore: a claim needs an owner, and a lease of more than nothing")
+	if err := checkOwner(claim.Owner); err != nil {
+		return idempotency.Begun{}, err
 	}
-	answer, err := s.run(ctx, beginScript,
-		[]string{s.record(claim.ID), s.tag(claim.ID) + "fence"},
-		[]string{claim.Owner, claim.Fingerprint.Schema, string(claim.Fingerprint.Sum[:]), micros(claim.Lease), micros(abandoned)},
-	).AsStrSlice()
+	if claim.Lease <= 0 {
+		return idempotency.Begun{}, errors.New("redisstore: a claim needs a lease of more than nothing")
+	}
+	answer, err := s.run(ctx, &beginScript, s.keys(claim.ID),
+		ownerPart(claim.Owner), fingerprintPart(claim.Fingerprint), kept(claim.Lease), abandonedMillis).AsBytes()
 	if err != nil {
 		return idempotency.Begun{}, wrap("begin", err)
 	}
-	begun, err := readBegun(answer)
+	begun, err := readBegun(answer, &claim)
 	return begun, wrap("begin", err)
-}
-
-// readBegun reads what the script answers.
-func readBegun(answer []string) (idempotency.Begun, error) {
-	corrupt := fmt.Errorf("%w: the answer is %q", idempotency.ErrCorrupt, answer)
-	if len(answer) == 0 {
-		return idempotency.Begun{}, corrupt
-	}
-	switch rest := answer[1:]; {
-	case answer[0] == "reused" && len(rest) == 0:
-		return idempotency.Begun{State: idempotency.Reused}, nil
-	case answer[0] == "join" && len(rest) == 0:
-		return idempotency.Begun{State: idempotency.Join}, nil
-	case answer[0] == "replay" && len(rest) == 1:
-		return idempotency.Begun{State: idempotency.Replay, Outcome: []byte(rest[0])}, nil
-	case answer[0] == "run" && len(rest) == 2:
-		fence, err := strconv.ParseUint(rest[0], 10, 64)
-		if err != nil {
-			return idempotency.Begun{}, corrupt
-		}
-		return idempotency.Begun{State: idempotency.Run, Fence: fence, TakenOver: rest[1] == "1"}, nil
-	default:
-		return idempotency.Begun{}, corrupt
-	}
 }
 
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	return s.step(ctx, "complete", completeScript, lease,
-		rueidis.BinaryString(outcome), micros(max(0, retention)))
+	return s.step(ctx, "complete", &completeScript, lease, rueidis.BinaryString(outcome), millis(retention))
 }
 
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
-	return s.step(ctx, "extend", extendScript, lease, micros(max(0, d)), micros(abandoned))
+	return s.step(ctx, "extend", &extendScript, lease, kept(d))
 }
 
 // Release gives up a write that had no effect.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease) error {
-	return s.step(ctx, "release", releaseScript, lease)
+	return s.step(ctx, "release", &releaseScript, lease)
 }
 
 // step takes a step of an owner's.
-func (s *Store) step(ctx context.Context, name string, sc script, lease idempotency.Lease, args ...string) error {
-	args = append([]string{lease.Owner, strconv.FormatUint(lease.Fence, 10)}, args...)
-	answer, err := s.run(ctx, sc, []string{s.record(lease.ID)}, args).ToString()
+func (s *Store) step(ctx context.Context, name string, sc *script, lease idempotency.Lease, args ...string) error {
+	if err := checkOwner(lease.Owner); err != nil {
+		return err
+	}
+	args = append([]string{fencePart(lease.Fence), ownerPart(lease.Owner)}, args...)
+	answer, err := s.run(ctx, sc, s.keys(lease.ID)[:1], args...).ToString()
 	switch {
 	case err != nil:
 		return wrap(name, err)

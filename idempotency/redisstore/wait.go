@@ -19,12 +19,12 @@ const (
 // Wait returns when the record may have ceased to be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
 	err := s.waiting.Wait(ctx, id, watch.Pace{Least: leastPause, Most: mostPause}, func(ctx context.Context) (time.Duration, error) {
-		text, err := s.run(ctx, lookScript, []string{s.record(id)}, nil).ToString()
+		text, err := s.run(ctx, &lookScript, s.keys(id)[:1]).ToString()
 		if err != nil {
 			return 0, err
 		}
-		us, err := strconv.ParseInt(text, 10, 64)
-		return time.Duration(us) * time.Microsecond, err
+		ms, err := strconv.ParseInt(text, 10, 64)
+		return time.Duration(ms)*time.Millisecond - abandoned, err
 	})
 	return wrap("wait", err)
 }

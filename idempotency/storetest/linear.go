@@ -25,6 +25,7 @@ type History struct {
 	Steps   int           // of each client (60)
 	IDs     int           // that they work at, one after another (10)
 	Lease   time.Duration // of their claims, which they now and then outlive (20 ms)
+	Late    time.Duration // by how much longer a lease may last than was asked for (5 ms)
 
 	// Drawing is the file that a history which no order explains is drawn to, as
 	// HTML ("history.html" in a folder of the test's).
@@ -60,8 +61,8 @@ func Linearizable(ctx context.Context, store idempotency.Store, h History) (porc
 	var wg sync.WaitGroup
 	for i := range h.Clients {
 		wg.Go(func() {
-			c := &client{recorder: r, number: i, lease: h.Lease, rng: rand.New(rand.NewPCG(rand.Uint64(), uint64(i)))} //nolint:gosec // not secret
-			for n := range h.Steps {                                                                                   // all at one ID, and then at the next
+			c := &client{recorder: r, number: i, lease: h.Lease, late: h.Late, rng: rand.New(rand.NewPCG(rand.Uint64(), uint64(i)))} //nolint:gosec // not secret
+			for n := range h.Steps {                                                                                                 // all at one ID, and then at the next
 				c.step(ctx, ids[n*len(ids)/h.Steps])
 			}
 		})
@@ -88,6 +89,9 @@ func (h *History) defaults() {
 	}
 	if h.Lease <= 0 {
 		h.Lease = 20 * time.Millisecond
+	}
+	if h.Late <= 0 {
+		h.Late = 5 * time.Millisecond
 	}
 }
 
@@ -131,6 +135,7 @@ type client struct {
 	*recorder
 	number int
 	lease  time.Duration
+	late   time.Duration
 	rng    *rand.Rand
 	claims int
 }
@@ -174,7 +179,7 @@ func (c *client) step(ctx context.Context, id idempotency.ID) {
 }
 
 func (c *client) begin(ctx context.Context, l idempotency.Lease) output {
-	return c.note(c.number, input{kind: kindBegin, id: l.ID, owner: l.Owner, lease: c.lease}, func() output {
+	return c.note(c.number, input{kind: kindBegin, id: l.ID, owner: l.Owner, lease: c.lease, late: c.late}, func() output {
 		b, err := c.store.Begin(ctx, idempotency.Claim{ID: l.ID, Owner: l.Owner, Lease: c.lease})
 		return output{unknown: err != nil, state: b.State, fence: b.Fence, takenOver: b.TakenOver, outcome: string(b.Outcome)}
 	})
@@ -184,7 +189,7 @@ func (c *client) begin(ctx context.Context, l idempotency.Lease) output {
 const retained = time.Hour
 
 func (c *client) other(ctx context.Context, k stepKind, l idempotency.Lease) {
-	in := input{kind: k, id: l.ID, owner: l.Owner, fence: l.Fence, lease: c.lease, outcome: "by " + l.Owner}
+	in := input{kind: k, id: l.ID, owner: l.Owner, fence: l.Fence, lease: c.lease, late: c.late, outcome: "by " + l.Owner}
 	for range 3 {
 		out := c.note(c.number, in, func() output {
 			var err error
@@ -253,6 +258,7 @@ type input struct {
 	owner   string
 	fence   uint64
 	lease   time.Duration
+	late    time.Duration
 	outcome string
 	called  time.Duration
 }
@@ -345,7 +351,7 @@ func (r record) began(in input, out output, mine bool) []record {
 func (r record) claimed(in input, out output) record {
 	return record{
 		pending: true, owner: in.owner, fence: out.fence, highest: max(r.highest, out.fence),
-		earliest: in.called + in.lease, latest: out.answered + in.lease,
+		earliest: in.called + in.lease, latest: out.answered + in.lease + in.late,
 	}
 }
 
@@ -364,7 +370,7 @@ func (r record) effects(in input, out output) []record {
 	case in.kind == kindComplete:
 		r.pending, r.done, r.outcome = false, true, in.outcome
 	case in.kind == kindExtend:
-		r.earliest, r.latest = max(r.earliest, in.called+in.lease), max(r.latest, out.answered+in.lease)
+		r.earliest, r.latest = max(r.earliest, in.called+in.lease), max(r.latest, out.answered+in.lease+in.late)
 	case in.kind == kindRelease:
 		r = record{highest: r.highest}
 	}

@@ -10,13 +10,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"testing"
 )
 
 // Postgres runs a PostgreSQL server until the test ends, with further settings
 // for it, such as "fsync=on", which is off otherwise. Its databases are made
 // anew.
-func Postgres(t testing.TB, settings ...string) *Server {
+func Postgres(t TB, settings ...string) *Server {
 	t.Helper()
 	postgres, err := find("postgres", "/usr/lib/postgresql/*/bin/postgres")
 	if err == nil {

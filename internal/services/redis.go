@@ -1,17 +1,19 @@
 package services
 
 import (
+	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"testing"
+	"time"
 )
 
 // Redis runs a Redis server until the test ends, with further arguments for it,
 // such as "--appendonly", "yes".
-func Redis(t testing.TB, args ...string) *Server {
+func Redis(t TB, args ...string) *Server {
 	t.Helper()
 	path, err := find("redis-server")
 	if err != nil {
@@ -24,14 +26,14 @@ func Redis(t testing.TB, args ...string) *Server {
 					"--bind", "127.0.0.1", "--port", port, "--dir", dir, "--save", "", "--appendonly", "no",
 				}, args...)...)
 			},
-			ready: dials(port),
+			ready: pongs(port),
 		}, nil
 	})
 }
 
 // Sentinel runs a Redis Sentinel that watches a master, and by itself decides
 // that it is down and fails over, until the test ends.
-func Sentinel(t testing.TB, name, master string) *Server {
+func Sentinel(t TB, name, master string) *Server {
 	t.Helper()
 	path, err := find("redis-server")
 	if err != nil {
@@ -50,7 +52,29 @@ func Sentinel(t testing.TB, name, master string) *Server {
 		}
 		return &Server{
 			command: func() *exec.Cmd { return exec.Command(path, config, "--sentinel") }, //nolint:noctx // arguments of tests
-			ready:   dials(port),
+			ready:   pongs(port),
 		}, nil
 	})
+}
+
+// pongs is ready when a Redis server answers a PING, which it does not while it
+// loads.
+func pongs(port string) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", port))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }()
+		_ = conn.SetDeadline(time.Now().Add(time.Second))
+		if _, err := conn.Write([]byte("PING\r\n")); err != nil {
+			return err
+		}
+		answer, err := bufio.NewReader(conn).ReadString('\n')
+		if err == nil && answer != "+PONG\r\n" {
+			err = fmt.Errorf("it answers %q", answer)
+		}
+		return err
+	}
 }

@@ -9,19 +9,27 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
-	"testing"
 	"time"
 )
 
 // patience is how long a server may take to start or to stop.
 const patience = 30 * time.Second
 
+// TB is what of [testing.TB] is used, for benchmarks that are commands.
+type TB interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Skipf(format string, args ...any)
+	Cleanup(f func())
+}
+
 // Server is a server of its own for a test. Its methods are for one goroutine.
 type Server struct {
 	// Addr is where it listens; it stays the same when the server is restarted.
 	Addr string
 
-	t       testing.TB
+	t       TB
 	command func() *exec.Cmd
 	ready   func(ctx context.Context) error
 	process *exec.Cmd
@@ -106,7 +114,7 @@ func (s *Server) wait() {
 
 // run starts a server of a new folder, which prepare may fill, until the test
 // ends.
-func run(t testing.TB, server func(dir, port string) (*Server, error)) *Server {
+func run(t TB, server func(dir, port string) (*Server, error)) *Server {
 	t.Helper()
 	const tries = 10 // the port may be taken by another meanwhile, or too high for a cluster's second
 	var err error
@@ -120,7 +128,7 @@ func run(t testing.TB, server func(dir, port string) (*Server, error)) *Server {
 	return nil
 }
 
-func tryRun(t testing.TB, server func(dir, port string) (*Server, error)) (*Server, error) {
+func tryRun(t TB, server func(dir, port string) (*Server, error)) (*Server, error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "hopbound") //nolint:usetesting // the test's own folder is closed to the user postgres
 	if err != nil {
@@ -167,20 +175,8 @@ func freePort() (string, error) {
 	return port, err
 }
 
-// dials is ready when something listens.
-func dials(port string) func(ctx context.Context) error {
-	return func(ctx context.Context) error {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", port))
-		if err == nil {
-			err = conn.Close()
-		}
-		return err
-	}
-}
-
 // missing ends a test for want of a binary.
-func missing(t testing.TB, what string) {
+func missing(t TB, what string) {
 	t.Helper()
 	if os.Getenv("HOPBOUND_REQUIRE_SERVICES") == "1" {
 		t.Fatalf("%s, and HOPBOUND_REQUIRE_SERVICES is set", what)

@@ -9,7 +9,7 @@ import (
 
 func TestServersListenUntilTheyAreStopped(t *testing.T) {
 	t.Parallel()
-	for name, start := range map[string]func(t testing.TB, settings ...string) *services.Server{
+	for name, start := range map[string]func(t services.TB, settings ...string) *services.Server{
 		"redis":    services.Redis,
 		"postgres": services.Postgres,
 	} {

@@ -1,11 +1,8 @@
 -- KEYS: record.
--- ARGV: owner, fence, lease, how much longer an abandoned record is kept.
-local r = redis.call('HMGET', KEYS[1], 'o', 'f', 'd', 'u')
-if r[1] ~= ARGV[1] or r[2] ~= ARGV[2] or r[3] then return 'lost' end
-local t = redis.call('TIME')
-local till = t[1] * 1000000 + t[2] + ARGV[3]
-if till > (tonumber(r[4] or '') or 0) then
-  redis.call('HSET', KEYS[1], 'u', string.format('%.0f', till))
-  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', (ARGV[3] + ARGV[4]) / 1000 + 1))
-end
+-- ARGV: fence and owner as they are in a record, for how many milliseconds the
+-- record is kept.
+local record = redis.call('GET', KEYS[1])
+if not record or string.sub(record, 1, 17) ~= 'p' .. ARGV[1]
+  or string.sub(record, 66, 65 + #ARGV[2]) ~= ARGV[2] then return 'lost' end
+if tonumber(ARGV[3]) > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return 'ok'

@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/idempotency/boltstore"
+	"github.com/hopbound/hopbound/idempotency/pgstore"
+	"github.com/hopbound/hopbound/idempotency/redisstore"
+	"github.com/hopbound/hopbound/internal/services"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/rueidis"
+	bolt "go.etcd.io/bbolt"
+)
+
+// outcome is what is kept of each write.
+var outcome = make([]byte, 200)
+
+const (
+	retention = time.Hour
+	owner     = "an owner of twenty-six let" // as long as those that servers draw
+)
+
+// idOf returns the ID of a write, which has the bits of a hash.
+func idOf(n uint64) (id idempotency.ID) {
+	binary.BigEndian.PutUint64(id[:], n*0x9e3779b97f4a7c15)
+	binary.BigEndian.PutUint64(id[8:], n)
+	return id
+}
+
+// with makes a write with a store.
+func with(s idempotency.Store, retention time.Duration) func(ctx context.Context, n uint64) error {
+	return func(ctx context.Context, n uint64) error {
+		id := idOf(n)
+		begun, err := s.Begin(ctx, idempotency.Claim{ID: id, Owner: owner, Lease: 10 * time.Second})
+		if err != nil {
+			return err
+		}
+		if begun.State != idempotency.Run {
+			return fmt.Errorf("a new key is told %v", begun.State)
+		}
+		return s.Complete(ctx, idempotency.Lease{ID: id, Owner: owner, Fence: begun.Fence}, outcome, retention)
+	}
+}
+
+var memoryGroup = group{
+	title: "Memory",
+	text: `Beside a sync.Map that keeps the last 131,072 keys. The store keeps them for 50 ms,
+so that it has about as many.`,
+	concurrency: []int{1, 2},
+	open: func(*environment) ([]contender, error) {
+		var m sync.Map
+		const window = 1 << 17
+		return []contender{
+			{"sync.Map", func(_ context.Context, n uint64) error {
+				id := idOf(n)
+				m.LoadOrStore(id, owner)
+				m.Store(id, outcome)
+				m.Delete(idOf(n - window))
+				return nil
+			}},
+			{"memory", with(idempotency.NewMemory(idempotency.MemoryCapacity(1<<24)), 50*time.Millisecond)},
+		}, nil
+	},
+}
+
+var boltGroup = group{
+	title: "bbolt",
+	text: `Beside two puts by bbolt's own Batch, one after the other. The file is synced to
+the disk.`,
+	concurrency: []int{1, 64},
+	open: func(e *environment) ([]contender, error) {
+		dir, err := os.MkdirTemp("", "hopbound")
+		if err != nil {
+			return nil, err
+		}
+		e.Cleanup(func() { _ = os.RemoveAll(dir) })
+		db, err := bolt.Open(filepath.Join(dir, "raw"), 0o600, nil)
+		if err != nil {
+			return nil, err
+		}
+		e.Cleanup(func() { _ = db.Close() })
+		if err := db.Update(func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("b")); return err }); err != nil {
+			return nil, err
+		}
+		s, err := boltstore.Open(filepath.Join(dir, "store"))
+		if err != nil {
+			return nil, err
+		}
+		e.Cleanup(func() { _ = s.Close() })
+		return []contender{
+			{"two puts", func(_ context.Context, n uint64) error {
+				id := idOf(n)
+				for _, value := range [][]byte{[]byte(owner), outcome} {
+					if err := db.Batch(func(tx *bolt.Tx) error { return tx.Bucket([]byte("b")).Put(id[:], value) }); err != nil {
+						return err
+					}
+				}
+				return nil
+			}},
+			{"boltstore", with(s, retention)},
+		}, nil
+	},
+}
+
+// What a bare claim and a bare completion are in Redis.
+const (
+	bareClaim    = "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])"
+	bareComplete = "return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])"
+	nothing      = "return 'OK'"
+)
+
+var redisGroup = group{
+	title: "Redis",
+	text: `Beside two EVALSHA of scripts that do nothing but SET, with an expiry, and of
+scripts that do nothing at all; by rueidis, which redisstore uses, and by go-redis.`,
+	concurrency: []int{1, 8, 64, 256},
+	open: func(e *environment) ([]contender, error) {
+		server := services.Redis(e)
+		client, err := rueidis.NewClient(redisstore.ClientOption(rueidis.ClientOption{InitAddress: []string{server.Addr}}))
+		if err != nil {
+			return nil, err
+		}
+		e.Cleanup(client.Close)
+		other := redis.NewClient(&redis.Options{Addr: server.Addr, PoolSize: 64})
+		e.Cleanup(func() { _ = other.Close() })
+		s, err := redisstore.New(client)
+		if err != nil {
+			return nil, err
+		}
+		args := [2][]string{{owner, "10000"}, {string(outcome), "3600000"}}
+		bare := func(texts ...string) func(ctx context.Context, n uint64) error {
+			scripts := []*rueidis.Lua{rueidis.NewLuaScript(texts[0]), rueidis.NewLuaScript(texts[1])}
+			return func(ctx context.Context, n uint64) error {
+				key := []string{"bare:" + idOf(n).String()}
+				for i, sc := range scripts {
+					if err := sc.Exec(ctx, client, key, args[i]).Error(); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+		}
+		theirs := []*redis.Script{redis.NewScript(bareClaim), redis.NewScript(bareComplete)}
+		return []contender{
+			{"two scripts that SET, rueidis", bare(bareClaim, bareComplete)},
+			{"two scripts that SET, go-redis", func(ctx context.Context, n uint64) error {
+				key := []string{"bare:" + idOf(n).String()}
+				for i, sc := range theirs {
+					if err := sc.Run(ctx, other, key, args[i][0], args[i][1]).Err(); err != nil {
+						return err
+					}
+				}
+				return nil
+			}},
+			{"two empty scripts, rueidis", bare(nothing, nothing)},
+			{"redisstore", with(s, retention)},
+		}, nil
+	},
+}
+
+var postgresGroup = group{
+	title: "PostgreSQL",
+	text: `A transaction that inserts a row: plain, with a plain insert of the record in it,
+and by pgstore with transactions. And what leases take, beside two statements
+that insert and update. fsync is on.`,
+	concurrency: []int{1, 8, 32},
+	open: func(e *environment) ([]contender, error) {
+		server := services.Postgres(e, "fsync=on")
+		config, err := pgxpool.ParseConfig(server.URL())
+		if err != nil {
+			return nil, err
+		}
+		config.MaxConns = 32
+		ctx := context.Background()
+		pool, err := pgxpool.NewWithConfig(ctx, config)
+		if err != nil {
+			return nil, err
+		}
+		e.Cleanup(pool.Close)
+		if err := pgstore.Migrate(ctx, pool); err != nil {
+			return nil, err
+		}
+		for _, sql := range []string{
+			"CREATE TABLE ledger (id bigint PRIMARY KEY, account text, cents bigint)",
+			"CREATE TABLE record (id bytea PRIMARY KEY, owner text, outcome bytea)",
+		} {
+			if _, err := pool.Exec(ctx, sql); err != nil {
+				return nil, err
+			}
+		}
+		leases, err := pgstore.New(pool)
+		if err != nil {
+			return nil, err
+		}
+		e.Cleanup(leases.Close)
+		transactions, err := pgstore.New(pool, pgstore.WithTransactions())
+		if err != nil {
+			return nil, err
+		}
+		e.Cleanup(transactions.Close)
+		const insert = "INSERT INTO ledger VALUES ($1, 'rent', 90000)"
+		plain := func(record bool) func(ctx context.Context, n uint64) error {
+			return func(ctx context.Context, n uint64) error {
+				tx, err := pool.Begin(ctx)
+				if err != nil {
+					return err
+				}
+				defer func() { _ = tx.Rollback(ctx) }()
+				if record {
+					id := idOf(n)
+					if _, err := tx.Exec(ctx, "INSERT INTO record VALUES ($1, $2, $3)", id[:], owner, outcome); err != nil {
+						return err
+					}
+				}
+				if _, err := tx.Exec(ctx, insert, int64(n)); err != nil { //nolint:gosec // there are not that many
+					return err
+				}
+				return tx.Commit(ctx)
+			}
+		}
+		return []contender{
+			{"a transaction", plain(false)},
+			{"a transaction with a plain record", plain(true)},
+			{"pgstore with transactions", func(ctx context.Context, n uint64) error {
+				var failed error
+				begun, err := transactions.Transact(ctx, idempotency.Claim{ID: idOf(n), Owner: owner, Lease: 10 * time.Second},
+					func(ctx context.Context) idempotency.Verdict {
+						tx, _ := pgstore.Tx(ctx)
+						_, failed = tx.Exec(ctx, insert, int64(n)) //nolint:gosec // there are not that many
+						return idempotency.Verdict{Keep: true, Commit: failed == nil, Outcome: outcome, Retention: retention}
+					})
+				if err == nil && begun.State != idempotency.Run {
+					err = fmt.Errorf("a new key is told %v", begun.State)
+				}
+				if err != nil {
+					return err
+				}
+				return failed
+			}},
+			{"two statements", func(ctx context.Context, n uint64) error {
+				id := idOf(n)
+				if _, err := pool.Exec(ctx, "INSERT INTO record VALUES ($1, $2, NULL)", id[:], owner); err != nil {
+					return err
+				}
+				_, err := pool.Exec(ctx, "UPDATE record SET outcome = $2 WHERE id = $1", id[:], outcome)
+				return err
+			}},
+			{"pgstore with leases", with(leases, retention)},
+		}, nil
+	},
+}
