@@ -70,26 +70,38 @@ func (s *Store) Close() {
 // Kind returns "postgres", as metrics name the store.
 func (s *Store) Kind() string { return "postgres" }
 
-// statements are those of the store, with the names of its tables and functions
-// in them.
+// statements are those of the store, with the names of its tables in them.
 type statements struct {
-	claim, read, complete, extend, release, look, left, finish, expire string
+	insert, insertWaiting, claim, read, complete, extend, release, look, left, finish, expire string
 }
 
 func newStatements(prefix string) statements {
-	with := func(sql string) string { return strings.ReplaceAll(sql, "{t}", prefix+"hopbound_idempotency") }
+	with := func(sql string) string {
+		return strings.NewReplacer("{t}", prefix+"hopbound_idempotency", "{µs}", "interval '1 microsecond'").Replace(sql)
+	}
+	const record = `INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, until, expires)
+SELECT $1, $2, nextval('{t}_fence'), $3, $4, clock_timestamp() + $5::float8 * {µs}, clock_timestamp() + $6::float8 * {µs} `
 	return statements{
-		claim:    with(`SELECT * FROM {t}_claim($1, $2, $3, $4, $5, $6, $7)`),
-		read:     with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), outcome FROM {t} WHERE id = $1`),
-		complete: with(`SELECT {t}_complete($1, $2, $3, $4, $5, $6, $7)`),
-		extend: with(`UPDATE {t} SET until = greatest(until, clock_timestamp() + $4::float8 * interval '1 microsecond')
+		// A claim of a new record, as almost all are.
+		insert: with(record + `ON CONFLICT (id) DO NOTHING RETURNING fence`),
+		// The same in a transaction. A transaction that has claimed the record is waited
+		// for as long as the first timeout says; the other is the handler's.
+		insertWaiting: with(record + `FROM set_config('lock_timeout', $7, true)
+ON CONFLICT (id) DO NOTHING RETURNING fence, set_config('lock_timeout', $8, true)`),
+		claim: with(`SELECT * FROM {t}_claim($1, $2, $3, $4, $5, $6)`),
+		read:  with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), outcome FROM {t} WHERE id = $1`),
+		complete: with(`UPDATE {t} SET done = true, outcome = $4, until = clock_timestamp() + $5::float8 * {µs}
+WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($6, $7)::text END`),
+		extend: with(`UPDATE {t} SET until = greatest(until, clock_timestamp() + $4::float8 * {µs})
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done`),
-		release: with(`SELECT {t}_release($1, $2, $3, $4, $5)`),
-		look:    with(`UPDATE {t} SET waited = true WHERE id = $1 AND NOT done AND NOT waited`),
-		left:    with(`SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {t} WHERE id = $1 AND NOT done`),
-		finish:  with(`SELECT {t}_finish($1, $2, $3, $4)`),
+		release: with(`DELETE FROM {t} WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done
+RETURNING CASE WHEN waited THEN pg_notify($4, $5)::text END`),
+		look: with(`UPDATE {t} SET waited = true WHERE id = $1 AND NOT done AND NOT waited`),
+		left: with(`SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {t} WHERE id = $1 AND NOT done`),
+		finish: with(`UPDATE {t} SET done = true, outcome = $3, until = clock_timestamp() + $4::float8 * {µs}
+WHERE id = $1 AND owner = $2 AND NOT done`),
 		expire: with(`DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE expires <= clock_timestamp()
- AND until <= clock_timestamp() - CASE WHEN done THEN interval '0' ELSE $2::float8 * interval '1 microsecond' END LIMIT $1 FOR UPDATE SKIP LOCKED)`),
+AND until <= clock_timestamp() - CASE WHEN done THEN interval '0' ELSE $2::float8 * {µs} END LIMIT $1 FOR UPDATE SKIP LOCKED)`),
 	}
 }
 
@@ -127,6 +139,14 @@ func (r *row) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
 type told struct {
 	claimed, takenOver bool
 	row                *row
+}
+
+// scanInsert reads what the claim of a new record has returned.
+func scanInsert(from pgx.Row, more ...any) (t told, err error) {
+	t.row = &row{}
+	err = from.Scan(append([]any{&t.row.fence}, more...)...)
+	t.claimed = err == nil
+	return t, ignoreNone(err)
 }
 
 // scanClaim reads what the function for claims has returned.
@@ -176,15 +196,13 @@ func (r *row) setFingerprint(schema string, sum []byte) error {
 	return nil
 }
 
-// claimArgs are the arguments of the function for claims, which waits for a
-// transaction that has claimed the record for as long as wait says, in
-// milliseconds as text; 0 is without end, and empty is the default.
-func (s *Store) claimArgs(c *idempotency.Claim, wait string) []any {
+// claimArgs are the arguments of the statements that claim a record.
+func (s *Store) claimArgs(c *idempotency.Claim, more ...any) []any {
 	expires := max(c.Lease+abandoned, c.Retention)
-	return []any{
+	return append([]any{
 		c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:],
-		float64(c.Lease.Microseconds()), float64(expires.Microseconds()), wait,
-	}
+		float64(c.Lease.Microseconds()), float64(expires.Microseconds()),
+	}, more...)
 }
 
 // tries is how often a step is taken again because the record changed between
@@ -206,7 +224,10 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 }
 
 func (s *Store) begin(ctx context.Context, claim *idempotency.Claim) (idempotency.Begun, bool, error) {
-	t, err := scanClaim(s.pool.QueryRow(ctx, s.sql.claim, s.claimArgs(claim, "")...))
+	t, err := scanInsert(s.pool.QueryRow(ctx, s.sql.insert, s.claimArgs(claim)...))
+	if err == nil && !t.claimed {
+		t, err = scanClaim(s.pool.QueryRow(ctx, s.sql.claim, s.claimArgs(claim)...))
+	}
 	switch {
 	case hasCode(err, codeSerialization): // under an isolation that is not the one to use
 		return idempotency.Begun{}, false, nil
@@ -232,24 +253,31 @@ func (t *told) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
 
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	var owned bool
-	err := s.pool.QueryRow(ctx, s.sql.complete, lease.ID[:], lease.Owner, int64(lease.Fence), notNil(outcome), //nolint:gosec // it came from here
-		float64(max(0, retention.Microseconds())), s.channel, lease.ID.String()).Scan(&owned)
-	return s.ended("complete", lease.ID, owned, err)
+	tag, err := s.pool.Exec(ctx, s.sql.complete, lease.ID[:], lease.Owner, int64(lease.Fence), notNil(outcome), //nolint:gosec // it came from here
+		float64(max(0, retention.Microseconds())), s.channel, lease.ID.String())
+	if err == nil && tag.RowsAffected() == 0 {
+		done, err := s.isDone(ctx, lease)
+		if err == nil && !done {
+			return idempotency.ErrLeaseLost
+		}
+		return wrap("complete", err) // it was asked for before, and the answer lost
+	}
+	return s.ended("complete", lease.ID, err)
+}
+
+// isDone reports whether an owner's write is done.
+func (s *Store) isDone(ctx context.Context, lease idempotency.Lease) (bool, error) {
+	r, err := scanRow(s.pool.QueryRow(ctx, s.sql.read, lease.ID[:]))
+	return r != nil && r.done && r.owner == lease.Owner && r.fence == int64(lease.Fence), err //nolint:gosec // it came from here
 }
 
 // ended returns the error of a step that ends a write, and wakes those who wait
 // for it.
-func (s *Store) ended(step string, id idempotency.ID, owned bool, err error) error {
-	switch {
-	case err != nil:
-		return wrap(step, err)
-	case !owned:
-		return idempotency.ErrLeaseLost
-	default:
+func (s *Store) ended(step string, id idempotency.ID, err error) error {
+	if err == nil {
 		s.waiting.Wake(id)
-		return nil
 	}
+	return wrap(step, err)
 }
 
 // Extend makes the lease last for d from now.
@@ -267,9 +295,15 @@ func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Dura
 
 // Release gives up a write that had no effect.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease) error {
-	var released bool
-	err := s.pool.QueryRow(ctx, s.sql.release, lease.ID[:], lease.Owner, int64(lease.Fence), s.channel, lease.ID.String()).Scan(&released) //nolint:gosec // it came from here
-	return s.ended("release", lease.ID, released, err)
+	tag, err := s.pool.Exec(ctx, s.sql.release, lease.ID[:], lease.Owner, int64(lease.Fence), s.channel, lease.ID.String()) //nolint:gosec // it came from here
+	if err == nil && tag.RowsAffected() == 0 {
+		done, err := s.isDone(ctx, lease)
+		if err == nil && done {
+			return idempotency.ErrLeaseLost
+		}
+		return wrap("release", err)
+	}
+	return s.ended("release", lease.ID, err)
 }
 
 func notNil(b []byte) []byte {

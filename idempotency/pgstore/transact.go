@@ -154,20 +154,37 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 func (f *flight) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, t told, err error) {
 	b := &pgx.Batch{}
 	b.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
-	b.Queue(f.store.sql.claim, f.store.claimArgs(f.claim, f.lockTimeout())...).QueryRow(func(row pgx.Row) (err error) {
-		t, err = scanClaim(row)
+	b.Queue(f.store.sql.insertWaiting, f.store.claimArgs(f.claim, lockTimeout(f.patience), lockTimeout(ctx))...).QueryRow(func(row pgx.Row) (err error) {
+		t, err = scanInsert(row, nil)
 		return err
 	})
 	b.Queue("SAVEPOINT hopbound")
 	results := conn.SendBatch(ctx, b)
 	err = results.Close()
+	if err == nil && !t.claimed {
+		t, err = f.claimThere(ctx, conn)
+	}
 	return results.Tx(), t, err
 }
 
-// lockTimeout returns how long to wait for a record, in milliseconds as text; 0
-// is without end.
-func (f *flight) lockTimeout() string {
-	until, ok := f.patience.Deadline()
+// claimThere claims a record that is there, if it has expired, or reads it.
+func (f *flight) claimThere(ctx context.Context, conn *pgx.Conn) (t told, err error) {
+	b := &pgx.Batch{}
+	b.Queue("RELEASE SAVEPOINT hopbound") // which is to be after the claim
+	b.Queue("SELECT set_config('lock_timeout', $1, true)", lockTimeout(f.patience))
+	b.Queue(f.store.sql.claim, f.store.claimArgs(f.claim)...).QueryRow(func(row pgx.Row) (err error) {
+		t, err = scanClaim(row)
+		return err
+	})
+	b.Queue("SELECT set_config('lock_timeout', $1, true)", lockTimeout(ctx))
+	b.Queue("SAVEPOINT hopbound")
+	return t, conn.SendBatch(ctx, b).Close()
+}
+
+// lockTimeout returns how long to wait for a lock until ctx ends, in milliseconds
+// as text; 0 is without end.
+func lockTimeout(ctx context.Context) string {
+	until, ok := ctx.Deadline()
 	if !ok {
 		return "0"
 	}
@@ -196,17 +213,29 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 	if conn.IsClosed() || status != inTransaction && status != hasFailed {
 		return errors.New("pgstore: the handler has ended the transaction")
 	}
-	b := &pgx.Batch{}
-	if !v.Commit && status == inTransaction {
-		b.Queue("ROLLBACK TO SAVEPOINT hopbound")
-	} else if !v.Commit { // by itself: pgx prepares a batch, which fails here
-		if _, err := conn.Exec(ctx, "ROLLBACK TO SAVEPOINT hopbound"); err != nil {
-			return wrap("transact: it was not committed", err)
-		}
+	// Both ways fail if the savepoint is not there any more, and with it the record,
+	// because the handler has ended the transaction and begun another.
+	mark := "RELEASE SAVEPOINT hopbound"
+	if !v.Commit {
+		mark = "ROLLBACK TO SAVEPOINT hopbound"
 	}
-	b.Queue(f.store.sql.finish, f.claim.ID[:], f.claim.Owner, notNil(v.Outcome), float64(max(0, v.Retention.Microseconds())))
+	b := &pgx.Batch{}
+	if status == inTransaction {
+		b.Queue(mark)
+	} else if _, err := conn.Exec(ctx, mark); err != nil { // by itself: pgx prepares a batch, which fails here
+		_ = f.rollback(ctx, conn)
+		return wrap("transact: it was not committed", err)
+	}
+	var kept int64
+	b.Queue(f.store.sql.finish, f.claim.ID[:], f.claim.Owner, notNil(v.Outcome), float64(max(0, v.Retention.Microseconds()))).Exec(func(tag pgconn.CommandTag) error {
+		kept = tag.RowsAffected()
+		return nil
+	})
 	b.Queue("COMMIT")
 	err := conn.SendBatch(ctx, b).Close()
+	if err == nil && kept != 1 {
+		return fmt.Errorf("pgstore: transact: the handler has deleted its record: %w", idempotency.ErrOutcomeUnknown)
+	}
 	switch {
 	case err == nil:
 		return nil

@@ -34,7 +34,8 @@ const (
 
 // ownerPart returns an owner as it is in a record.
 func ownerPart(owner string) string {
-	return string(binary.BigEndian.AppendUint16(nil, uint16(len(owner)))) + owner //nolint:gosec // checkOwner bounds it
+	length := [ownerLenBytes]byte{byte(len(owner) >> 8), byte(len(owner))} //nolint:gosec // checkOwner bounds it
+	return string(length[:]) + owner
 }
 
 func checkOwner(owner string) error {
@@ -45,7 +46,14 @@ func checkOwner(owner string) error {
 }
 
 // fencePart returns a fence as it is in a record.
-func fencePart(fence uint64) string { return fmt.Sprintf("%0*d", fenceLen, fence) }
+func fencePart(fence uint64) string {
+	var digits [fenceLen]byte
+	for i := len(digits) - 1; i >= 0; i-- {
+		digits[i] = byte('0' + fence%10)
+		fence /= 10
+	}
+	return string(digits[:])
+}
 
 // schemaHash names a schema in 16 bytes; no schema is zeros.
 func schemaHash(schema string) (h [schemaLen]byte) {
@@ -58,8 +66,10 @@ func schemaHash(schema string) (h [schemaLen]byte) {
 
 // fingerprintPart returns a fingerprint as it is in a record.
 func fingerprintPart(f idempotency.Fingerprint) string {
+	var part [schemaLen + sha256.Size]byte
 	schema := schemaHash(f.Schema)
-	return string(schema[:]) + string(f.Sum[:])
+	copy(part[copy(part[:], schema[:]):], f.Sum[:])
+	return string(part[:])
 }
 
 // readBegun reads what a claim is answered with. An error wraps

@@ -21,101 +21,30 @@ CREATE INDEX hopbound_idempotency_expires ON {schema}hopbound_idempotency (expir
 
 COMMENT ON TABLE {schema}hopbound_idempotency IS 'Hopbound: outcomes of calls by idempotency key';
 
--- Each step is one function, so that it takes one statement. Times are in
--- microseconds, and by clock_timestamp(), since now() stands still.
-
--- Claims a record if there is none, or its retention or its lease has ended, in
--- that last case only for the same request. Otherwise it tells what there is, or
--- nothing if that was gone when it was looked at.
+-- Claims a record that is there, if its retention or its lease has ended, in that
+-- last case only for the same request. Otherwise it tells what there is, or nothing
+-- if that was gone or changed when it was looked at. Times are in microseconds, and
+-- by clock_timestamp(), since now() stands still.
 CREATE FUNCTION {schema}hopbound_idempotency_claim(
-    p_id bytea, p_owner text, p_schema text, p_sum bytea, p_lease double precision, p_expires double precision, p_wait text,
+    p_id bytea, p_owner text, p_schema text, p_sum bytea, p_lease double precision, p_expires double precision,
     OUT o_claimed boolean, OUT o_taken_over boolean, OUT o_fence bigint, OUT o_owner text,
     OUT o_schema text, OUT o_sum bytea, OUT o_done boolean, OUT o_live boolean, OUT o_outcome bytea
 ) LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    old_wait text;
 BEGIN
     o_claimed := false;
-    IF p_wait <> '' THEN -- for those who have claimed it in a transaction
-        old_wait := current_setting('lock_timeout');
-        PERFORM set_config('lock_timeout', p_wait, true);
-    END IF;
-    INSERT INTO {schema}hopbound_idempotency AS r (id, owner, fence, fp_schema, fp_sum, until, expires)
-    VALUES (p_id, p_owner, nextval('{schema}hopbound_idempotency_fence'), p_schema, p_sum,
-        clock_timestamp() + p_lease * interval '1 microsecond', clock_timestamp() + p_expires * interval '1 microsecond')
-    ON CONFLICT (id) DO NOTHING
-    RETURNING true, false, r.fence INTO o_claimed, o_taken_over, o_fence;
-    IF NOT coalesce(o_claimed, false) THEN
-        o_claimed := false;
-        SELECT r.fence, r.owner, r.fp_schema, r.fp_sum, r.done, r.until > clock_timestamp(), r.outcome
-        INTO o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_outcome
-        FROM {schema}hopbound_idempotency AS r WHERE r.id = p_id;
-        IF FOUND AND NOT o_live AND (o_done OR o_owner <> p_owner AND (o_schema = '' OR o_schema <> p_schema OR o_sum = p_sum)) THEN
-            UPDATE {schema}hopbound_idempotency AS r SET owner = p_owner, fence = nextval('{schema}hopbound_idempotency_fence'),
-                fp_schema = p_schema, fp_sum = p_sum, done = false, waited = false, outcome = NULL,
-                until = clock_timestamp() + p_lease * interval '1 microsecond',
-                expires = clock_timestamp() + p_expires * interval '1 microsecond'
-            WHERE r.id = p_id AND r.fence = o_fence AND r.done = o_done AND r.until <= clock_timestamp()
-            RETURNING true, NOT o_done, r.fence INTO o_claimed, o_taken_over, o_fence;
-            IF NOT FOUND THEN -- another was faster, or its owner was: look again
-                o_claimed := false;
-                o_owner := NULL;
-            END IF;
+    SELECT r.fence, r.owner, r.fp_schema, r.fp_sum, r.done, r.until > clock_timestamp(), r.outcome
+    INTO o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_outcome
+    FROM {schema}hopbound_idempotency AS r WHERE r.id = p_id;
+    IF FOUND AND NOT o_live AND (o_done OR o_owner <> p_owner AND (o_schema = '' OR o_schema <> p_schema OR o_sum = p_sum)) THEN
+        UPDATE {schema}hopbound_idempotency AS r SET owner = p_owner, fence = nextval('{schema}hopbound_idempotency_fence'),
+            fp_schema = p_schema, fp_sum = p_sum, done = false, waited = false, outcome = NULL,
+            until = clock_timestamp() + p_lease * interval '1 microsecond',
+            expires = clock_timestamp() + p_expires * interval '1 microsecond'
+        WHERE r.id = p_id AND r.fence = o_fence AND r.done = o_done AND r.until <= clock_timestamp()
+        RETURNING true, NOT o_done, r.fence INTO o_claimed, o_taken_over, o_fence;
+        IF NOT FOUND THEN -- another was faster, or its owner was: look again
+            o_claimed := false;
+            o_owner := NULL;
         END IF;
-    END IF;
-    IF p_wait <> '' THEN
-        PERFORM set_config('lock_timeout', old_wait, true);
-    END IF;
-END $$;
-
--- Completes an owner's write, and says whether it is its owner's.
-CREATE FUNCTION {schema}hopbound_idempotency_complete(
-    p_id bytea, p_owner text, p_fence bigint, p_outcome bytea, p_retention double precision, p_channel text, p_payload text
-) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    was_waited boolean;
-BEGIN
-    UPDATE {schema}hopbound_idempotency AS r SET done = true, outcome = p_outcome,
-        until = clock_timestamp() + p_retention * interval '1 microsecond'
-    WHERE r.id = p_id AND r.owner = p_owner AND r.fence = p_fence AND NOT r.done
-    RETURNING waited INTO was_waited;
-    IF NOT FOUND THEN -- if it is done, it was asked before, and the answer lost
-        RETURN EXISTS (SELECT FROM {schema}hopbound_idempotency AS r
-            WHERE r.id = p_id AND r.owner = p_owner AND r.fence = p_fence AND r.done);
-    END IF;
-    IF was_waited THEN
-        PERFORM pg_notify(p_channel, p_payload);
-    END IF;
-    RETURN true;
-END $$;
-
--- Releases an owner's write, and says whether it is not done.
-CREATE FUNCTION {schema}hopbound_idempotency_release(
-    p_id bytea, p_owner text, p_fence bigint, p_channel text, p_payload text
-) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    was_waited boolean;
-BEGIN
-    DELETE FROM {schema}hopbound_idempotency AS r
-    WHERE r.id = p_id AND r.owner = p_owner AND r.fence = p_fence AND NOT r.done
-    RETURNING waited INTO was_waited;
-    IF was_waited THEN
-        PERFORM pg_notify(p_channel, p_payload);
-    END IF;
-    RETURN NOT EXISTS (SELECT FROM {schema}hopbound_idempotency AS r
-        WHERE r.id = p_id AND r.owner = p_owner AND r.fence = p_fence AND r.done);
-END $$;
-
--- Completes a write in the transaction that has claimed it, which must not be
--- committed if that record was rolled back or deleted.
-CREATE FUNCTION {schema}hopbound_idempotency_finish(
-    p_id bytea, p_owner text, p_outcome bytea, p_retention double precision
-) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-    UPDATE {schema}hopbound_idempotency AS r SET done = true, outcome = p_outcome,
-        until = clock_timestamp() + p_retention * interval '1 microsecond'
-    WHERE r.id = p_id AND r.owner = p_owner AND NOT r.done;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'hopbound: the transaction has lost the record of its idempotency key';
     END IF;
 END $$;
