@@ -58,6 +58,7 @@ fuzz: ## Run each fuzz target for FUZZTIME
 bench: ## Measure, and write docs/benchmarks.md
 	go run ./bench/overhead -out docs/benchmarks.md
 	go run ./bench/hedging -out docs/benchmarks.md
+	go run ./bench/stores -out docs/benchmarks.md
 
 # The tools, at the versions that tools/go.mod pins.
 $(BIN): tools/go.mod tools/go.sum

@@ -9,17 +9,21 @@ import (
 	"testing"
 )
 
-// TestCodeOfTheReadmeIsCompiled checks that each block of Go or protobuf of the
-// README stands, but for indentation, in a file of the project, where it is
-// compiled and tested.
-func TestCodeOfTheReadmeIsCompiled(t *testing.T) {
+// TestCodeOfDocumentsIsCompiled checks that each block of Go or protobuf of the
+// README and the guides stands, but for indentation, in a file of the project,
+// where it is compiled and tested.
+func TestCodeOfDocumentsIsCompiled(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
+	var readme []byte
+	for _, name := range []string{"../README.md", "../docs/idempotency.md"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readme = append(readme, text...)
 	}
 	var sources strings.Builder
-	err = filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
 		if ext := filepath.Ext(path); err != nil || entry.IsDir() || ext != ".go" && ext != ".proto" {
 			return err
 		}
@@ -32,7 +36,7 @@ func TestCodeOfTheReadmeIsCompiled(t *testing.T) {
 	}
 	blocks := regexp.MustCompile("(?ms)^```(?:go|proto)\n(.*?)^```$").FindAllStringSubmatch(string(readme), -1)
 	if len(blocks) == 0 {
-		t.Fatal("no Go in the README")
+		t.Fatal("no Go in the documents")
 	}
 	for _, b := range blocks {
 		if !strings.Contains(sources.String(), flat(b[1])) {

@@ -55,11 +55,12 @@ const (
 
 // pageOf returns the page of a time, which is no earlier than the time.
 func pageOf(t, now time.Duration) page {
-	unit := near
+	p := page((t + near - 1) / near)
 	if t-now > horizon {
-		unit = far
+		const pages = page(far / near)
+		p = (p + pages - 1) / pages * pages
 	}
-	return page((t + unit - 1) / unit * (unit / near))
+	return p
 }
 
 // calendar has a page for each instant at which records are due, and on it these

@@ -9,6 +9,7 @@
 //	         attempt  lease, header, span, invoke, settle                attempt.go
 //	         decide   done, or retry and when, or why not                decide.go
 //	server   admit    header, deadline, edge                             admit.go
+//	         claim    the handler runs once for the call's key            claim.go
 //	         handler
 //	         report   what was used, and whether to retry                report.go
 //

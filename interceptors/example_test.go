@@ -142,3 +142,36 @@ func ExampleNoRetry() {
 	fmt.Println(err != nil)
 	// Output: true
 }
+
+// A server that makes each write once for each key, and finds out before it
+// serves whether it can. Callers without Hopbound send the key in the header
+// idempotency-key.
+func ExampleWithIdempotency() {
+	store := idempotency.NewMemory()
+	server, err := interceptors.NewServer(interceptors.WithIdempotency(store, idempotency.Retention(48*time.Hour)))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	srv := grpc.NewServer(server.ServerOptions()...)
+	defer srv.Stop()
+	// ... register the services ...
+	if err := server.Check(srv); err != nil {
+		fmt.Println(err)
+		return
+	}
+	// Output:
+}
+
+// What a method's proto file does not say of its keys, options do.
+func ExampleWithIdempotency_methods() {
+	_, err := interceptors.NewServer(interceptors.WithIdempotency(idempotency.NewMemory(),
+		idempotency.ForMethod("/shop.v1.Orders/Place",
+			idempotency.RequireKey(),
+			idempotency.KeyField("request_id"),
+			idempotency.Retention(72*time.Hour)),
+		idempotency.ForMethod("/shop.v1.Carts/", idempotency.Off()),
+	))
+	fmt.Println(err)
+	// Output: <nil>
+}

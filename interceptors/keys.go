@@ -34,13 +34,14 @@ func (k *call) addKey(req any) (any, error) {
 	return req, nil
 }
 
-// writes reports whether the call may have an effect.
+// writes reports whether the call may have an effect, and its policy does not say
+// that its callee would not know it again.
 func (k *call) writes() bool {
 	level := k.policy.Idempotency
 	if level == Unspecified {
 		level = k.method.level
 	}
-	return level != NoSideEffects
+	return level != NoSideEffects && level != NotIdempotent
 }
 
 // handKey returns the key that the user has put among the metadata.

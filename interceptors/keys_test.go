@@ -213,6 +213,27 @@ func (b *bank) openRecovering(t testing.TB, store idempotency.Store) *node {
 	return n
 }
 
+// A method whose policy says that it is not idempotent gets no key of the handler's
+// that calls it, and is not repeated.
+func TestMethodThatIsNotIdempotentGetsNoChildKey(t *testing.T) {
+	t.Parallel()
+	l := newTill(9)
+	n := newNode(t)
+	testv1.RegisterTestServiceServer(n.server, l)
+	n.start()
+	leaf := testv1.NewTestServiceClient(n.dial(newClient(t, interceptors.WithPolicy(interceptors.MethodPolicies{
+		testv1.TestService_Write_FullMethodName: {Idempotency: interceptors.NotIdempotent},
+	})).DialOptions()...))
+	b := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+		_, err := leaf.Write(ctx, &testv1.WriteRequest{})
+		return err
+	}}
+	_, _ = b.open(t, idempotency.NewMemory()).customer().pay(t.Context(), "k", rent())
+	if got := l.keys(); len(got) != 1 || got[0] != " " {
+		t.Errorf("the leaf was called with %q", got)
+	}
+}
+
 // Calls that only read get no key from the handler that makes them, a key of
 // their own stays theirs, and without a key above there is none below.
 func TestChildKeysAreForWrites(t *testing.T) {

@@ -40,7 +40,8 @@ type Policy struct {
 	WaitForReady bool
 
 	// Idempotency says whether the method is safe to repeat, over what its
-	// descriptor says.
+	// descriptor says. Calls of a method that is [NotIdempotent] get no key from the
+	// handler that makes them, either.
 	Idempotency IdempotencyLevel
 
 	// KeyRequired gives each call that has no idempotency key a new one, which all

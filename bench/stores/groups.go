@@ -220,7 +220,7 @@ that insert and update. fsync is on.`,
 						return err
 					}
 				}
-				if _, err := tx.Exec(ctx, insert, int64(n)); err != nil { //nolint:gosec // there are not that many
+				if _, err := tx.Exec(ctx, insert, int64(n)); err != nil {
 					return err
 				}
 				return tx.Commit(ctx)
@@ -234,7 +234,7 @@ that insert and update. fsync is on.`,
 				begun, err := transactions.Transact(ctx, idempotency.Claim{ID: idOf(n), Owner: owner, Lease: 10 * time.Second},
 					func(ctx context.Context) idempotency.Verdict {
 						tx, _ := pgstore.Tx(ctx)
-						_, failed = tx.Exec(ctx, insert, int64(n)) //nolint:gosec // there are not that many
+						_, failed = tx.Exec(ctx, insert, int64(n))
 						return idempotency.Verdict{Keep: true, Commit: failed == nil, Outcome: outcome, Retention: retention}
 					})
 				if err == nil && begun.State != idempotency.Run {

@@ -22,7 +22,7 @@ func buildWorker(t *testing.T) string {
 	if everything() {
 		args = append(args, "-overlay", shiftedClock(t, dir))
 	}
-	out, err := exec.CommandContext(t.Context(), "go", append(args, "./worker")...).CombinedOutput() //nolint:gosec // arguments of tests
+	out, err := exec.CommandContext(t.Context(), "go", append(args, "./worker")...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

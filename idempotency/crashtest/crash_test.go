@@ -56,7 +56,7 @@ type worker struct {
 // start starts a server in a place, with a clock that is hours wrong.
 func (a *arena) start(place int) {
 	a.Helper()
-	cmd := exec.Command(a.worker, "-store", a.store, "-at", a.at, "-ledger", a.ledger, "-lease", lease.String()) //nolint:gosec,noctx // it is killed
+	cmd := exec.Command(a.worker, "-store", a.store, "-at", a.at, "-ledger", a.ledger, "-lease", lease.String()) //nolint:noctx // it is killed
 	shift := 0
 	if everything() { // else the clock cannot be set
 		shift = (place*2 - 1) * 7 * 3600

@@ -88,8 +88,9 @@ SELECT $1, $2, nextval('{t}_fence'), $3, $4, clock_timestamp() + $5::float8 * {�
 		// for as long as the first timeout says; the other is the handler's.
 		insertWaiting: with(record + `FROM set_config('lock_timeout', $7, true)
 ON CONFLICT (id) DO NOTHING RETURNING fence, set_config('lock_timeout', $8, true)`),
-		claim: with(`SELECT * FROM {t}_claim($1, $2, $3, $4, $5, $6)`),
-		read:  with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), outcome FROM {t} WHERE id = $1`),
+		claim: with(`SELECT o_claimed, o_taken_over, o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_outcome
+FROM {t}_claim($1, $2, $3, $4, $5, $6)`),
+		read: with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), outcome FROM {t} WHERE id = $1`),
 		complete: with(`UPDATE {t} SET done = true, outcome = $4, until = clock_timestamp() + $5::float8 * {µs}
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($6, $7)::text END`),
 		extend: with(`UPDATE {t} SET until = greatest(until, clock_timestamp() + $4::float8 * {µs})

@@ -23,7 +23,6 @@ type desk struct {
 	*testing.T
 	store *pgstore.Store
 	pool  *pgxpool.Pool // past whatever the store's connections go through
-	keys  atomic.Int64
 }
 
 func newDesk(t *testing.T) *desk {
@@ -235,7 +234,7 @@ func TestDuplicatesWaitForTheTransaction(t *testing.T) {
 	running, finish := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if _, err := d.store.Transact(t.Context(), claimOf("k"), func(ctx context.Context) idempotency.Verdict {
+		if _, err := d.store.Transact(t.Context(), claimOf("k"), func(context.Context) idempotency.Verdict {
 			close(running)
 			<-finish
 			return commit
@@ -344,7 +343,7 @@ type cutter struct {
 
 func newCutter(t *testing.T, target string) *cutter {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -366,7 +365,7 @@ func newCutter(t *testing.T, target string) *cutter {
 }
 
 func (c *cutter) pass(client net.Conn) {
-	server, err := net.Dial("tcp", c.target)
+	server, err := net.Dial("tcp", c.target) //nolint:noctx // it takes no time
 	if err != nil {
 		_ = client.Close()
 		return

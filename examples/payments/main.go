@@ -1,0 +1,119 @@
+// Command payments sells carts through a shop that charges a bank, while replies
+// get lost and the shop crashes, and counts what was charged: with grpc-go's own
+// retries, and with Hopbound.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	paymentsv1 "github.com/hopbound/hopbound/examples/payments/proto/hopbound/examples/payments/v1"
+)
+
+func main() {
+	carts := flag.Int("carts", 300, "how many carts are bought")
+	flag.Parse()
+	if *carts < 1 || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "payments: -carts must be at least 1, and there are no other arguments")
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Stdout, *carts); err != nil {
+		fmt.Fprintln(os.Stderr, "payments:", err)
+		os.Exit(1) //nolint:gocritic // nothing is left to be stopped
+	}
+}
+
+func run(ctx context.Context, out io.Writer, carts int) error {
+	fmt.Fprintf(out, "%d carts, 8 at a time; of three charges one reply is lost, and of five checkouts one crashes the shop\n\n", carts)
+	fmt.Fprintf(out, "%10s   %12s   %12s   %13s   %18s\n", "stack", "bought", "charges", "charged twice", "bought, not charged")
+	for _, s := range []stack{native, hopbound} {
+		r, err := s.sell(ctx, carts)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		fmt.Fprintf(out, "%10s   %12d   %12d   %13d   %18d\n", s.name, r.bought, r.charges, r.twice, r.unpaid)
+	}
+	return ctx.Err()
+}
+
+// result is what became of all carts.
+type result struct{ bought, charges, twice, unpaid int }
+
+// sell buys carts until each has a receipt, and looks into the bank's books.
+func (s *stack) sell(ctx context.Context, carts int) (result, error) {
+	books := &ledger{charges: map[string]int{}}
+	shop, stop, err := s.open(books)
+	if err != nil {
+		return result{}, err
+	}
+	defer stop()
+	var (
+		wg   sync.WaitGroup
+		next atomic.Int64
+		errs [8]error
+	)
+	for i := range errs {
+		wg.Go(func() {
+			for n := next.Add(1); n <= int64(carts) && errs[i] == nil; n = next.Add(1) {
+				errs[i] = s.buy(ctx, shop, fmt.Sprint("cart ", n))
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		return result{}, err
+	}
+	return books.result(carts), nil
+}
+
+// pause is how long a customer waits before the next try.
+const pause = 20 * time.Millisecond
+
+// buy is a customer, who tries until there is a receipt.
+func (s *stack) buy(ctx context.Context, shop paymentsv1.ShopServiceClient, cart string) error {
+	ctx = s.mark(ctx)
+	var err error
+	for range 50 {
+		if _, err = shop.Checkout(ctx, &paymentsv1.CheckoutRequest{Cart: cart}); err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		time.Sleep(pause)
+	}
+	return fmt.Errorf("%s: fifty times: %w", cart, err)
+}
+
+// ledger is what the bank has charged, by account.
+type ledger struct {
+	mu      sync.Mutex
+	charges map[string]int
+}
+
+func (l *ledger) charge(account string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.charges[account]++
+	return l.charges[account]
+}
+
+func (l *ledger) result(carts int) result {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := result{bought: carts, unpaid: carts - len(l.charges)}
+	for _, n := range l.charges {
+		r.charges += n
+		if n > 1 {
+			r.twice++
+		}
+	}
+	return r
+}
