@@ -203,7 +203,8 @@ func MaxOutcome(bytes int) Option {
 	})
 }
 
-// Seal seals outcomes with a key ring.
+// Seal seals outcomes with a key ring. What a store sees of requests all the same
+// is a hash of each, by which it is known again.
 func Seal(keys *KeyRing) Option {
 	return option(func(s *Settings) error {
 		if keys == nil {

@@ -96,7 +96,7 @@ type claim struct {
 	waits    int
 	outvoted bool // the handler has run here, and another has taken over
 
-	takenOver bool // from an owner whose lease had run out
+	takenOver bool // from an owner whose lease had run out, or perhaps so
 	became    string
 }
 
@@ -146,7 +146,7 @@ func (c *claim) serve(req any, handler grpc.UnaryHandler) (any, error) {
 				c.release(lease)
 				return nil, c.notRun()
 			}
-			c.takenOver = begun.TakenOver
+			c.takenOver = c.takenOver || begun.TakenOver
 			reply, err := c.run(lease, req, handler)
 			if !c.outvoted {
 				return reply, err
@@ -182,6 +182,7 @@ func (c *claim) begin() (begun idempotency.Begun, err error) {
 		timeout = max(min(timeout, time.Until(d)), time.Millisecond)
 	}
 	for range 2 {
+		c.takenOver = c.takenOver || err != nil // who knows what that answer was
 		err = c.step(stepBegin, timeout, func(ctx context.Context) error {
 			begun, err = c.store.Begin(ctx, c.claim)
 			return err

@@ -2,8 +2,6 @@ package storetest_test
 
 import (
 	"context"
-	"errors"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,44 +14,6 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/idempotency/storetest"
 )
-
-// faulty is a store whose connection is cut before some of its answers, or
-// before some of its questions.
-type faulty struct{ idempotency.Store }
-
-var errCut = errors.New("the connection was cut")
-
-func (f faulty) cut(step func() error) error {
-	switch rand.IntN(25) {
-	case 0:
-		return errCut
-	case 1:
-		_ = step()
-		return errCut
-	default:
-		return step()
-	}
-}
-
-func (f faulty) Begin(ctx context.Context, c idempotency.Claim) (b idempotency.Begun, err error) {
-	err = f.cut(func() (err error) { b, err = f.Store.Begin(ctx, c); return err })
-	if err != nil {
-		b = idempotency.Begun{}
-	}
-	return b, err
-}
-
-func (f faulty) Complete(ctx context.Context, l idempotency.Lease, outcome []byte, retention time.Duration) error {
-	return f.cut(func() error { return f.Store.Complete(ctx, l, outcome, retention) })
-}
-
-func (f faulty) Extend(ctx context.Context, l idempotency.Lease, d time.Duration) error {
-	return f.cut(func() error { return f.Store.Extend(ctx, l, d) })
-}
-
-func (f faulty) Release(ctx context.Context, l idempotency.Lease) error {
-	return f.cut(func() error { return f.Store.Release(ctx, l) })
-}
 
 // broken is a store that completes without a look at the fence.
 type broken struct {
@@ -82,7 +42,7 @@ func TestStoreWhoseConnectionIsCutIsLinearizable(t *testing.T) {
 	t.Parallel()
 	for range 5 {
 		synctest.Test(t, func(t *testing.T) {
-			storetest.CheckLinearizable(t, faulty{idempotency.NewMemory()}, storetest.History{})
+			storetest.CheckLinearizable(t, storetest.Unreliable(idempotency.NewMemory()), storetest.History{})
 		})
 	}
 }

@@ -34,6 +34,7 @@ func Run(t *testing.T, newStore func(t *testing.T) idempotency.Store) {
 		})
 	}
 	t.Run("many clients see one order", func(t *testing.T) { CheckLinearizable(t, newStore(t), History{}) })
+	t.Run("and also if answers are lost", func(t *testing.T) { CheckLinearizable(t, Unreliable(newStore(t)), History{}) })
 }
 
 var ids atomic.Uint64

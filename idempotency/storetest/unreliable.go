@@ -1,0 +1,54 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+)
+
+var errCut = errors.New("storetest: the connection was cut")
+
+// Unreliable returns a store whose connection is cut now and then: before a step,
+// which is then not taken, or before its answer.
+func Unreliable(store idempotency.Store) idempotency.Store { return unreliable{store} }
+
+type unreliable struct{ idempotency.Store }
+
+func (unreliable) cut(step func() error) error {
+	switch rand.IntN(25) { //nolint:gosec // not secret
+	case 0:
+		return errCut
+	case 1:
+		_ = step()
+		return errCut
+	default:
+		return step()
+	}
+}
+
+// Begin claims a write.
+func (u unreliable) Begin(ctx context.Context, c idempotency.Claim) (b idempotency.Begun, err error) {
+	err = u.cut(func() (err error) { b, err = u.Store.Begin(ctx, c); return err })
+	if err != nil {
+		b = idempotency.Begun{}
+	}
+	return b, err
+}
+
+// Complete ends a write with its outcome.
+func (u unreliable) Complete(ctx context.Context, l idempotency.Lease, outcome []byte, retention time.Duration) error {
+	return u.cut(func() error { return u.Store.Complete(ctx, l, outcome, retention) })
+}
+
+// Extend makes a lease last longer.
+func (u unreliable) Extend(ctx context.Context, l idempotency.Lease, d time.Duration) error {
+	return u.cut(func() error { return u.Store.Extend(ctx, l, d) })
+}
+
+// Release gives up a write.
+func (u unreliable) Release(ctx context.Context, l idempotency.Lease) error {
+	return u.cut(func() error { return u.Store.Release(ctx, l) })
+}
