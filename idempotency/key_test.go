@@ -50,3 +50,31 @@ func ExampleWithKey() {
 	fmt.Println(key, ok)
 	// Output: order-17 true
 }
+
+// Each part of what a child key is made of makes it another, and the same parts
+// make the same.
+func TestChildKeysDifferInEachPart(t *testing.T) {
+	t.Parallel()
+	id := idempotency.NewID("tenant", "/a/B", "k")
+	seen := map[idempotency.Key]int{}
+	for i, key := range []idempotency.Key{
+		id.Child("k", "/c/D", "1"),
+		id.Child("k", "/c/D", "2"),
+		id.Child("k", "/c/E", "1"),
+		id.Child("l", "/c/D", "1"),
+		idempotency.NewID("tenant", "/a/C", "k").Child("k", "/c/D", "1"),
+		idempotency.NewID("other", "/a/B", "k").Child("k", "/c/D", "1"),
+		id.Child("k", "/c/D1", ""),
+	} {
+		if n, ok := seen[key]; ok {
+			t.Errorf("%d and %d have the same key", n, i)
+		}
+		seen[key] = i
+		if err := key.Validate(); err != nil || len(key) != 36 || key[14] != '8' {
+			t.Errorf("%d: %q is no UUID of version 8: %v", i, key, err)
+		}
+	}
+	if id.Child("k", "/c/D", "1") != id.Child("k", "/c/D", "1") {
+		t.Error("the same parts have made two keys")
+	}
+}

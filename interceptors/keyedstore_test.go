@@ -295,6 +295,35 @@ func TestCallThatIsOverBeforeItsTurnDoesNotRun(t *testing.T) {
 	})
 }
 
+// A claim that was made while its caller went away is given up, and the handler
+// does not run.
+func TestClaimOfACallerThatHasGoneIsReleased(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bank{}
+		store := idempotency.NewMemory()
+		c := b.open(t, lateStore{store}).customer()
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(500*time.Millisecond, cancel)
+		if _, err := c.pay(ctx, "k", rent()); status.Code(err) != codes.Canceled {
+			t.Errorf("got %v", err)
+		}
+		time.Sleep(time.Minute)
+		if n := b.calls.Load(); n != 0 || store.Len() != 0 {
+			t.Errorf("%d calls, %d records", n, store.Len())
+		}
+	})
+}
+
+// lateStore claims at once, and takes a second to say so.
+type lateStore struct{ idempotency.Store }
+
+func (l lateStore) Begin(ctx context.Context, c idempotency.Claim) (idempotency.Begun, error) {
+	b, err := l.Store.Begin(ctx, c)
+	time.Sleep(time.Second)
+	return b, err
+}
+
 // An outcome that is too large is kept without what makes it large, and the call
 // is not made again.
 func TestLargeOutcomesAreKeptInPart(t *testing.T) {

@@ -148,6 +148,18 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		s.lost(s.store.Extend(s.Context(), idempotency.Lease{ID: l.ID, Owner: "b", Fence: l.Fence}, lease))
 		s.want(s.begin("c"), idempotency.Join)
 	}},
+	{"an owner keeps to its fence, and what is done is done", func(s *scene) {
+		l := s.run("a")
+		wrong := l
+		wrong.Fence++
+		s.lost(s.store.Extend(s.Context(), wrong, time.Hour))
+		s.ok(s.store.Release(s.Context(), wrong))
+		s.want(s.begin("b"), idempotency.Join)
+		s.ok(s.complete(l, outcome))
+		s.lost(s.store.Extend(s.Context(), l, time.Hour))
+		s.lost(s.store.Release(s.Context(), l))
+		s.want(s.begin("b"), idempotency.Replay)
+	}},
 	{"nobody completes what was never begun", func(s *scene) {
 		s.lost(s.complete(idempotency.Lease{ID: s.id, Owner: "a", Fence: 1}, "of nothing"))
 		s.lost(s.store.Extend(s.Context(), idempotency.Lease{ID: s.id, Owner: "a", Fence: 1}, lease))
