@@ -23,8 +23,12 @@ type Memory struct {
 	begun    time.Time // what the store's time counts from
 }
 
-// shardBits is the logarithm of the number of shards.
-const shardBits = 6
+// mostShardBits is the logarithm of the most shards, and leastOfShard how many
+// records one has room for, if there are others.
+const (
+	mostShardBits = 6
+	leastOfShard  = 4096
+)
 
 type shard struct {
 	mu      sync.Mutex
@@ -64,8 +68,9 @@ type memorySettings struct{ capacity int }
 
 const defaultCapacity = 1 << 20
 
-// MemoryCapacity bounds the number of records, pending and done. It is rounded
-// up to a multiple of 64. The default is a million.
+// MemoryCapacity bounds the number of records, pending and done. A store of more
+// than some thousand refuses the first a few percent sooner, because it is full in
+// one of its parts. The default is a million.
 func MemoryCapacity(records int) MemoryOption {
 	return func(s *memorySettings) { s.capacity = records }
 }
@@ -80,10 +85,13 @@ func NewMemory(opts ...MemoryOption) *Memory {
 	for _, opt := range opts {
 		opt(&s)
 	}
-	const shards = 1 << shardBits
+	shards := 1 << mostShardBits
+	for shards > 1 && s.capacity/shards < leastOfShard {
+		shards /= 2
+	}
 	m := &Memory{
 		shards:   make([]shard, shards),
-		capacity: max(1, (s.capacity+shards-1)/shards),
+		capacity: max(1, s.capacity/shards),
 		begun:    time.Now(),
 	}
 	seed := maphash.MakeSeed()
@@ -99,13 +107,19 @@ var _ Store = (*Memory)(nil)
 // Kind returns "memory", as metrics name the store.
 func (m *Memory) Kind() string { return "memory" }
 
+// clamp bounds a time to what can be added to another.
+func clamp(d time.Duration) time.Duration {
+	const longest = 100 * 365 * 24 * time.Hour
+	return max(0, min(d, longest))
+}
+
 // now returns the store's time.
 func (m *Memory) now() time.Duration { return time.Since(m.begun) }
 
 // shard returns where an ID is kept. IDs are hashes, so that any of their bits
 // will do.
 func (m *Memory) shard(id ID) *shard {
-	return &m.shards[binary.BigEndian.Uint64(id[:])>>(64-shardBits)]
+	return &m.shards[binary.BigEndian.Uint64(id[:])&uint64(len(m.shards)-1)]
 }
 
 // Begin claims a write, or tells what is known of it.
@@ -138,7 +152,7 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 		return Begun{State: Join}, nil
 	}
 	r.owner, r.fingerprint = claim.Owner, claim.Fingerprint
-	s.keep(r, now+claim.Lease, now)
+	s.keep(r, now+clamp(claim.Lease), now)
 	s.fence++
 	r.fence = s.fence
 	r.tell()
@@ -154,7 +168,7 @@ func (s *shard) claim(claim Claim, now time.Duration, capacity int) (Begun, erro
 	at := s.slab.take()
 	r := s.slab.at(at)
 	r.id, r.owner, r.fence, r.fingerprint = claim.ID, claim.Owner, s.fence, claim.Fingerprint
-	r.until = now + claim.Lease
+	r.until = now + clamp(claim.Lease)
 	s.records.add(&s.slab, &claim.ID, at)
 	s.due.add(&s.slab, at, pageOf(r.due(), now))
 	return Begun{State: Run, Fence: r.fence}, nil
@@ -194,7 +208,7 @@ func (m *Memory) Complete(ctx context.Context, lease Lease, outcome []byte, rete
 		return nil
 	}
 	r.done, r.outcome = true, outcome
-	s.keep(r, now+max(0, retention), now)
+	s.keep(r, now+clamp(retention), now)
 	r.tell()
 	return nil
 }
@@ -211,7 +225,7 @@ func (m *Memory) Extend(ctx context.Context, lease Lease, d time.Duration) error
 	if r == nil || r.done {
 		return ErrLeaseLost
 	}
-	s.keep(r, max(r.until, now+d), now)
+	s.keep(r, max(r.until, now+clamp(d)), now)
 	return nil
 }
 
@@ -225,9 +239,9 @@ func (m *Memory) Release(ctx context.Context, lease Lease) error {
 	defer s.mu.Unlock()
 	r := s.owned(lease)
 	switch {
-	case r == nil: // it is no longer the owner's, which is what was asked for
+	case s.record(lease.ID) == nil:
 		return nil
-	case r.done:
+	case r == nil, r.done:
 		return ErrLeaseLost
 	}
 	s.remove(r)

@@ -32,13 +32,16 @@ type Store interface {
 	// Begin claims a write, or tells what is known of it.
 	Begin(ctx context.Context, claim Claim) (Begun, error)
 
-	// Complete ends a write with its outcome, which is kept for the retention.
+	// Complete ends a write with its outcome, which is kept for the retention and must
+	// not be changed any more.
 	Complete(ctx context.Context, lease Lease, outcome []byte, retention time.Duration) error
 
 	// Extend makes the lease last for d from now.
 	Extend(ctx context.Context, lease Lease, d time.Duration) error
 
-	// Release gives up a write that had no effect: the next to ask may run it.
+	// Release gives up a write that had no effect: the next to ask may run it. It is
+	// no error if there is no record, but [ErrLeaseLost] if there is one that is
+	// another's, or done.
 	Release(ctx context.Context, lease Lease) error
 
 	// Wait returns when the record may have ceased to be pending, at the latest
@@ -56,7 +59,7 @@ type Claim struct {
 	ID ID
 
 	// Owner is a random name of whoever asks, the same each time it repeats the
-	// question.
+	// question. It is text, without NUL.
 	Owner string
 
 	// Fingerprint tells whether two requests with one key are the same.

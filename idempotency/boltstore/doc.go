@@ -16,6 +16,9 @@
 // when the file was last written to, time stands still until the clock has caught
 // up, or the file's process has run for long enough.
 //
+// A damaged file is found out where a record cannot be read, and not where a page
+// of bbolt's is lost: keep the file on a disk that can be trusted.
+//
 // # What may enter
 //
 // The package knows bbolt and the records of package idempotency, and nothing of

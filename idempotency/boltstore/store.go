@@ -39,6 +39,7 @@ type Store struct {
 	waiting watch.Group
 	steps   chan *step
 	closing chan struct{}
+	gone    chan struct{} // closed when nothing is written any more
 	closed  sync.Once
 	written sync.WaitGroup
 }
@@ -82,7 +83,7 @@ func Open(path string, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("boltstore: %s: %w", path, err)
 	}
-	s := &Store{db: db, begun: time.Now(), steps: make(chan *step, mostAtOnce), closing: make(chan struct{})}
+	s := &Store{db: db, begun: time.Now(), steps: make(chan *step, mostAtOnce), closing: make(chan struct{}), gone: make(chan struct{})}
 	if err := s.prepare(); err != nil {
 		return nil, errors.Join(fmt.Errorf("boltstore: %s: %w", path, err), db.Close())
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -156,5 +158,29 @@ func TestStepOfACallerThatHasGoneIsNotTaken(t *testing.T) {
 	other.Owner = "b"
 	if b, err := s.Begin(t.Context(), other); err != nil || b.State != idempotency.Run {
 		t.Errorf("got %v, %v", b, err)
+	}
+}
+
+// Steps that are taken while the store is closed, or after it, are taken or fail.
+func TestNobodyWaitsForAClosedStore(t *testing.T) {
+	t.Parallel()
+	for round := range 20 {
+		s := open(t, filepath.Join(t.TempDir(), "db"))
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				for n := range 20 {
+					c := claim(fmt.Sprint(round, i, n))
+					if _, err := s.Begin(context.Background(), c); err != nil {
+						_ = s.Release(context.Background(), idempotency.Lease{ID: c.ID, Owner: "a"})
+					}
+				}
+			})
+		}
+		time.Sleep(time.Millisecond)
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
 	}
 }

@@ -39,12 +39,20 @@ func (s *Store) take(ctx context.Context, take func(w *writer) error) error {
 		return st.err
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-s.gone: // and what was not taken by then never is
+		select {
+		case <-st.done:
+			return st.err
+		default:
+			return errClosed
+		}
 	}
 }
 
 // write writes steps until the store is closed: all that have come while the last
 // were written, at once.
 func (s *Store) write() {
+	defer close(s.gone)
 	steps := make([]*step, 0, mostAtOnce)
 	for {
 		steps = steps[:0]
@@ -111,6 +119,12 @@ func (s *Store) commit(steps []*step) {
 	}
 }
 
+// clamp bounds a time to what can be added to another.
+func clamp(d time.Duration) time.Duration {
+	const longest = 100 * 365 * 24 * time.Hour
+	return max(0, min(d, longest))
+}
+
 // writer takes steps in a transaction. An error of bbolt's is kept in failed, and
 // undoes all of them.
 type writer struct {
@@ -174,7 +188,7 @@ func (w *writer) claim(claim *idempotency.Claim) (idempotency.Begun, error) {
 		return idempotency.Begun{}, err
 	}
 	w.put(claim.ID, old, &record{
-		fence: fence, until: w.now + int64(claim.Lease), owner: claim.Owner, fingerprint: claim.Fingerprint,
+		fence: fence, until: w.now + int64(clamp(claim.Lease)), owner: claim.Owner, fingerprint: claim.Fingerprint,
 	})
 	w.changed = append(w.changed, claim.ID) // whoever waits for the end of a lease waits for this one's
 	return idempotency.Begun{State: idempotency.Run, Fence: fence, TakenOver: old != nil && !old.done}, nil
@@ -191,7 +205,7 @@ func (w *writer) complete(lease idempotency.Lease, outcome []byte, retention tim
 		return nil
 	}
 	r := *old
-	r.done, r.outcome, r.until = true, outcome, w.now+int64(max(0, retention))
+	r.done, r.outcome, r.until = true, outcome, w.now+int64(clamp(retention))
 	w.put(lease.ID, old, &r)
 	w.changed = append(w.changed, lease.ID)
 	return nil
@@ -206,7 +220,7 @@ func (w *writer) extend(lease idempotency.Lease, d time.Duration) error {
 		return idempotency.ErrLeaseLost
 	}
 	r := *old
-	r.until = max(r.until, w.now+int64(d))
+	r.until = max(r.until, w.now+int64(clamp(d)))
 	w.put(lease.ID, old, &r)
 	return nil
 }
@@ -216,9 +230,9 @@ func (w *writer) release(lease idempotency.Lease) error {
 	switch {
 	case err != nil:
 		return err
-	case old == nil || !old.owns(lease): // it is no longer the owner's, which is what was asked for
+	case old == nil:
 		return nil
-	case old.done:
+	case !old.owns(lease) || old.done:
 		return idempotency.ErrLeaseLost
 	}
 	w.remove(lease.ID, old)

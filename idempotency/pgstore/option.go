@@ -3,6 +3,7 @@ package pgstore
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -43,6 +44,9 @@ func WithSchema(name string) Option {
 	return func(s *settings) error {
 		if name == "" {
 			return errors.New("WithSchema: an empty name")
+		}
+		if strings.ContainsAny(name, "'$\x00") {
+			return fmt.Errorf("WithSchema(%q): the name has a quote or a dollar sign", name)
 		}
 		s.prefix = pgx.Identifier{name}.Sanitize() + "."
 		s.channel = "hopbound_idempotency_" + name

@@ -72,7 +72,7 @@ func (s *Store) Kind() string { return "postgres" }
 
 // statements are those of the store, with the names of its tables in them.
 type statements struct {
-	insert, insertWaiting, claim, read, complete, extend, release, look, left, finish, expire string
+	insert, claim, read, complete, extend, release, look, left, finish, expire string
 }
 
 func newStatements(prefix string) statements {
@@ -82,12 +82,9 @@ func newStatements(prefix string) statements {
 	const record = `INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, until, expires)
 SELECT $1, $2, nextval('{t}_fence'), $3, $4, clock_timestamp() + $5::float8 * {µs}, clock_timestamp() + $6::float8 * {µs} `
 	return statements{
-		// A claim of a new record, as almost all are.
-		insert: with(record + `ON CONFLICT (id) DO NOTHING RETURNING fence`),
-		// The same in a transaction. A transaction that has claimed the record is waited
-		// for as long as the first timeout says; the other is the handler's.
-		insertWaiting: with(record + `FROM set_config('lock_timeout', $7, true)
-ON CONFLICT (id) DO NOTHING RETURNING fence, set_config('lock_timeout', $8, true)`),
+		// A claim of a new record, as almost all are. A transaction that has claimed it is
+		// waited for as long as the timeout says.
+		insert: with(record + `FROM set_config('lock_timeout', $7, true) ON CONFLICT (id) DO NOTHING RETURNING fence`),
 		claim: with(`SELECT o_claimed, o_taken_over, o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_outcome
 FROM {t}_claim($1, $2, $3, $4, $5, $6)`),
 		read: with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), outcome FROM {t} WHERE id = $1`),
@@ -95,12 +92,16 @@ FROM {t}_claim($1, $2, $3, $4, $5, $6)`),
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($6, $7)::text END`),
 		extend: with(`UPDATE {t} SET until = greatest(until, clock_timestamp() + $4::float8 * {µs})
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done`),
-		release: with(`DELETE FROM {t} WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done
-RETURNING CASE WHEN waited THEN pg_notify($4, $5)::text END`),
+		// The record stays, for the fence of the next claim to be drawn when it is locked.
+		release: with(`UPDATE {t} SET owner = '', until = clock_timestamp(), expires = clock_timestamp() + $6::float8 * {µs}
+WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($4, $5)::text END`),
 		look: with(`UPDATE {t} SET waited = true WHERE id = $1 AND NOT done AND NOT waited`),
 		left: with(`SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {t} WHERE id = $1 AND NOT done`),
-		finish: with(`UPDATE {t} SET done = true, outcome = $3, until = clock_timestamp() + $4::float8 * {µs}
-WHERE id = $1 AND owner = $2 AND NOT done`),
+		// A transaction must not be committed without its record, which the handler may
+		// have rolled back or deleted, or have made invisible by another search_path:
+		// dividing by zero refuses it.
+		finish: with(`WITH done AS (UPDATE {t} SET done = true, outcome = $3, until = clock_timestamp() + $4::float8 * {µs}
+WHERE id = $1 AND owner = $2 AND NOT done RETURNING 1) SELECT 1 / count(*) FROM done`),
 		expire: with(`DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE expires <= clock_timestamp()
 AND until <= clock_timestamp() - CASE WHEN done THEN interval '0' ELSE $2::float8 * {µs} END LIMIT $1 FOR UPDATE SKIP LOCKED)`),
 	}
@@ -143,9 +144,9 @@ type told struct {
 }
 
 // scanInsert reads what the claim of a new record has returned.
-func scanInsert(from pgx.Row, more ...any) (t told, err error) {
+func scanInsert(from pgx.Row) (t told, err error) {
 	t.row = &row{}
-	err = from.Scan(append([]any{&t.row.fence}, more...)...)
+	err = from.Scan(&t.row.fence)
 	t.claimed = err == nil
 	return t, ignoreNone(err)
 }
@@ -199,11 +200,30 @@ func (r *row) setFingerprint(schema string, sum []byte) error {
 
 // claimArgs are the arguments of the statements that claim a record.
 func (s *Store) claimArgs(c *idempotency.Claim, more ...any) []any {
-	expires := max(c.Lease+abandoned, c.Retention)
-	return append([]any{
-		c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:],
-		float64(c.Lease.Microseconds()), float64(expires.Microseconds()),
-	}, more...)
+	lease := float64(c.Lease.Microseconds())
+	expires := max(lease+micros(abandoned), micros(c.Retention))
+	return append([]any{c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], lease, expires}, more...)
+}
+
+// micros returns a duration as the statements take it.
+func micros(d time.Duration) float64 { return float64(max(0, min(d, longest)).Microseconds()) }
+
+// longest is what longer times are taken for. PostgreSQL's own end in some hundred
+// thousand years.
+const longest = 200 * 365 * 24 * time.Hour
+
+// briefly is for how long, in milliseconds, a claim under a lease waits for a
+// transaction that has claimed the record.
+const briefly = "50"
+
+// steadily takes a step again that PostgreSQL has refused under an isolation that
+// is not the one to use.
+func steadily(step func() error) error {
+	err := step()
+	for i := 0; i < tries && hasCode(err, codeSerialization); i++ {
+		err = step()
+	}
+	return err
 }
 
 // tries is how often a step is taken again because the record changed between
@@ -225,13 +245,15 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 }
 
 func (s *Store) begin(ctx context.Context, claim *idempotency.Claim) (idempotency.Begun, bool, error) {
-	t, err := scanInsert(s.pool.QueryRow(ctx, s.sql.insert, s.claimArgs(claim)...))
+	t, err := scanInsert(s.pool.QueryRow(ctx, s.sql.insert, s.claimArgs(claim, briefly)...))
 	if err == nil && !t.claimed {
 		t, err = scanClaim(s.pool.QueryRow(ctx, s.sql.claim, s.claimArgs(claim)...))
 	}
 	switch {
 	case hasCode(err, codeSerialization): // under an isolation that is not the one to use
 		return idempotency.Begun{}, false, nil
+	case hasCode(err, codeLockTimeout): // a transaction has it
+		return idempotency.Begun{State: idempotency.Join}, true, nil
 	case err != nil:
 		return idempotency.Begun{}, false, err
 	}
@@ -254,40 +276,53 @@ func (t *told) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
 
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	tag, err := s.pool.Exec(ctx, s.sql.complete, lease.ID[:], lease.Owner, int64(lease.Fence), notNil(outcome), //nolint:gosec // it came from here
-		float64(max(0, retention.Microseconds())), s.channel, lease.ID.String())
-	if err == nil && tag.RowsAffected() == 0 {
-		done, err := s.isDone(ctx, lease)
-		if err == nil && !done {
-			return idempotency.ErrLeaseLost
-		}
-		return wrap("complete", err) // it was asked for before, and the answer lost
+	done, err := s.end(ctx, s.sql.complete, lease, lease.ID[:], lease.Owner, int64(lease.Fence), notNil(outcome), micros(retention), s.channel, lease.ID.String()) //nolint:gosec // it came from here
+	if err == nil && done == nil || err == nil && !done.done {                                                                                                     // else it was asked for before, and the answer lost
+		return idempotency.ErrLeaseLost
 	}
-	return s.ended("complete", lease.ID, err)
+	return wrap("complete", err)
 }
 
-// isDone reports whether an owner's write is done.
-func (s *Store) isDone(ctx context.Context, lease idempotency.Lease) (bool, error) {
+// ended is a record as it is after a step of its owner that ends it: as the step
+// made it, or as it was if the step found nothing of its owner's to end.
+type ended struct{ done, others bool }
+
+// end takes a step that ends a write, and wakes those who wait for it. It returns
+// nil if there is no record.
+func (s *Store) end(ctx context.Context, sql string, lease idempotency.Lease, args ...any) (*ended, error) {
+	var rows int64
+	err := steadily(func() error {
+		tag, err := s.pool.Exec(ctx, sql, args...)
+		rows = tag.RowsAffected()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if rows > 0 {
+		s.waiting.Wake(lease.ID)
+		return &ended{done: true}, nil
+	}
 	r, err := scanRow(s.pool.QueryRow(ctx, s.sql.read, lease.ID[:]))
-	return r != nil && r.done && r.owner == lease.Owner && r.fence == int64(lease.Fence), err //nolint:gosec // it came from here
-}
-
-// ended returns the error of a step that ends a write, and wakes those who wait
-// for it.
-func (s *Store) ended(step string, id idempotency.ID, err error) error {
-	if err == nil {
-		s.waiting.Wake(id)
+	if r == nil || err != nil {
+		return nil, err
 	}
-	return wrap(step, err)
+	mine := r.owner == lease.Owner && r.fence == int64(lease.Fence) //nolint:gosec // it came from here
+	return &ended{done: r.done && mine, others: !mine && r.owner != "" || r.done}, nil
 }
 
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
-	tag, err := s.pool.Exec(ctx, s.sql.extend, lease.ID[:], lease.Owner, int64(lease.Fence), float64(d.Microseconds())) //nolint:gosec // it came from here
+	var rows int64
+	err := steadily(func() error {
+		tag, err := s.pool.Exec(ctx, s.sql.extend, lease.ID[:], lease.Owner, int64(lease.Fence), micros(d)) //nolint:gosec // it came from here
+		rows = tag.RowsAffected()
+		return err
+	})
 	switch {
 	case err != nil:
 		return wrap("extend", err)
-	case tag.RowsAffected() == 0:
+	case rows == 0:
 		return idempotency.ErrLeaseLost
 	default:
 		return nil
@@ -296,15 +331,11 @@ func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Dura
 
 // Release gives up a write that had no effect.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease) error {
-	tag, err := s.pool.Exec(ctx, s.sql.release, lease.ID[:], lease.Owner, int64(lease.Fence), s.channel, lease.ID.String()) //nolint:gosec // it came from here
-	if err == nil && tag.RowsAffected() == 0 {
-		done, err := s.isDone(ctx, lease)
-		if err == nil && done {
-			return idempotency.ErrLeaseLost
-		}
-		return wrap("release", err)
+	was, err := s.end(ctx, s.sql.release, lease, lease.ID[:], lease.Owner, int64(lease.Fence), s.channel, lease.ID.String(), micros(abandoned)) //nolint:gosec // it came from here
+	if err == nil && was != nil && was.others {
+		return idempotency.ErrLeaseLost
 	}
-	return s.ended("release", lease.ID, err)
+	return wrap("release", err)
 }
 
 func notNil(b []byte) []byte {
@@ -331,6 +362,7 @@ func wrap(step string, err error) error {
 // Codes of PostgreSQL's errors.
 const (
 	codeLockTimeout    = "55P03"
+	codeCanceled       = "57014"
 	codeUndefinedTable = "42P01"
 	codeNoSchema       = "3F000"
 	codeSerialization  = "40001"

@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
@@ -57,11 +58,15 @@ func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(
 		defer stop()
 	}
 	f := flight{store: s, claim: &claim, patience: patience, run: run}
-	for range tries {
+	for left := tries; left > 0; left-- {
+		before := f.waits
 		begun, ok, err := f.attempt(ctx)
 		if ok || err != nil {
-			begun.Waited = f.waited
+			begun.Waited = f.waits > 0
 			return begun, err
+		}
+		if f.waits > before { // which has a bound of its own
+			left++
 		}
 	}
 	return idempotency.Begun{}, errors.New("pgstore: transact: the record changes too often")
@@ -73,7 +78,7 @@ type flight struct {
 	claim    *idempotency.Claim
 	patience context.Context // bounds waits
 	run      func(ctx context.Context) idempotency.Verdict
-	waited   bool
+	waits    int // for others
 }
 
 // attempt tries once. It is to be tried again if it returns neither an answer nor
@@ -95,7 +100,7 @@ func (f *flight) attempt(ctx context.Context) (idempotency.Begun, bool, error) {
 		case <-f.patience.Done():
 		}
 	}
-	f.waited = true
+	f.waits++
 	if f.patience.Err() != nil {
 		return idempotency.Begun{State: idempotency.Join}, true, ctx.Err()
 	}
@@ -122,12 +127,19 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 	if err != nil {
 		return begun, false, wrap("transact", err)
 	}
-	defer pooled.Release() // which closes a connection that is still in a transaction
+	released := false
+	release := func() { // which closes a connection that is still in a transaction
+		if !released {
+			released = true
+			pooled.Release()
+		}
+	}
+	defer release()
 	conn := pooled.Conn()
 	inner, what, err := f.begin(ctx, conn)
 	switch {
-	case hasCode(err, codeLockTimeout):
-		f.waited = true
+	case hasCode(err, codeLockTimeout), hasCode(err, codeCanceled) && ctx.Err() == nil: // by the role's own timeout
+		f.waits++
 		return idempotency.Begun{State: idempotency.Join}, true, f.rollback(ctx, conn)
 	case err != nil:
 		_ = f.rollback(ctx, conn)
@@ -137,11 +149,16 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 	if !what.claimed {
 		return begun, ok && begun.State != idempotency.Join, f.rollback(ctx, conn)
 	}
-	t := &tx{Tx: inner}
+	t := &tx{Tx: inner, closed: new(atomic.Bool)}
 	var verdict idempotency.Verdict // to roll back, if the handler panics
 	defer func() {
 		t.closed.Store(true)
-		if ended := f.end(ctx, conn, verdict); err == nil {
+		ended := f.end(ctx, conn, verdict)
+		if lost := (*lostCommit)(nil); errors.As(ended, &lost) {
+			release() // for there may be no other connection to ask with
+			ended = f.resolve(ctx, lost.error)
+		}
+		if err == nil {
 			err = ended
 		}
 	}()
@@ -154,10 +171,11 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 func (f *flight) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, t told, err error) {
 	b := &pgx.Batch{}
 	b.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
-	b.Queue(f.store.sql.insertWaiting, f.store.claimArgs(f.claim, lockTimeout(f.patience), lockTimeout(ctx))...).QueryRow(func(row pgx.Row) (err error) {
-		t, err = scanInsert(row, nil)
+	b.Queue(f.store.sql.insert, f.store.claimArgs(f.claim, lockTimeout(f.patience))...).QueryRow(func(row pgx.Row) (err error) {
+		t, err = scanInsert(row)
 		return err
 	})
+	b.Queue(ownLockTimeout)
 	b.Queue("SAVEPOINT hopbound")
 	results := conn.SendBatch(ctx, b)
 	err = results.Close()
@@ -176,10 +194,13 @@ func (f *flight) claimThere(ctx context.Context, conn *pgx.Conn) (t told, err er
 		t, err = scanClaim(row)
 		return err
 	})
-	b.Queue("SELECT set_config('lock_timeout', $1, true)", lockTimeout(ctx))
+	b.Queue(ownLockTimeout)
 	b.Queue("SAVEPOINT hopbound")
 	return t, conn.SendBatch(ctx, b).Close()
 }
+
+// ownLockTimeout gives the handler the lock_timeout that its role has.
+const ownLockTimeout = "SET LOCAL lock_timeout TO DEFAULT"
 
 // lockTimeout returns how long to wait for a lock until ctx ends, in milliseconds
 // as text; 0 is without end.
@@ -210,32 +231,26 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 		hasFailed     = 'E'
 	)
 	status := conn.PgConn().TxStatus()
-	if conn.IsClosed() || status != inTransaction && status != hasFailed {
-		return errors.New("pgstore: the handler has ended the transaction")
+	switch {
+	case conn.IsClosed(): // and what was done with it is rolled back
+		return errors.New("pgstore: transact: it was not committed: the connection is closed")
+	case status != inTransaction && status != hasFailed:
+		return fmt.Errorf("pgstore: transact: the handler has ended the transaction: %w", idempotency.ErrOutcomeUnknown)
 	}
-	// Both ways fail if the savepoint is not there any more, and with it the record,
-	// because the handler has ended the transaction and begun another.
-	mark := "RELEASE SAVEPOINT hopbound"
-	if !v.Commit {
-		mark = "ROLLBACK TO SAVEPOINT hopbound"
-	}
+	const undo = "ROLLBACK TO SAVEPOINT hopbound"
 	b := &pgx.Batch{}
-	if status == inTransaction {
-		b.Queue(mark)
-	} else if _, err := conn.Exec(ctx, mark); err != nil { // by itself: pgx prepares a batch, which fails here
-		_ = f.rollback(ctx, conn)
-		return wrap("transact: it was not committed", err)
+	switch {
+	case !v.Commit && status == inTransaction:
+		b.Queue(undo)
+	case !v.Commit: // by itself: pgx prepares a batch, which fails here
+		if _, err := conn.Exec(ctx, undo); err != nil {
+			_ = f.rollback(ctx, conn)
+			return wrap("transact: it was not committed", err)
+		}
 	}
-	var kept int64
-	b.Queue(f.store.sql.finish, f.claim.ID[:], f.claim.Owner, notNil(v.Outcome), float64(max(0, v.Retention.Microseconds()))).Exec(func(tag pgconn.CommandTag) error {
-		kept = tag.RowsAffected()
-		return nil
-	})
+	b.Queue(f.store.sql.finish, f.claim.ID[:], f.claim.Owner, notNil(v.Outcome), micros(v.Retention))
 	b.Queue("COMMIT")
 	err := conn.SendBatch(ctx, b).Close()
-	if err == nil && kept != 1 {
-		return fmt.Errorf("pgstore: transact: the handler has deleted its record: %w", idempotency.ErrOutcomeUnknown)
-	}
 	switch {
 	case err == nil:
 		return nil
@@ -244,15 +259,18 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 		return wrap("transact: it was not committed", err)
 	default:
 		_ = conn.Close(ctx)
-		return f.resolve(ctx, err)
+		return &lostCommit{err}
 	}
 }
+
+// lostCommit is that the answer to a commit was lost.
+type lostCommit struct{ error }
 
 // isRefusal reports whether the server says that it has not done what it was
 // asked. A fatal error may come after a commit.
 func isRefusal(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Severity == "ERROR"
+	return errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR"
 }
 
 // resolve finds out whether a transaction was committed whose end was not heard
@@ -284,6 +302,11 @@ func (f *flight) committed(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	defer pooled.Release()
+	mine := func(r *row) bool { return r != nil && r.done && r.owner == f.claim.Owner }
+	r, err := scanRow(pooled.QueryRow(ctx, f.store.sql.read, f.claim.ID[:]))
+	if err != nil || mine(r) {
+		return err == nil, err
+	}
 	again := *f
 	again.patience = ctx
 	_, t, err := again.begin(ctx, pooled.Conn())
@@ -293,5 +316,5 @@ func (f *flight) committed(ctx context.Context) (bool, error) {
 	if err := again.rollback(ctx, pooled.Conn()); err != nil {
 		return false, err
 	}
-	return !t.claimed && t.row != nil && t.row.done && t.row.owner == f.claim.Owner, nil
+	return !t.claimed && mine(t.row), nil
 }

@@ -31,7 +31,8 @@ var errNotYours = errors.New("pgstore: the transaction ends when the handler ret
 // has returned, and the connection is another's.
 type tx struct {
 	pgx.Tx
-	closed atomic.Bool
+	closed *atomic.Bool // it and all savepoints in it
+	nested bool
 }
 
 // Begin makes a savepoint.
@@ -39,14 +40,29 @@ func (t *tx) Begin(ctx context.Context) (pgx.Tx, error) {
 	if t.closed.Load() {
 		return nil, pgx.ErrTxClosed
 	}
-	return t.Tx.Begin(ctx)
+	inner, err := t.Tx.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &tx{Tx: inner, closed: t.closed, nested: true}, nil
 }
 
-// Commit fails.
-func (t *tx) Commit(context.Context) error { return errNotYours }
+// Commit fails, but of a savepoint.
+func (t *tx) Commit(ctx context.Context) error { return t.end(ctx, t.Tx.Commit) }
 
-// Rollback fails.
-func (t *tx) Rollback(context.Context) error { return errNotYours }
+// Rollback fails, but of a savepoint.
+func (t *tx) Rollback(ctx context.Context) error { return t.end(ctx, t.Tx.Rollback) }
+
+func (t *tx) end(ctx context.Context, how func(context.Context) error) error {
+	switch {
+	case !t.nested:
+		return errNotYours
+	case t.closed.Load():
+		return pgx.ErrTxClosed
+	default:
+		return how(ctx)
+	}
+}
 
 // CopyFrom copies rows into a table.
 func (t *tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, from pgx.CopyFromSource) (int64, error) {

@@ -1,7 +1,7 @@
 // Package redisstore keeps the records of writes in Redis, 7 or later: one
 // server, one behind Sentinel, or a Cluster.
 //
-//	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{"127.0.0.1:6379"}})
+//	client, err := rueidis.NewClient(redisstore.ClientOption(rueidis.ClientOption{InitAddress: []string{"127.0.0.1:6379"}}))
 //	store, err := redisstore.New(client)
 //	err = store.Check(ctx)
 //	server, err := interceptors.NewServer(interceptors.WithIdempotency(store))
@@ -24,7 +24,7 @@
 //
 // Redis must not evict records: set maxmemory-policy to noeviction, so that a
 // full server refuses new keys ([idempotency.ErrFull]) rather than to forget old
-// ones. [Store.Check] finds out.
+// ones; outcomes of what was claimed before it still takes. [Store.Check] finds out.
 //
 // # What may enter
 //

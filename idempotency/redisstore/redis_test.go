@@ -173,12 +173,20 @@ func TestServerThatIsFullOrCorruptSaysSo(t *testing.T) {
 			t.Errorf("%v: got %v, %v", spoil, b, err)
 		}
 	}
+	before := idempotency.Claim{ID: idempotency.NewID("", "", "before"), Owner: "a", Lease: time.Minute}
+	begun, err := s.Begin(t.Context(), before)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := c.Do(t.Context(), c.B().ConfigSet().ParameterValue().ParameterValue("maxmemory", "1").Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
 	claim.ID = idempotency.NewID("", "", "new")
 	if b, err := s.Begin(t.Context(), claim); !errors.Is(err, idempotency.ErrFull) {
 		t.Errorf("got %v, %v", b, err)
+	}
+	if err := s.Complete(t.Context(), idempotency.Lease{ID: before.ID, Owner: "a", Fence: begun.Fence}, []byte("outcome"), time.Hour); err != nil {
+		t.Errorf("the outcome of what was claimed before: %v", err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -100,11 +101,12 @@ func (s *Store) keys(id idempotency.ID) []string {
 // millis returns a duration as Redis takes it. Redis's own time is that of the
 // last millisecond, so that one more is needed for nothing to end early.
 func millis(d time.Duration) string {
-	return strconv.FormatInt(int64((max(0, d)+time.Millisecond-1)/time.Millisecond)+1, 10)
+	const longest = 100 * 365 * 24 * time.Hour
+	return strconv.FormatInt(int64((max(0, min(d, longest))+time.Millisecond-1)/time.Millisecond)+1, 10)
 }
 
 // kept is for how long a pending record with a lease is kept.
-func kept(lease time.Duration) string { return millis(lease + abandoned) }
+func kept(lease time.Duration) string { return millis(min(lease, math.MaxInt64-abandoned) + abandoned) }
 
 // Begin claims a write, or tells what is known of it.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
@@ -164,7 +166,7 @@ func wrap(step string, err error) error {
 		return nil
 	}
 	switch text := err.Error(); {
-	case strings.HasPrefix(text, "OOM"): // it may not use more memory
+	case step == "begin" && strings.HasPrefix(text, "OOM"): // it may not use more memory
 		return fmt.Errorf("redisstore: %s: %w: %w", step, idempotency.ErrFull, err)
 	case strings.Contains(text, "WRONGTYPE"): // somebody else has written to the key
 		return fmt.Errorf("redisstore: %s: %w: %w", step, idempotency.ErrCorrupt, err)

@@ -306,13 +306,13 @@ func (r record) step(in input, out output) []record {
 	case in.kind == kindBegin:
 		return r.began(in, out, mine)
 	case out.lost && in.kind == kindRelease:
-		return only(r, mine && r.done)
+		return only(r, r.done || r.pending && !mine)
 	case out.lost && in.kind == kindExtend:
 		return only(r, !mine || r.done)
 	case out.lost:
 		return only(r, !mine)
 	case in.kind == kindRelease && !mine:
-		return []record{r}
+		return only(r, !r.pending && !r.done)
 	case !mine || r.done && in.kind != kindComplete:
 		return nil
 	default:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -153,12 +154,95 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		wrong := l
 		wrong.Fence++
 		s.lost(s.store.Extend(s.Context(), wrong, time.Hour))
-		s.ok(s.store.Release(s.Context(), wrong))
+		s.lost(s.store.Release(s.Context(), wrong))
 		s.want(s.begin("b"), idempotency.Join)
 		s.ok(s.complete(l, outcome))
 		s.lost(s.store.Extend(s.Context(), l, time.Hour))
 		s.lost(s.store.Release(s.Context(), l))
 		s.want(s.begin("b"), idempotency.Replay)
+	}},
+	{"a zombie does not make its successor's lease longer", func(s *scene) {
+		old := s.run("a")
+		time.Sleep(lease + beyond)
+		s.want(s.begin("b"), idempotency.Run)
+		s.lost(s.store.Extend(s.Context(), old, time.Hour))
+		time.Sleep(lease + beyond)
+		s.want(s.begin("c"), idempotency.Run)
+	}},
+	{"leases and retentions do not end early, however long they are", func(s *scene) {
+		l := s.run("a")
+		began := time.Now()
+		s.ok(s.store.Extend(s.Context(), l, 3*lease))
+		time.Sleep(2 * lease)
+		if b := s.begin("b"); time.Since(began) < 3*lease {
+			s.want(b, idempotency.Join)
+		}
+		s.id = newID(s.T)
+		s.ok(s.complete(s.run("a"), outcome))
+		began = time.Now()
+		time.Sleep(retention * 3 / 4)
+		if b := s.begin("b"); time.Since(began) < retention {
+			s.want(b, idempotency.Replay)
+		}
+		s.id = newID(s.T)
+		b, err := s.store.Begin(s.Context(), idempotency.Claim{ID: s.id, Owner: "a", Lease: math.MaxInt64})
+		s.ok(err)
+		s.want(b, idempotency.Run)
+		s.want(s.begin("b"), idempotency.Join)
+		forever := idempotency.Lease{ID: s.id, Owner: "a", Fence: b.Fence}
+		s.ok(s.store.Extend(s.Context(), forever, math.MaxInt64))
+		s.ok(s.store.Complete(s.Context(), forever, []byte(outcome), math.MaxInt64))
+		s.want(s.begin("b"), idempotency.Replay)
+	}},
+	{"fences grow also when writes are given up", func(s *scene) {
+		var (
+			wg   sync.WaitGroup
+			last atomic.Uint64
+		)
+		for i := range 8 {
+			wg.Go(func() {
+				owner := fmt.Sprint("owner ", i)
+				for range 40 {
+					b, err := s.store.Begin(s.Context(), idempotency.Claim{ID: s.id, Owner: owner, Lease: time.Minute})
+					if err != nil {
+						s.Error(err)
+						return
+					}
+					if b.State != idempotency.Run {
+						continue
+					}
+					if before := last.Swap(b.Fence); before >= b.Fence {
+						s.Errorf("fence %d after %d", b.Fence, before)
+					}
+					s.ok(s.store.Release(s.Context(), idempotency.Lease{ID: s.id, Owner: owner, Fence: b.Fence}))
+				}
+			})
+		}
+		wg.Wait()
+	}},
+	{"who waits does so until its context ends", func(s *scene) {
+		b, err := s.store.Begin(s.Context(), idempotency.Claim{ID: s.id, Owner: "a", Lease: time.Hour})
+		s.ok(err)
+		s.want(b, idempotency.Run)
+		ctx, cancel := context.WithTimeout(s.Context(), lease)
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() {
+			for {
+				if err := s.store.Wait(ctx, s.id); err != nil {
+					ended <- err
+					return
+				}
+			}
+		}()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, context.DeadlineExceeded) {
+				s.Errorf("got %v", err)
+			}
+		case <-time.After(time.Minute):
+			s.Error("it waits though its context has ended")
+		}
 	}},
 	{"nobody completes what was never begun", func(s *scene) {
 		s.lost(s.complete(idempotency.Lease{ID: s.id, Owner: "a", Fence: 1}, "of nothing"))
@@ -189,7 +273,7 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		}
 		s.lost(s.complete(old, "of a zombie"))
 		s.lost(s.store.Extend(s.Context(), old, time.Hour))
-		s.ok(s.store.Release(s.Context(), old))
+		s.lost(s.store.Release(s.Context(), old))
 		s.want(s.begin("c"), idempotency.Join)
 		s.ok(s.complete(idempotency.Lease{ID: s.id, Owner: "b", Fence: b.Fence}, outcome))
 		s.lost(s.complete(old, "of a zombie"))

@@ -3,6 +3,7 @@ CREATE SEQUENCE {schema}hopbound_idempotency_fence;
 
 CREATE TABLE {schema}hopbound_idempotency (
     id         bytea       PRIMARY KEY,
+    -- Empty of a record that was released.
     owner      text        NOT NULL,
     fence      bigint      NOT NULL,
     fp_schema  text        NOT NULL,
@@ -35,13 +36,13 @@ BEGIN
     SELECT r.fence, r.owner, r.fp_schema, r.fp_sum, r.done, r.until > clock_timestamp(), r.outcome
     INTO o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_outcome
     FROM {schema}hopbound_idempotency AS r WHERE r.id = p_id;
-    IF FOUND AND NOT o_live AND (o_done OR o_owner <> p_owner AND (o_schema = '' OR o_schema <> p_schema OR o_sum = p_sum)) THEN
+    IF FOUND AND NOT o_live AND (o_done OR o_owner = '' OR o_owner <> p_owner AND (o_schema = '' OR o_schema <> p_schema OR o_sum = p_sum)) THEN
         UPDATE {schema}hopbound_idempotency AS r SET owner = p_owner, fence = nextval('{schema}hopbound_idempotency_fence'),
             fp_schema = p_schema, fp_sum = p_sum, done = false, waited = false, outcome = NULL,
             until = clock_timestamp() + p_lease * interval '1 microsecond',
             expires = clock_timestamp() + p_expires * interval '1 microsecond'
         WHERE r.id = p_id AND r.fence = o_fence AND r.done = o_done AND r.until <= clock_timestamp()
-        RETURNING true, NOT o_done, r.fence INTO o_claimed, o_taken_over, o_fence;
+        RETURNING true, NOT o_done AND o_owner <> '', r.fence INTO o_claimed, o_taken_over, o_fence;
         IF NOT FOUND THEN -- another was faster, or its owner was: look again
             o_claimed := false;
             o_owner := NULL;

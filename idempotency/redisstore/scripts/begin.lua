@@ -6,9 +6,10 @@
 local record = redis.call('GET', KEYS[1])
 local got = 'c'
 if record then
+  local left = redis.call('PTTL', KEYS[1]) -- -1 if somebody has made it last for good
   if string.sub(record, 1, 1) ~= 'p'
     or string.sub(record, 66, 65 + #ARGV[1]) == ARGV[1]
-    or redis.call('PTTL', KEYS[1]) > tonumber(ARGV[4]) then return record end
+    or left == -1 or left > tonumber(ARGV[4]) then return record end
   local schema = string.sub(ARGV[2], 1, 16)
   if schema ~= string.rep('\0', 16) and schema == string.sub(record, 18, 33)
     and string.sub(ARGV[2], 17) ~= string.sub(record, 34, 65) then return record end

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- KEYS: record.
 -- ARGV: fence and owner as they are in a record, outcome, retention in
 -- milliseconds.
