@@ -171,11 +171,26 @@ func (f *Fingerprinter) Of(request proto.Message) (Fingerprint, error) {
 			m.Clear(field)
 		}
 	}
-	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(m.Interface())
+	raw, err := marshalKnown(m.Interface())
 	if err != nil {
 		return Fingerprint{}, fmt.Errorf("fingerprint of %s: %w", f.descriptor.FullName(), err)
 	}
 	return Fingerprint{Schema: schema, Sum: sha256.Sum256(raw)}, nil
+}
+
+// marshalKnown marshals a message without the fields that its type does not know,
+// which are in no order.
+func marshalKnown(m proto.Message) ([]byte, error) {
+	deterministic := proto.MarshalOptions{Deterministic: true}
+	raw, err := deterministic.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	known := m.ProtoReflect().New().Interface()
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw, known); err != nil {
+		return nil, err
+	}
+	return deterministic.Marshal(known)
 }
 
 func (f *Fingerprinter) anyOmitted(m protoreflect.Message) bool {

@@ -84,3 +84,14 @@ func (r *running) count(fullMethod string) int {
 	r.calls[fullMethod]++
 	return r.calls[fullMethod]
 }
+
+// IsForwarded reports whether the keys in a call's metadata are that of the write
+// which the handler that makes the call runs: it has passed on what came in. It is
+// for clients.
+func IsForwarded(ctx context.Context, keys []string) bool {
+	if len(keys) != 1 {
+		return false
+	}
+	r := runningFrom(ctx)
+	return r != nil && r.key == Key(keys[0])
+}

@@ -22,7 +22,10 @@ const sealedExtra = 64
 
 // KeyRing seals outcomes with AES-GCM, so that a store does not see what is in
 // them, and cannot change it. A key is rotated by adding a new one and making it
-// the one to seal with; the old must stay until what it has sealed has expired.
+// the one to seal with, in two steps: first all servers must have it, and only then
+// may any seal with it. The old must stay until what it has sealed has expired, and
+// outcomes that are not sealed must have before the first ring is used. A key is
+// good for some billion outcomes.
 // A KeyRing is safe for concurrent use.
 type KeyRing struct {
 	sealWith string

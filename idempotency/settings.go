@@ -207,8 +207,8 @@ func MaxOutcome(bytes int) Option {
 // is a hash of each, by which it is known again.
 func Seal(keys *KeyRing) Option {
 	return option(func(s *Settings) error {
-		if keys == nil {
-			return errors.New("Seal: nil")
+		if keys == nil || len(keys.keys) == 0 {
+			return errors.New("Seal: no keys; NewKeyRing makes a ring")
 		}
 		s.Codec.Keys = keys
 		return nil

@@ -29,13 +29,15 @@ const (
 	keyCorrupt    = "corrupt"
 	keyNoStore    = "store_unavailable"
 	keyGivenUp    = "given_up" // the call ended before its handler ran
+
+	keyUnsupported = "unsupported" // the method's outcomes cannot be kept
 )
 
 // serve runs the handler: as it is or, if the call carries a key, once for that.
 func (in *incoming) serve(req any, handler grpc.UnaryHandler) (any, error) {
 	m := in.method.keyed
 	if m == nil {
-		return handler(&in.request, req)
+		return handler(in.unkept(), req)
 	}
 	key, reason, err := in.readKey(m, req)
 	if err != nil {
@@ -46,17 +48,38 @@ func (in *incoming) serve(req any, handler grpc.UnaryHandler) (any, error) {
 		}
 	}
 	if key == "" || in.mode == Observe {
-		return handler(&in.request, req)
+		return handler(in.unkept(), req)
 	}
 	c := claim{incoming: in, m: m, key: key}
 	defer c.tell()
 	if err := c.prepare(req); err != nil {
+		c.became = keyUnsupported
 		return nil, err
 	}
 	if t, ok := in.store.(idempotency.Transactor); ok && t.Transactional() {
 		return c.transact(t, req, handler)
 	}
 	return c.serve(req, handler)
+}
+
+// unkept returns the context of a handler that is run each time. If its call has a
+// key all the same, its own calls get children of that: who repeats it, repeats
+// those too.
+func (in *incoming) unkept() context.Context {
+	values := metadata.ValueFromIncomingContext(&in.request, idempotency.Header)
+	if len(values) != 1 || in.mode == Observe || idempotency.Key(values[0]).Validate() != nil {
+		return &in.request
+	}
+	key := idempotency.Key(values[0])
+	return idempotency.WithRunning(&in.request, idempotency.NewID(in.tenant(), in.method.full, key), key, false)
+}
+
+// tenant returns whose key the call carries.
+func (in *incoming) tenant() string {
+	if in.keyed != nil && in.keyed.Tenant != nil {
+		return in.keyed.Tenant(&in.request)
+	}
+	return authenticated(&in.request)
 }
 
 // readKey returns the call's key, or none, or the reason and the error that it
@@ -113,12 +136,8 @@ func (c *claim) prepare(req any) error {
 	if err != nil {
 		return newError(codes.Internal, ReasonKeyUnsupported, err.Error())
 	}
-	tenant := c.keyed.Tenant
-	if tenant == nil {
-		tenant = authenticated
-	}
 	c.claim = idempotency.Claim{
-		ID:          idempotency.NewID(tenant(&c.request), c.method.full, c.key),
+		ID:          idempotency.NewID(c.tenant(), c.method.full, c.key),
 		Owner:       rand.Text(),
 		Fingerprint: fingerprint,
 		Lease:       c.keyed.Lease,
@@ -142,8 +161,8 @@ func (c *claim) serve(req any, handler grpc.UnaryHandler) (any, error) {
 		switch begun.State {
 		case idempotency.Run:
 			lease := idempotency.Lease{ID: c.claim.ID, Owner: c.claim.Owner, Fence: begun.Fence}
-			if c.outvoted || c.request.Err() != nil {
-				c.release(lease)
+			if c.outvoted || c.request.Err() != nil || c.tooLate() {
+				_ = c.release(lease)
 				return nil, c.notRun()
 			}
 			c.takenOver = c.takenOver || begun.TakenOver
@@ -177,11 +196,11 @@ func (c *claim) answer(begun idempotency.Begun) (any, error) {
 // begin asks the store. What it does is not cut short by the caller, so that
 // nothing is claimed that nobody knows of; without an answer it is asked again.
 func (c *claim) begin() (begun idempotency.Begun, err error) {
-	timeout := c.keyed.StoreTimeout
-	if d, ok := c.request.Deadline(); ok {
-		timeout = max(min(timeout, time.Until(d)), time.Millisecond)
-	}
 	for range 2 {
+		timeout := c.keyed.StoreTimeout
+		if d, ok := c.request.Deadline(); ok {
+			timeout = max(min(timeout, time.Until(d)), time.Millisecond)
+		}
 		c.takenOver = c.takenOver || err != nil // who knows what that answer was
 		err = c.step(stepBegin, timeout, func(ctx context.Context) error {
 			begun, err = c.store.Begin(ctx, c.claim)
@@ -202,7 +221,10 @@ func (c *claim) wait() error {
 		c.traceWait()
 	}
 	err := c.step(stepWait, 0, func(ctx context.Context) error { return c.store.Wait(ctx, c.claim.ID) })
-	if err == nil && c.waits > 0 { // the store may wake whoever waits for nothing
+	if err != nil && c.waiting.Err() == nil { // Begin tells whether the store is there
+		c.traceStoreError(err)
+	}
+	if c.waits > 0 || err != nil { // the store may wake whoever waits for nothing
 		pause := time.NewTimer(min(time.Millisecond<<c.waits, 100*time.Millisecond))
 		defer pause.Stop()
 		select {
@@ -211,14 +233,17 @@ func (c *claim) wait() error {
 		}
 	}
 	c.waits = min(c.waits+1, 10)
-	switch {
-	case c.waiting.Err() != nil:
+	if c.waiting.Err() != nil {
 		return c.waitedInVain()
-	case err != nil:
-		return c.refused(err)
-	default:
-		return nil
 	}
+	return nil
+}
+
+// tooLate reports whether a call that has waited has less time left than its
+// method needs.
+func (c *claim) tooLate() bool {
+	d, ok := c.request.Deadline()
+	return ok && c.waits > 0 && time.Until(d) < max(c.Server.floor, c.method.declared.floor)
 }
 
 // patience returns how long the call may wait for another: as long as leaves
@@ -257,6 +282,9 @@ func (c *claim) notRun() error {
 	case errors.Is(c.request.Err(), context.Canceled):
 		c.became = keyGivenUp
 		return cancelledError()
+	case c.request.Err() == nil:
+		c.became = keyGivenUp
+		return newError(codes.DeadlineExceeded, ReasonDeadlineUnreachable, "what remains of the deadline after waiting is less than the method needs")
 	default:
 		c.became = keyGivenUp
 		return newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the deadline had passed before the handler could run")
@@ -289,6 +317,6 @@ func (c *claim) refused(err error) error {
 // later makes an error with which the caller is told to come back.
 func (c *claim) later(code codes.Code, reason, message string) error {
 	after := max(min(c.keyed.Lease/10, time.Second), 10*time.Millisecond)
-	setPushback(&c.request, after.Milliseconds())
+	c.request.downstream.overrule(after.Milliseconds())
 	return newError(code, reason, message, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
 }

@@ -26,14 +26,14 @@ func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler)
 	returned := false
 	defer func() {
 		if !returned { // it has panicked or ended its goroutine
-			beat.end()
 			c.became = keyReleased
-			c.release(lease)
+			_ = c.release(lease)
 		}
+		beat.end()
 	}()
 	reply, err = handler(grpc.NewContextWithServerTransportStream(ctx, held), req)
 	returned = true
-	if beat.end() {
+	if beat.lost() {
 		c.outvoted = true
 		return nil, errOutvoted
 	}
@@ -41,7 +41,10 @@ func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler)
 	record, keep := c.record(reply, err, held)
 	if !keep {
 		c.became = keyReleased
-		c.release(lease)
+		if errors.Is(c.release(lease), idempotency.ErrLeaseLost) {
+			c.outvoted = true
+			return nil, errOutvoted
+		}
 		held.pass()
 		return reply, err
 	}
@@ -53,8 +56,16 @@ func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler)
 		return nil, c.unknown(stored)
 	}
 	c.became = keyExecuted
+	c.final(err)
 	held.pass()
 	return reply, err
+}
+
+// final tells the caller that a failure is kept, so that nobody asks for it again.
+func (c *claim) final(err error) {
+	if err != nil {
+		c.request.downstream.overrule(-1)
+	}
 }
 
 // unknown returns the error of a call whose handler has run, and of which nobody
@@ -91,11 +102,12 @@ func (c *claim) complete(lease idempotency.Lease, record []byte) error {
 
 // release gives the key up, so that the next call may run the handler. If that
 // fails, the lease runs out.
-func (c *claim) release(lease idempotency.Lease) {
+func (c *claim) release(lease idempotency.Lease) error {
 	err := c.step(stepRelease, c.keyed.StoreTimeout, func(ctx context.Context) error { return c.store.Release(ctx, lease) })
 	if err != nil {
 		c.traceStoreError(err)
 	}
+	return err
 }
 
 // step takes a step of the store that the call's end does not cut short, and
@@ -118,7 +130,7 @@ func (c *claim) step(name string, timeout time.Duration, take func(ctx context.C
 type heartbeat struct {
 	claim *claim
 	lease idempotency.Lease
-	lost  context.CancelCauseFunc // is told that another has taken over
+	stop  context.CancelCauseFunc // of the handler, when another has taken over
 
 	mu    sync.Mutex
 	timer *time.Timer
@@ -127,8 +139,8 @@ type heartbeat struct {
 }
 
 // keepLease extends a lease until the heartbeat ends.
-func (c *claim) keepLease(lease idempotency.Lease, lost context.CancelCauseFunc) *heartbeat {
-	h := &heartbeat{claim: c, lease: lease, lost: lost}
+func (c *claim) keepLease(lease idempotency.Lease, stop context.CancelCauseFunc) *heartbeat {
+	h := &heartbeat{claim: c, lease: lease, stop: stop}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.timer = time.AfterFunc(c.keyed.Lease/3, h.beat)
@@ -146,7 +158,7 @@ func (h *heartbeat) beat() {
 	case h.ended:
 	case errors.Is(err, idempotency.ErrLeaseLost):
 		h.taken = true
-		h.lost(errOutvoted)
+		h.stop(errOutvoted)
 	case err != nil:
 		h.timer.Reset(c.keyed.Lease / 10)
 	default:
@@ -154,11 +166,17 @@ func (h *heartbeat) beat() {
 	}
 }
 
-// end stops the heartbeat, and tells whether another has taken over.
-func (h *heartbeat) end() (taken bool) {
+// lost reports whether the lease is lost to another. It goes on being extended.
+func (h *heartbeat) lost() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.taken
+}
+
+// end stops the heartbeat.
+func (h *heartbeat) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ended = true
 	h.timer.Stop()
-	return h.taken
 }

@@ -49,7 +49,7 @@ func (c *claim) transact(t idempotency.Transactor, req any, handler grpc.UnaryHa
 	case failed != nil && ran:
 		c.traceStoreError(failed)
 		c.became = keyReleased
-		return nil, newError(codes.Unavailable, ReasonStoreUnavailable, "the transaction of the call was not committed")
+		return nil, c.later(codes.Unavailable, ReasonStoreUnavailable, "the transaction of the call was not committed")
 	case failed != nil:
 		return nil, c.refused(failed)
 	case begun.State == idempotency.Join:
@@ -63,6 +63,7 @@ func (c *claim) transact(t idempotency.Transactor, req any, handler grpc.UnaryHa
 		return nil, c.refused(errors.New("the store has not run the handler"))
 	}
 	c.became = keyExecuted
+	c.final(err)
 	held.pass()
 	return reply, err
 }

@@ -89,7 +89,7 @@ func (k *call) verdict(a *attempt, err error, repeats func(codes.Code) bool) dec
 	case ranOut && a.timeout == 0:
 		k.ranOut = true
 		return outOfTime
-	case !ranOut && !repeats(code):
+	case !ranOut && !repeats(code) && !k.comesBack(err):
 		return notRetryable
 	}
 	if k.seen && !k.safe() {

@@ -189,7 +189,7 @@ func (h *race) ended(r *runner) bool {
 	h.settle(&r.attempt, r.err)
 	d := h.verdict(&r.attempt, r.err, h.policy.Hedge.nonFatal)
 	fatal := h.ctx.Err() != nil || r.panicked != nil || r.local ||
-		!h.policy.Hedge.nonFatal(codeOf(r.err)) && (r.timeout == 0 || !r.ranOut(r.err))
+		!h.policy.Hedge.nonFatal(codeOf(r.err)) && !h.comesBack(r.err) && (r.timeout == 0 || !r.ranOut(r.err))
 	if r.local {
 		d = notRetryable
 	}

@@ -35,23 +35,20 @@ func (k *call) keyField(req any) (f keyField, err error) {
 	return f, nil
 }
 
-// key returns the key in the field, if there is a valid one.
-func (f keyField) key() (idempotency.Key, bool) {
-	if f.field == nil {
-		return "", false
-	}
-	key := idempotency.Key(f.request.ProtoReflect().Get(f.field).String())
-	return key, key.Validate() == nil
+// key returns what is in the field.
+func (f keyField) key() idempotency.Key {
+	return idempotency.Key(f.request.ProtoReflect().Get(f.field).String())
 }
 
-// empty reports whether there is a field with nothing in it.
-func (f keyField) empty() bool {
-	return f.field != nil && f.request.ProtoReflect().Get(f.field).String() == ""
-}
+// empty reports whether there is nothing in the field, or no field.
+func (f keyField) empty() bool { return f.field == nil || f.key() == "" }
 
 // with returns a copy of the request with the key in its field.
 func (f keyField) with(key idempotency.Key) proto.Message {
 	request := proto.Clone(f.request)
+	if !request.ProtoReflect().IsValid() { // a nil of its type
+		request = f.request.ProtoReflect().New().Interface()
+	}
 	request.ProtoReflect().Set(f.field, protoreflect.ValueOfString(string(key)))
 	return request
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 
 	"github.com/hopbound/hopbound/idempotency"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 // addKey gives a unary call its key, where it has none of its own: that in its
@@ -19,19 +22,29 @@ func (k *call) addKey(req any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, byHand := handKey(k.ctx); !k.hasKey && !byHand {
-		k.key, k.hasKey = field.key()
-		if !k.hasKey {
-			k.key, k.hasKey = idempotency.ForCall(k.ctx, k.fullMethod, k.writes())
+	hand, byHand := handKey(k.ctx)
+	switch {
+	case k.hasKey:
+	case byHand:
+		if err := idempotency.Key(hand).Validate(); err != nil {
+			return nil, k.invalidKey(err)
 		}
+	case !field.empty():
+		k.key, k.hasKey = field.key(), true // which refuse looks at
+	default:
+		k.key, k.hasKey = idempotency.ForCall(k.ctx, k.fullMethod, k.writes())
 		if !k.hasKey && k.policy.KeyRequired {
 			k.key, k.hasKey = idempotency.NewKey(), true
 		}
 	}
-	if key, ok := k.keyToSend(); ok && field.empty() {
-		return field.with(key), nil
+	if field.field == nil || !field.empty() || !k.hasKey && !byHand {
+		return req, nil
 	}
-	return req, nil
+	key := k.key
+	if !k.hasKey {
+		key = idempotency.Key(hand)
+	}
+	return field.with(key), nil
 }
 
 // writes reports whether the call may have an effect, and its policy does not say
@@ -53,12 +66,25 @@ func handKey(ctx context.Context) (string, bool) {
 	return md[idempotency.Header][0], true
 }
 
-// keyToSend returns the valid key that the call carries, however it came by it.
-func (k *call) keyToSend() (idempotency.Key, bool) {
-	key := k.key
-	if !k.hasKey {
-		text, _ := handKey(k.ctx)
-		key = idempotency.Key(text)
+// invalidKey refuses a call whose key cannot be sent.
+func (k *call) invalidKey(err error) error {
+	k.count.refusal(k.ctx, k.method, ReasonKeyInvalid, k.mode)
+	k.event("hopbound.refusal", attrReason.String(ReasonKeyInvalid))
+	k.decision = notRetryable
+	return newError(codes.InvalidArgument, ReasonKeyInvalid, err.Error())
+}
+
+// comesBack reports whether a failure of a call with a key says that another call
+// with the key is still running, so that it is worth coming back for its outcome,
+// whatever codes the policy repeats.
+func (k *call) comesBack(err error) bool {
+	if !k.hasKey || codeOf(err) != codes.Aborted {
+		return false
 	}
-	return key, key.Validate() == nil
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == Domain {
+			return info.GetReason() == ReasonInProgress || info.GetReason() == ReasonLeaseLost
+		}
+	}
+	return false
 }

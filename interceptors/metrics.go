@@ -91,6 +91,8 @@ func (c *counters) storeStep(ctx context.Context, kind, step string, took time.D
 		result = keyFull
 	case errors.Is(err, idempotency.ErrCorrupt):
 		result = keyCorrupt
+	case step == stepWait && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
+		result = "ended"
 	default:
 		result = "error"
 	}

@@ -249,6 +249,11 @@ func AtEdge() ServerOption {
 // are streams and, unless [idempotency.RequireKey] or the method's proto file
 // says otherwise, calls without a key.
 //
+// Who repeats a call with its key is answered without its handler, and without the
+// interceptors after Hopbound's. Let those that check who the caller is come before
+// it, and see [idempotency.Tenant] for whose key is whose. In a handler under a key,
+// [grpc.SetSendCompressor] does not work.
+//
 // Share one store among all servers that serve the same methods. Check that the
 // services are such that their outcomes can be kept with [Server.Check].
 func WithIdempotency(store idempotency.Store, opts ...idempotency.Option) ServerOption {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/hopbound/hopbound/idempotency"
@@ -28,6 +29,7 @@ func (c *claim) record(reply any, err error, held *heldMetadata) ([]byte, bool) 
 			return nil, false
 		}
 		o.Status = st.Proto()
+		o.Status.Message = strings.ToValidUTF8(o.Status.GetMessage(), "\uFFFD") // which is all that can be kept
 	} else {
 		o.ResponseType = string(c.m.response.Descriptor().FullName())
 		message, ok := reply.(proto.Message)
@@ -73,6 +75,7 @@ func (c *claim) replay(record []byte) (any, error) {
 	if c.waits > 0 {
 		c.became = keyJoined
 	}
+	c.replayed = true
 	marker := metadata.Pairs(replayedKey, "true")
 	// Setting metadata fails only if a header was sent, which it was not.
 	if len(o.Header) > 0 {
@@ -83,6 +86,7 @@ func (c *claim) replay(record []byte) (any, error) {
 	}
 	switch {
 	case o.Status != nil:
+		c.final(status.ErrorProto(o.Status))
 		_ = grpc.SetTrailer(&c.request, marker)
 		return nil, status.ErrorProto(o.Status)
 	case o.ResponseOmitted:
@@ -141,12 +145,20 @@ func (h *heldMetadata) pass() {
 	if h.ServerTransportStream == nil {
 		return
 	}
-	if len(h.header) > 0 {
-		_ = h.ServerTransportStream.SetHeader(h.header)
+	if header := ownMetadata(h.header); len(header) > 0 {
+		_ = h.ServerTransportStream.SetHeader(header)
 	}
-	if len(h.trailer) > 0 {
-		_ = h.ServerTransportStream.SetTrailer(h.trailer)
+	if trailer := ownMetadata(h.trailer); len(trailer) > 0 {
+		_ = h.ServerTransportStream.SetTrailer(trailer)
 	}
+}
+
+// Method returns the name of the method, or nothing outside of gRPC's own server.
+func (h *heldMetadata) Method() string {
+	if h.ServerTransportStream == nil {
+		return ""
+	}
+	return h.ServerTransportStream.Method()
 }
 
 // ownMetadata returns metadata without what is not the handler's own.

@@ -103,7 +103,7 @@ func (k *call) withoutReserved(ctx context.Context) context.Context {
 	for _, key := range k.reserved {
 		delete(md, key)
 	}
-	if k.hasKey {
+	if k.hasKey || idempotency.IsForwarded(ctx, md[idempotency.Header]) {
 		delete(md, idempotency.Header)
 	}
 	if len(md) == before {
@@ -152,11 +152,9 @@ func (k *call) refuse() error {
 	}
 	if k.hasKey {
 		if err := k.key.Validate(); err != nil {
-			k.count.refusal(k.ctx, k.method, ReasonKeyInvalid, k.mode)
-			k.event("hopbound.refusal", attrReason.String(ReasonKeyInvalid))
+			refusal := k.invalidKey(err)
 			if k.mode == Enforce {
-				k.decision = notRetryable
-				return newError(codes.InvalidArgument, ReasonKeyInvalid, err.Error())
+				return refusal
 			}
 			k.hasKey = false // gRPC would not send it
 		}

@@ -44,7 +44,7 @@ func (in *incoming) close(err error) (used int, took time.Duration) {
 	now := time.Now()
 	took = now.Sub(in.arrived)
 	used = in.request.allotment.Close(now, err == nil)
-	if in.floor != nil && err == nil {
+	if in.floor != nil && err == nil && !in.replayed {
 		in.floor.Learn(now.Sub(in.begun), took)
 	}
 	in.endServer(err, used)

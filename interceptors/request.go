@@ -67,6 +67,15 @@ func (d *downstream) push(ms int64) {
 	d.final = d.final || ms < 0
 }
 
+// overrule takes back what was said of retrying before: of the failure that the
+// caller gets, this is known better.
+func (d *downstream) overrule(ms int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pushed, d.pushback = true, ms
+	d.codes, d.final, d.wanting = 0, ms < 0, false
+}
+
 // retryAfter returns what the handler's caller is told of retrying, or false if
 // it is told nothing.
 func (d *downstream) retryAfter(marked bool) (ms int64, ok bool) {

@@ -75,7 +75,8 @@ func (s *Server) checkFloors() error {
 	return errors.Join(errs...)
 }
 
-// ServerOptions returns what to make a server with: the interceptors.
+// ServerOptions returns what to make a server with: the interceptors. Those in
+// options before them run before them; see [Server.UnaryInterceptor].
 func (s *Server) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(s.UnaryInterceptor()),
@@ -84,7 +85,8 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 }
 
 // UnaryInterceptor returns the interceptor of unary calls, for chains that are
-// put together by hand. Put it first.
+// put together by hand. Put it first, but for what finds out who the caller is: with
+// [WithIdempotency] a call may be answered without what comes after it.
 func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
 		in := s.admit(ctx, info.FullMethod, s.adaptiveFloor)
@@ -118,6 +120,8 @@ type incoming struct {
 	arrived time.Time
 	hop     bool  // the caller leased tokens, even if none
 	refusal error // what is returned instead of running the handler
+
+	replayed bool // nor did it run if this is set
 
 	span  trace.Span // nil if it is not recorded
 	owned bool       // the span is ours to end

@@ -9,8 +9,10 @@ import (
 )
 
 // authenticated returns who the caller has authenticated itself as to the
-// transport, or the empty string for all others: the names in its verified
-// certificate, or the service account of its ALTS peer.
+// transport, or the empty string for all others: by its verified certificate or, of
+// ALTS, its service account. A certificate names its caller by the first of these
+// that it has: URIs, as SPIFFE has them, a subject, names of hosts. They are the
+// same for all instances of a service, where addresses are not.
 func authenticated(ctx context.Context) string {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -22,7 +24,14 @@ func authenticated(ctx context.Context) string {
 			return ""
 		}
 		cert := info.State.VerifiedChains[0][0]
-		return fmt.Sprintf("tls %q %q %q %q %q", cert.Subject, cert.URIs, cert.DNSNames, cert.EmailAddresses, cert.IPAddresses)
+		switch {
+		case len(cert.URIs) > 0:
+			return fmt.Sprintf("uri %q", cert.URIs)
+		case cert.Subject.String() != "":
+			return fmt.Sprintf("subject %q", cert.Subject)
+		default:
+			return fmt.Sprintf("names %q %q", cert.DNSNames, cert.EmailAddresses)
+		}
 	case interface{ PeerServiceAccount() string }:
 		if account := info.PeerServiceAccount(); account != "" {
 			return "alts " + account
