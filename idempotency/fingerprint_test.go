@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/hopbound/hopbound/idempotency"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -148,5 +149,31 @@ func TestFieldsOfAFingerprintMustBeThere(t *testing.T) {
 		if _, err := idempotency.NewFingerprinter(order(t, false), "", path); err == nil {
 			t.Errorf("%q was accepted", path)
 		}
+	}
+}
+
+// What a newer client sends in fields that this server does not know, and in any
+// order, makes no difference.
+func TestUnknownFieldsAreNoPartOfAFingerprint(t *testing.T) {
+	t.Parallel()
+	m := order(t, false)
+	f, err := idempotency.NewFingerprinter(m, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := func(unknown ...byte) idempotency.Fingerprint {
+		request := dynamicpb.NewMessage(m)
+		request.SetUnknown(unknown)
+		got, err := f.Of(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	const field = 1999 << 3
+	one := protowire.AppendVarint(protowire.AppendVarint(nil, field), 1)
+	two := protowire.AppendVarint(protowire.AppendVarint(nil, field), 2)
+	if sum().Differs(sum(one...)) || sum(append(one, two...)...).Differs(sum(append(two, one...)...)) {
+		t.Error("fields that are not known make another request")
 	}
 }

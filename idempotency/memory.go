@@ -119,7 +119,7 @@ func (m *Memory) now() time.Duration { return time.Since(m.begun) }
 // shard returns where an ID is kept. IDs are hashes, so that any of their bits
 // will do.
 func (m *Memory) shard(id ID) *shard {
-	return &m.shards[binary.BigEndian.Uint64(id[:])&uint64(len(m.shards)-1)]
+	return &m.shards[binary.BigEndian.Uint64(id[:])&uint64(len(m.shards)-1)] //nolint:gosec // there are some
 }
 
 // Begin claims a write, or tells what is known of it.

@@ -154,7 +154,7 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 	defer func() {
 		t.closed.Store(true)
 		ended := f.end(ctx, conn, verdict)
-		if lost := (*lostCommit)(nil); errors.As(ended, &lost) {
+		if lost := (*lostCommitError)(nil); errors.As(ended, &lost) {
 			release() // for there may be no other connection to ask with
 			ended = f.resolve(ctx, lost.error)
 		}
@@ -259,12 +259,12 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 		return wrap("transact: it was not committed", err)
 	default:
 		_ = conn.Close(ctx)
-		return &lostCommit{err}
+		return &lostCommitError{err}
 	}
 }
 
-// lostCommit is that the answer to a commit was lost.
-type lostCommit struct{ error }
+// lostCommitError is that the answer to a commit was lost.
+type lostCommitError struct{ error }
 
 // isRefusal reports whether the server says that it has not done what it was
 // asked. A fatal error may come after a commit.
