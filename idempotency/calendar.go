@@ -22,11 +22,11 @@ func (s *slab) at(at slot) *memoryRecord {
 	return &s.chunks[i/chunkLen][i%chunkLen]
 }
 
-// take returns a slot with the zero record.
+// take returns a slot with a record that is the zero one but for what every claim
+// sets.
 func (s *slab) take() slot {
 	if at := s.unused; at != none {
-		r := s.at(at)
-		s.unused, r.after = r.after, none
+		s.unused = s.at(at).after
 		return at
 	}
 	if int(s.used) == len(s.chunks)*chunkLen {
@@ -36,9 +36,11 @@ func (s *slab) take() slot {
 	return s.used
 }
 
-// free empties a slot.
+// free empties a slot: what it refers to is let go.
 func (s *slab) free(at slot) {
-	*s.at(at) = memoryRecord{after: s.unused}
+	r := s.at(at)
+	r.owner, r.outcome, r.changed, r.fingerprint.Schema, r.done = "", nil, nil, "", false
+	r.after = s.unused
 	s.unused = at
 }
 

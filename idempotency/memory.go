@@ -39,18 +39,22 @@ type shard struct {
 	_       [24]byte // shards do not share a cache line
 }
 
+// memoryRecord is three cache lines: what is looked at to find a record and to drop
+// it, what is let go when it is dropped, and the rest.
 type memoryRecord struct {
-	id          ID
+	id     ID
+	until  time.Duration // the end of the lease, or of the retention
+	page   page          // of the calendar, on which it is between others
+	before slot
+	after  slot // or the next that is free
+	done   bool
+
 	owner       string
-	fence       uint64
-	fingerprint Fingerprint
-	until       time.Duration // the end of the lease, or of the retention
 	outcome     []byte
 	changed     chan struct{} // closed when it ceases to be pending or to be its owner's; nil if nobody waits
-	done        bool
-	page        page // of the calendar, on which it is between others
-	before      slot
-	after       slot // or the next that is free
+	fingerprint Fingerprint
+	fence       uint64
+	_           [24]byte
 }
 
 // due returns when the record may be dropped.

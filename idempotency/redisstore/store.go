@@ -24,6 +24,8 @@ type Store struct {
 	settings
 	client  rueidis.Client
 	waiting watch.Group
+	begin   []string // what keys begin with, by hash tag
+	fences  []string // the keys of fences, by hash tag
 }
 
 var _ idempotency.Store = (*Store)(nil)
@@ -45,7 +47,9 @@ func New(client rueidis.Client, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{settings: s, client: client}, nil
+	store := &Store{settings: s, client: client}
+	store.begin, store.fences = newTags(s.prefix)
+	return store, nil
 }
 
 // Kind returns "redis", as metrics name the store.
@@ -87,15 +91,29 @@ func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...stri
 	return result
 }
 
-// keys are those of a record and of its fences. They share a hash tag, of which
-// there are 4,096, by the first bits of IDs, so that a counter of fences for each
-// outlives all records.
-func (s *Store) keys(id idempotency.ID) []string {
-	const digits = "0123456789abcdef"
-	buf := make([]byte, 0, len(s.prefix)+len(":{000}:")+base64.RawURLEncoding.EncodedLen(len(id)))
-	buf = append(append(buf, s.prefix...), ':', '{', digits[id[0]>>4], digits[id[0]&15], digits[id[1]>>4], '}', ':')
-	tag := string(buf)
-	return []string{string(base64.RawURLEncoding.AppendEncode(buf, id[:])), tag + "fence"}
+// tags is how many hash tags there are.
+const tags = 1 << 12
+
+// tag returns the number of a record's hash tag, which is the first bits of its ID.
+// The fences of all records with the tag are drawn from one counter, which outlives
+// them.
+func tag(id *idempotency.ID) int { return int(id[0])<<4 | int(id[1])>>4 }
+
+// newTags returns what the keys with each hash tag begin with, and those of the
+// fences.
+func newTags(prefix string) (begin, fences []string) {
+	begin, fences = make([]string, tags), make([]string, tags)
+	for i := range tags {
+		fences[i] = fmt.Sprintf("%s:{%03x}:fence", prefix, i)
+		begin[i] = strings.TrimSuffix(fences[i], "fence")
+	}
+	return begin, fences
+}
+
+// key returns the key of a record.
+func (s *Store) key(id *idempotency.ID) string {
+	var buf [128]byte
+	return string(base64.RawURLEncoding.AppendEncode(append(buf[:0], s.begin[tag(id)]...), id[:]))
 }
 
 // millis returns a duration as Redis takes it. Redis's own time is that of the
@@ -116,7 +134,7 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 	if claim.Lease <= 0 {
 		return idempotency.Begun{}, errors.New("redisstore: a claim needs a lease of more than nothing")
 	}
-	answer, err := s.run(ctx, &beginScript, s.keys(claim.ID),
+	answer, err := s.run(ctx, &beginScript, []string{s.key(&claim.ID), s.fences[tag(&claim.ID)]},
 		ownerPart(claim.Owner), fingerprintPart(claim.Fingerprint), kept(claim.Lease), abandonedMillis).AsBytes()
 	if err != nil {
 		return idempotency.Begun{}, wrap("begin", err)
@@ -146,7 +164,7 @@ func (s *Store) step(ctx context.Context, name string, sc *script, lease idempot
 		return err
 	}
 	args = append([]string{fencePart(lease.Fence), ownerPart(lease.Owner)}, args...)
-	answer, err := s.run(ctx, sc, s.keys(lease.ID)[:1], args...).ToString()
+	answer, err := s.run(ctx, sc, []string{s.key(&lease.ID)}, args...).ToString()
 	switch {
 	case err != nil:
 		return wrap(name, err)

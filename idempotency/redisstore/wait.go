@@ -19,7 +19,7 @@ const (
 // Wait returns when the record may have ceased to be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
 	err := s.waiting.Wait(ctx, id, watch.Pace{Least: leastPause, Most: mostPause}, func(ctx context.Context) (time.Duration, error) {
-		text, err := s.run(ctx, &lookScript, s.keys(id)[:1]).ToString()
+		text, err := s.run(ctx, &lookScript, []string{s.key(&id)}).ToString()
 		if err != nil {
 			return 0, err
 		}
