@@ -1,14 +1,10 @@
 package pgstore_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
-	"net"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -332,83 +328,6 @@ func TestTransactionsWaitForLeases(t *testing.T) {
 	}
 }
 
-// cutter is a proxy that cuts a connection when a client sends a word: before the
-// server gets it, or after.
-type cutter struct {
-	listener net.Listener
-	target   string
-	word     atomic.Pointer[string]
-	before   atomic.Bool
-	wg       sync.WaitGroup
-}
-
-func newCutter(t *testing.T, target string) *cutter {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &cutter{listener: l, target: target}
-	c.wg.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c.wg.Go(func() { c.pass(conn) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		c.wg.Wait()
-	})
-	return c
-}
-
-func (c *cutter) pass(client net.Conn) {
-	server, err := net.Dial("tcp", c.target) //nolint:noctx // it takes no time
-	if err != nil {
-		_ = client.Close()
-		return
-	}
-	var cut atomic.Bool
-	c.wg.Go(func() { // answers
-		buf := make([]byte, 1<<16)
-		for {
-			n, err := server.Read(buf)
-			if err != nil || cut.Load() {
-				break
-			}
-			if _, err := client.Write(buf[:n]); err != nil {
-				break
-			}
-		}
-		_ = client.Close()
-		_ = server.Close()
-	})
-	buf := make([]byte, 1<<16)
-	for {
-		n, err := client.Read(buf)
-		if err != nil {
-			break
-		}
-		if word := c.word.Load(); word != nil && bytes.Contains(buf[:n], []byte(*word)) {
-			cut.Store(true)
-			if c.before.Load() {
-				break
-			}
-		}
-		if _, err := server.Write(buf[:n]); err != nil {
-			break
-		}
-	}
-	if cut.Load() && !c.before.Load() {
-		_, _ = io.Copy(io.Discard, server)
-	}
-	_ = client.Close()
-	_ = server.Close()
-}
-
 // When the connection is cut at the commit, the store finds out what became of
 // it, and says that it does not know only if it cannot.
 func TestCommitWithoutAnAnswerIsResolved(t *testing.T) {
@@ -451,60 +370,5 @@ func TestCommitWithoutAnAnswerIsResolved(t *testing.T) {
 	err := run("unknown", true, func() { c.word.Store(&every) })
 	if !errors.Is(err, idempotency.ErrOutcomeUnknown) {
 		t.Errorf("got %v, want that it is not known", err)
-	}
-}
-
-func TestExpiredRecordsAreDeleted(t *testing.T) {
-	t.Parallel()
-	_, pool := newDatabase(t)
-	store := newStore(t, pool, pgstore.WithExpiry(0))
-	ctx := t.Context()
-	if _, err := pool.Exec(ctx, `INSERT INTO hopbound_idempotency (id, owner, fence, fp_schema, fp_sum, done, until, expires)
-SELECT decode(lpad(to_hex(i), 64, '0'), 'hex'), 'o', i, '', decode(repeat('00', 32), 'hex'), true, now() - interval '1 hour', now() - interval '1 hour' FROM generate_series(1, 1234) i`); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := store.Begin(ctx, claimOf("live")); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := store.Expire(ctx); err != nil || n != 1234 {
-		t.Errorf("deleted %d, %v", n, err)
-	}
-	var left int
-	if err := pool.QueryRow(ctx, "SELECT count(*) FROM hopbound_idempotency").Scan(&left); err != nil || left != 1 {
-		t.Errorf("%d are left, %v", left, err)
-	}
-}
-
-func TestCheckTellsWhetherTheDatabaseIsMigrated(t *testing.T) {
-	t.Parallel()
-	_, pool := newDatabase(t)
-	s, err := pgstore.New(pool, pgstore.WithSchema("bank"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if err := s.Check(t.Context()); !errors.Is(err, pgstore.ErrNotMigrated) {
-		t.Errorf("got %v", err)
-	}
-	if _, err := pool.Exec(t.Context(), "CREATE SCHEMA bank"); err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	for range 5 { // processes that start together
-		wg.Go(func() {
-			if err := pgstore.Migrate(t.Context(), pool, pgstore.WithSchema("bank")); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	if err := s.Check(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if b, err := s.Begin(t.Context(), claimOf("k")); err != nil || b.State != idempotency.Run {
-		t.Errorf("got %v, %v", b, err)
-	}
-	if _, err := pgstore.New(nil, pgstore.WithSchema(""), pgstore.WithExpiry(-1), pgstore.WithSettleTimeout(0)); err == nil {
-		t.Error("wrong options were taken")
 	}
 }

@@ -1,0 +1,337 @@
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+)
+
+type part struct {
+	name string
+	run  func(s *scene)
+}
+
+var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
+	{"the first runs, and the others join", func(s *scene) {
+		s.run("a")
+		s.want(s.begin("b"), idempotency.Join)
+		s.want(s.begin("c"), idempotency.Join)
+	}},
+	{"an owner that asks again gets the same answer", func(s *scene) {
+		first, again := s.run("a"), s.run("a")
+		if first != again {
+			s.Errorf("fence %d, and then %d", first.Fence, again.Fence)
+		}
+	}},
+	{"whoever asks for what is done gets its outcome", func(s *scene) {
+		s.ok(s.complete(s.run("a"), outcome))
+		for _, owner := range []string{"a", "b"} {
+			b := s.begin(owner)
+			s.want(b, idempotency.Replay)
+			if string(b.Outcome) != outcome {
+				s.Errorf("%s got %q", owner, b.Outcome)
+			}
+		}
+	}},
+	{"completing again has no effect", func(s *scene) {
+		l := s.run("a")
+		s.ok(s.complete(l, outcome))
+		s.ok(s.complete(l, "another"))
+		if b := s.begin("b"); string(b.Outcome) != outcome {
+			s.Errorf("got %q", b.Outcome)
+		}
+	}},
+	{"only the owner completes", func(s *scene) {
+		l := s.run("a")
+		s.lost(s.complete(idempotency.Lease{ID: l.ID, Owner: "b", Fence: l.Fence}, "theirs"))
+		s.lost(s.complete(idempotency.Lease{ID: l.ID, Owner: "a", Fence: l.Fence + 1}, "theirs"))
+		s.lost(s.store.Extend(s.Context(), idempotency.Lease{ID: l.ID, Owner: "b", Fence: l.Fence}, lease))
+		s.want(s.begin("c"), idempotency.Join)
+	}},
+	{"an owner keeps to its fence, and what is done is done", func(s *scene) {
+		l := s.run("a")
+		wrong := l
+		wrong.Fence++
+		s.lost(s.store.Extend(s.Context(), wrong, time.Hour))
+		s.lost(s.store.Release(s.Context(), wrong))
+		s.want(s.begin("b"), idempotency.Join)
+		s.ok(s.complete(l, outcome))
+		s.lost(s.store.Extend(s.Context(), l, time.Hour))
+		s.lost(s.store.Release(s.Context(), l))
+		s.want(s.begin("b"), idempotency.Replay)
+	}},
+	{"a zombie does not make its successor's lease longer", func(s *scene) {
+		old := s.run("a")
+		time.Sleep(lease + beyond)
+		s.want(s.begin("b"), idempotency.Run)
+		s.lost(s.store.Extend(s.Context(), old, time.Hour))
+		time.Sleep(lease + beyond)
+		s.want(s.begin("c"), idempotency.Run)
+	}},
+	{"leases and retentions do not end early, however long they are", func(s *scene) {
+		l := s.run("a")
+		began := time.Now()
+		s.ok(s.store.Extend(s.Context(), l, 3*lease))
+		time.Sleep(2 * lease)
+		if b := s.begin("b"); time.Since(began) < 3*lease {
+			s.want(b, idempotency.Join)
+		}
+		s.id = newID(s.T)
+		s.ok(s.complete(s.run("a"), outcome))
+		began = time.Now()
+		time.Sleep(retention * 3 / 4)
+		if b := s.begin("b"); time.Since(began) < retention {
+			s.want(b, idempotency.Replay)
+		}
+		s.id = newID(s.T)
+		b, err := s.store.Begin(s.Context(), idempotency.Claim{ID: s.id, Owner: "a", Lease: math.MaxInt64})
+		s.ok(err)
+		s.want(b, idempotency.Run)
+		s.want(s.begin("b"), idempotency.Join)
+		forever := idempotency.Lease{ID: s.id, Owner: "a", Fence: b.Fence}
+		s.ok(s.store.Extend(s.Context(), forever, math.MaxInt64))
+		s.ok(s.store.Complete(s.Context(), forever, []byte(outcome), math.MaxInt64))
+		s.want(s.begin("b"), idempotency.Replay)
+	}},
+	{"fences grow also when writes are given up", func(s *scene) {
+		var (
+			wg   sync.WaitGroup
+			last atomic.Uint64
+		)
+		for i := range 8 {
+			wg.Go(func() {
+				owner := fmt.Sprint("owner ", i)
+				for range 40 {
+					b, err := s.store.Begin(s.Context(), idempotency.Claim{ID: s.id, Owner: owner, Lease: time.Minute})
+					if err != nil {
+						s.Error(err)
+						return
+					}
+					if b.State != idempotency.Run {
+						continue
+					}
+					if before := last.Swap(b.Fence); before >= b.Fence {
+						s.Errorf("fence %d after %d", b.Fence, before)
+					}
+					s.ok(s.store.Release(s.Context(), idempotency.Lease{ID: s.id, Owner: owner, Fence: b.Fence}))
+				}
+			})
+		}
+		wg.Wait()
+	}},
+	{"who waits does so until its context ends", func(s *scene) {
+		b, err := s.store.Begin(s.Context(), idempotency.Claim{ID: s.id, Owner: "a", Lease: time.Hour})
+		s.ok(err)
+		s.want(b, idempotency.Run)
+		ctx, cancel := context.WithTimeout(s.Context(), lease)
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() {
+			for {
+				if err := s.store.Wait(ctx, s.id); err != nil {
+					ended <- err
+					return
+				}
+			}
+		}()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, context.DeadlineExceeded) {
+				s.Errorf("got %v", err)
+			}
+		case <-time.After(time.Minute):
+			s.Error("it waits though its context has ended")
+		}
+	}},
+	{"nobody completes what was never begun", func(s *scene) {
+		s.lost(s.complete(idempotency.Lease{ID: s.id, Owner: "a", Fence: 1}, "of nothing"))
+		s.lost(s.store.Extend(s.Context(), idempotency.Lease{ID: s.id, Owner: "a", Fence: 1}, lease))
+	}},
+	{"another request with the key is told so", func(s *scene) {
+		s.want(s.begin("a", schema("x", "1")), idempotency.Run)
+		s.want(s.begin("b", schema("x", "2")), idempotency.Reused)
+		s.want(s.begin("b", schema("y", "2")), idempotency.Join)
+		s.want(s.begin("b"), idempotency.Join)
+	}},
+	{"also when it is done, and when its lease has run out", func(s *scene) {
+		b := s.begin("a", schema("x", "1"))
+		time.Sleep(lease + beyond)
+		s.want(s.begin("b", schema("x", "2")), idempotency.Reused)
+		s.ok(s.complete(idempotency.Lease{ID: s.id, Owner: "a", Fence: b.Fence}, outcome))
+		s.want(s.begin("b", schema("x", "2")), idempotency.Reused)
+		s.want(s.begin("b", schema("x", "1")), idempotency.Replay)
+		s.want(s.begin("b", schema("y", "2")), idempotency.Replay)
+	}},
+	{"a lease that has run out is taken over", func(s *scene) {
+		old := s.run("a")
+		time.Sleep(lease + beyond)
+		b := s.begin("b")
+		s.want(b, idempotency.Run)
+		if !b.TakenOver || b.Fence <= old.Fence {
+			s.Errorf("taken over %v with fence %d after %d", b.TakenOver, b.Fence, old.Fence)
+		}
+		s.lost(s.complete(old, "of a zombie"))
+		s.lost(s.store.Extend(s.Context(), old, time.Hour))
+		s.lost(s.store.Release(s.Context(), old))
+		s.want(s.begin("c"), idempotency.Join)
+		s.ok(s.complete(idempotency.Lease{ID: s.id, Owner: "b", Fence: b.Fence}, outcome))
+		s.lost(s.complete(old, "of a zombie"))
+		if b := s.begin("a"); string(b.Outcome) != outcome {
+			s.Errorf("the zombie is told %v %q, want its successor's outcome", b.State, b.Outcome)
+		}
+	}},
+	{"an owner that is late completes if nobody took over", func(s *scene) {
+		l := s.run("a")
+		time.Sleep(lease + beyond)
+		s.ok(s.complete(l, "late"))
+		s.want(s.begin("b"), idempotency.Replay)
+	}},
+	{"a lease that is extended is not taken over", func(s *scene) {
+		l := s.run("a")
+		for range 3 {
+			time.Sleep(lease / 2)
+			s.ok(s.store.Extend(s.Context(), l, lease))
+		}
+		s.want(s.begin("b"), idempotency.Join)
+		time.Sleep(lease + beyond)
+		s.want(s.begin("b"), idempotency.Run)
+	}},
+	{"what is released is run by the next, with a higher fence", func(s *scene) {
+		l := s.run("a")
+		s.ok(s.store.Release(s.Context(), l))
+		s.ok(s.store.Release(s.Context(), l))
+		next := s.run("b")
+		if next.Fence <= l.Fence {
+			s.Errorf("fence %d after %d", next.Fence, l.Fence)
+		}
+		s.lost(s.complete(l, "of a zombie"))
+	}},
+	{"what is done is not released", func(s *scene) {
+		l := s.run("a")
+		s.ok(s.complete(l, outcome))
+		s.lost(s.store.Release(s.Context(), l))
+		s.want(s.begin("b"), idempotency.Replay)
+	}},
+	{"an outcome is kept for its retention", func(s *scene) {
+		old := s.run("a")
+		s.ok(s.complete(old, outcome))
+		time.Sleep(retention / 2)
+		s.want(s.begin("b"), idempotency.Replay)
+		time.Sleep(retention/2 + beyond)
+		b := s.begin("b")
+		s.want(b, idempotency.Run)
+		if b.Fence <= old.Fence {
+			s.Errorf("fence %d after %d: it did not outlive the record", b.Fence, old.Fence)
+		}
+		s.lost(s.complete(old, "of a zombie"))
+	}},
+	{"outcomes of any size and content are kept as they are", func(s *scene) {
+		for i, with := range [][]byte{nil, {}, {0}, bytes.Repeat([]byte{0, 255, '\n', '\''}, 256<<10)} {
+			s.id = newID(s.T)
+			s.ok(s.store.Complete(s.Context(), s.run("a"), with, retention))
+			if b := s.begin("b"); b.State != idempotency.Replay || !bytes.Equal(b.Outcome, with) {
+				s.Errorf("outcome %d: %v with %d bytes, want replay with %d", i, b.State, len(b.Outcome), len(with))
+			}
+		}
+	}},
+	{"a claim without an owner or a lease is an error", func(s *scene) {
+		for _, claim := range []idempotency.Claim{{ID: s.id, Lease: lease}, {ID: s.id, Owner: "a"}, {ID: s.id, Owner: "a", Lease: -1}} {
+			if b, err := s.store.Begin(s.Context(), claim); err == nil {
+				s.Errorf("%+v was told %v", claim, b.State)
+			}
+		}
+		s.run("b")
+	}},
+	{"nothing is done for a context that has ended", func(s *scene) {
+		ended, cancel := context.WithCancel(s.Context())
+		cancel()
+		refused := func(err error) {
+			s.Helper()
+			if !errors.Is(err, context.Canceled) {
+				s.Errorf("got %v, want that the context was cancelled", err)
+			}
+		}
+		_, err := s.store.Begin(ended, idempotency.Claim{ID: s.id, Owner: "a", Lease: time.Hour})
+		refused(err)
+		l := s.run("b")
+		refused(s.store.Complete(ended, l, nil, retention))
+		refused(s.store.Extend(ended, l, time.Hour))
+		refused(s.store.Release(ended, l))
+		refused(s.store.Wait(ended, s.id))
+		s.want(s.begin("c"), idempotency.Join)
+	}},
+	{"who waits is woken", func(s *scene) {
+		for name, end := range map[string]func(l idempotency.Lease) error{
+			"completed":  func(l idempotency.Lease) error { return s.complete(l, outcome) },
+			"released":   func(l idempotency.Lease) error { return s.store.Release(s.Context(), l) },
+			"left alone": nil,
+		} {
+			s.id = newID(s.T)
+			claim := idempotency.Claim{ID: s.id, Owner: "a", Lease: time.Hour}
+			if end == nil {
+				claim.Lease = lease
+			}
+			a, err := s.store.Begin(s.Context(), claim)
+			s.ok(err)
+			ended := make(chan struct{})
+			time.AfterFunc(lease/4, func() {
+				defer close(ended)
+				if end != nil {
+					s.ok(end(idempotency.Lease{ID: s.id, Owner: "a", Fence: a.Fence}))
+				}
+			})
+			for {
+				ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
+				err := s.store.Wait(ctx, s.id)
+				cancel()
+				s.ok(err)
+				if b := s.begin("b"); b.State != idempotency.Join {
+					break
+				} else if err != nil {
+					s.Fatalf("%s: it is pending yet", name)
+				}
+			}
+			<-ended
+		}
+		s.id = newID(s.T) // which nobody has begun
+		s.ok(s.store.Wait(s.Context(), s.id))
+	}},
+	{"of many that ask at once one runs, and all get its outcome", func(s *scene) {
+		const clients = 64
+		var (
+			wg  sync.WaitGroup
+			ran atomic.Int64
+		)
+		for i := range clients {
+			wg.Go(func() {
+				owner := fmt.Sprint("owner ", i)
+				for {
+					b, err := s.store.Begin(s.Context(), idempotency.Claim{ID: s.id, Owner: owner, Lease: time.Minute})
+					switch {
+					case err != nil:
+						s.Error(err)
+						return
+					case b.State == idempotency.Run:
+						ran.Add(1)
+						s.ok(s.store.Complete(s.Context(), idempotency.Lease{ID: s.id, Owner: owner, Fence: b.Fence}, []byte(owner), time.Minute))
+					case b.State == idempotency.Join:
+						s.ok(s.store.Wait(s.Context(), s.id))
+					default:
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if ran.Load() != 1 {
+			s.Errorf("%d ran", ran.Load())
+		}
+	}},
+}
