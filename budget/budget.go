@@ -28,6 +28,7 @@ const token int64 = 1e9
 // a process, and share it. It is safe for concurrent use. The zero value earns
 // nothing and grants nothing.
 type Budget struct {
+	name       string
 	ratio      int64   // units earned by a success
 	perNano    float64 // units earned in a nanosecond: tokens per second, as it happens
 	perRequest int
@@ -43,6 +44,7 @@ type Budget struct {
 // value within, and [Budget.Err] tells.
 func New(opts ...Option) *Budget {
 	s := settings{
+		name:         DefaultName,
 		ratio:        DefaultRatio,
 		minPerSecond: DefaultMinPerSecond,
 		perRequest:   DefaultPerRequest,
@@ -55,6 +57,7 @@ func New(opts ...Option) *Budget {
 	}
 	burst := int64(s.burst) * token
 	return &Budget{
+		name:       s.name,
 		ratio:      int64(s.ratio * float64(token)),
 		perNano:    s.minPerSecond,
 		perRequest: s.perRequest,
@@ -64,6 +67,9 @@ func New(opts ...Option) *Budget {
 	}
 }
 
+// Name returns the name by which metrics know the purse.
+func (b *Budget) Name() string { return b.name }
+
 // Err returns what was wrong with the options of [New], or nil. Whoever is
 // handed a Budget as part of a configuration checks it.
 func (b *Budget) Err() error { return b.err }
@@ -71,7 +77,7 @@ func (b *Budget) Err() error { return b.err }
 // Twin returns another purse with the same settings, full.
 func (b *Budget) Twin() *Budget {
 	return &Budget{
-		ratio: b.ratio, perNano: b.perNano, perRequest: b.perRequest, burst: b.burst,
+		name: b.name, ratio: b.ratio, perNano: b.perNano, perRequest: b.perRequest, burst: b.burst,
 		err: b.err, level: b.burst,
 	}
 }

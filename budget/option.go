@@ -8,6 +8,7 @@ import (
 
 // Defaults of [New], and the most that each option may be set to.
 const (
+	DefaultName         = "default"
 	DefaultRatio        = 0.2
 	DefaultMinPerSecond = 1.0
 	DefaultPerRequest   = 3
@@ -22,11 +23,18 @@ const (
 type Option func(*settings)
 
 type settings struct {
+	name         string
 	ratio        float64
 	minPerSecond float64
 	perRequest   int
 	burst        int
 	errs         []error
+}
+
+// Name sets the name by which metrics know the purse, if a process has several.
+// The default is "default".
+func Name(name string) Option {
+	return func(s *settings) { s.name = name }
 }
 
 // Ratio sets how many tokens a successful root request earns, from 0 to 1e6:

@@ -19,10 +19,14 @@ const derived = time.Millisecond
 const unbounded = time.Duration(math.MaxInt64)
 
 // admit reads what a call carries, and gives the handler its deadline and its
-// tokens, or refuses the call. If learn is set, it learns how long the handler
-// needs.
-func (s *Server) admit(ctx context.Context, fullMethod string, learn bool) *incoming {
+// tokens, or refuses the call. A method that is not registered, which a server
+// may have a handler for all the same, is none of those that metrics name. If
+// learn is set, it learns how long the handler needs.
+func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn bool) *incoming {
 	in := &incoming{Server: s, method: s.methods.get(fullMethod, s.newMethod), arrived: time.Now()}
+	if registered {
+		in.method.register()
+	}
 	if learn {
 		in.floor = s.floors.get(fullMethod, func(string) *deadline.Floor { return &deadline.Floor{} })
 	}
@@ -37,6 +41,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string, learn bool) *inco
 	}
 	grpc, remaining, excess := in.timeLeft(ctx, header)
 	in.traceArrival(remaining, excess)
+	in.countArrival(ctx, remaining)
 	in.refuse(ctx, remaining)
 	if s.mode == Enforce && in.refusal == nil && grpc-remaining > derived {
 		ctx, in.cancel = context.WithDeadline(ctx, in.arrived.Add(remaining))
@@ -76,6 +81,7 @@ func (in *incoming) timeLeft(ctx context.Context, h wire.Context) (grpc, remaini
 	if h.HasDeadline {
 		remaining = deadline.OnArrival(h.Deadline, h.Sent, excess, grpc)
 	}
+	in.waited = remaining
 	if grpc == unbounded && in.defaultDeadline > 0 {
 		remaining = min(remaining, in.defaultDeadline)
 	}
@@ -104,8 +110,7 @@ func (in *incoming) refuse(ctx context.Context, remaining time.Duration) {
 	default:
 		return
 	}
-	in.count.refusal(ctx, in.method, reason, in.mode)
-	in.traceRefusal(reason)
+	in.refused(ctx, reason)
 	if in.mode == Enforce {
 		in.refusal = newError(codes.DeadlineExceeded, reason, message)
 	}

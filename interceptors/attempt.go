@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 // attempt is one attempt of a call: what it set out with, and what came back.
 type attempt struct {
+	self    attemptContext
 	n       int // from 1
 	began   time.Time
 	timeout time.Duration // of its own, or 0
@@ -62,22 +64,41 @@ func (k *call) begin(a *attempt, keep int) (ctx context.Context, cancel context.
 	}
 	header := k.header(ctx, a)
 	ctx = k.startAttempt(ctx, a)
-	return k.outgoing(ctx, a, header), cancel
+	a.self = attemptContext{Context: k.outgoing(ctx, a, header), call: k, attempt: a}
+	return &a.self, cancel
+}
+
+// attemptContext is the context of an attempt, by which logs know it. It is part
+// of the attempt, so that it costs no allocation.
+type attemptContext struct {
+	context.Context
+	call    *call
+	attempt *attempt
+}
+
+type attemptKey struct{}
+
+// Value returns the context under its own key.
+func (c *attemptContext) Value(key any) any {
+	if key == (attemptKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
 }
 
 // invoke makes one attempt of a unary call, and settles by what comes back.
 func (k *call) invoke(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
-	a := &k.last
-	if k.attempts > 0 {
-		k.last = attempt{}
-	} else { // all attempts fill in the same
-		k.opts = k.observed(a, k.opts, func(error) { a.finished.Store(true) })
+	opts := k.opts
+	if k.attempts > 0 { // somebody may still hold what was the last attempt's
+		k.last, opts = &attempt{}, slices.Clip(opts)
 	}
+	a := k.last
+	opts = k.observed(a, opts, func(error) { a.finished.Store(true) })
 	ctx, cancel := k.begin(a, 0)
 	if cancel != nil {
 		defer cancel()
 	}
-	err := invoker(ctx, k.fullMethod, req, reply, cc, k.opts...)
+	err := invoker(ctx, k.fullMethod, req, reply, cc, opts...)
 	k.settle(a, err)
 	return err
 }
@@ -161,7 +182,11 @@ func (k *call) header(ctx context.Context, a *attempt) wire.Context {
 // outgoing returns the context of an attempt with its metadata.
 func (k *call) outgoing(ctx context.Context, a *attempt, h wire.Context) context.Context {
 	var buf [wire.MaxLen]byte
-	kv := append(make([]string, 0, 6), wire.ContextKey, string(h.Append(buf[:0])))
+	kv := make(pairs, 0, 10)
+	if k.trace != nil {
+		k.trace.propagators.Inject(ctx, &kv)
+	}
+	kv = append(kv, wire.ContextKey, string(h.Append(buf[:0])))
 	if a.n > 1 {
 		kv = append(kv, previousAttemptsKey, strconv.Itoa(a.n-1))
 	}

@@ -41,8 +41,7 @@ func (in *incoming) serve(req any, handler grpc.UnaryHandler) (any, error) {
 	}
 	key, reason, err := in.readKey(m, req)
 	if err != nil {
-		in.count.refusal(&in.request, in.method, reason, in.mode)
-		in.traceRefusal(reason)
+		in.refused(&in.request, reason)
 		if in.mode == Enforce {
 			return nil, err
 		}

@@ -31,7 +31,7 @@ type Client struct {
 	buffered atomic.Int64 // bytes that streams keep
 
 	trace *tracing // nil if there is no provider
-	count *counters
+	count *clientCounters
 }
 
 // NewClient returns a client. Without options it makes up to three attempts of
@@ -55,10 +55,13 @@ func NewClient(opts ...ClientOption) (*Client, error) {
 	if c.mode == Observe {
 		c.budget = c.budget.Twin() // what would have been spent is not
 	}
-	var errs [2]error
-	c.trace = newTracing(&c.settings)
-	c.count, errs[0] = newCounters(&c.settings)
+	var errs [3]error
+	if c.trace = newTracing(&c.settings); c.trace != nil {
+		c.trace.attemptKind = c.attemptKind
+	}
+	c.count, errs[0] = newClientCounters(&c.settings)
 	c.declared, errs[1] = readDeclarations(protoregistry.GlobalFiles)
+	errs[2] = c.observeBudget()
 	if err := errors.Join(append(c.errs, errs[:]...)...); err != nil {
 		return nil, err
 	}
@@ -111,7 +114,7 @@ func (k *call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 	}
 	for again := true; again; {
 		err = k.invoke(req, reply, cc, invoker)
-		again, err = k.again(&k.last, err)
+		again, err = k.again(k.last, err)
 	}
 	k.last.tell(k.observers)
 	return err

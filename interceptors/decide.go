@@ -27,6 +27,19 @@ const (
 	outrun       decision = "hedge_lost"    // another attempt of the call was sooner
 )
 
+// Reasons for a decision not to retry that does not tell enough by itself.
+const (
+	becauseCode      = "code"            // the policy does not name it
+	becauseCancelled = "cancelled"       // the application cancelled the call
+	becauseCommitted = "committed"       // the application has had a part of the stream's response
+	becauseLocal     = "local"           // the error was made on this side
+	becausePassed    = "passed"          // the deadline has passed
+	becauseTooShort  = "too_short"       // it leaves no time for the pause and another attempt
+	becauseRequest   = "request_tokens"  // the request's tokens are used, or lent to its other calls
+	becauseTarget    = "target_tokens"   // the target is sent no more extra attempts for now
+	becauseThrottled = "retry_throttled" // retryThrottling has closed
+)
+
 // again judges the attempt that has ended with err, and waits for the time of
 // the next if there is one. If not, it returns the error of the call.
 func (k *call) again(a *attempt, err error) (bool, error) {
@@ -50,6 +63,7 @@ func (k *call) judge(a *attempt, err error) (d decision, wanting bool, pause tim
 	}
 	pause = k.nextPause(parsePushback(a.reply()))
 	if end, ok := k.ctx.Deadline(); ok && end.Sub(now) <= pause+k.transit(now) {
+		k.reason = becauseTooShort
 		return outOfTime, false, 0
 	}
 	paid, wanting := k.pay(now, a)
@@ -63,14 +77,16 @@ func (k *call) judge(a *attempt, err error) (d decision, wanting bool, pause tim
 // far as time and tokens go, or none and why. Which codes may be repeated is
 // for repeats to say.
 func (k *call) verdict(a *attempt, err error, repeats func(codes.Code) bool) decision {
+	k.reason = ""
 	if err == nil {
 		return done
 	}
 	switch k.ctx.Err() {
 	case context.DeadlineExceeded:
-		k.ranOut = true
+		k.ranOut, k.reason = true, becausePassed
 		return outOfTime
 	case context.Canceled:
+		k.reason = becauseCancelled
 		return notRetryable
 	}
 	push, code := parsePushback(a.reply()), codeOf(err)
@@ -87,9 +103,10 @@ func (k *call) verdict(a *attempt, err error, repeats func(codes.Code) bool) dec
 	}
 	switch ranOut := a.ranOut(err); {
 	case ranOut && a.timeout == 0:
-		k.ranOut = true
+		k.ranOut, k.reason = true, becausePassed
 		return outOfTime
 	case !ranOut && !repeats(code) && !k.comesBack(err):
+		k.reason = becauseCode
 		return notRetryable
 	}
 	if k.seen && !k.safe() {
@@ -127,11 +144,17 @@ func (k *call) pay(now time.Time, a *attempt) (paid, wanting bool) {
 
 // charge takes a token for another attempt, and one of the target's.
 func (k *call) charge(now time.Time, lost *budget.Lease) (paid, wanting bool) {
-	if k.target.throttle.closed() || k.target.meter.Take(now, 1) == 0 {
+	if k.target.throttle.closed() {
+		k.reason = becauseThrottled
+		return false, false
+	}
+	if k.target.meter.Take(now, 1) == 0 {
+		k.reason = becauseTarget
 		return false, false
 	}
 	if !k.allotment.Spend(now) && (lost == nil || !lost.Credit()) {
 		k.target.meter.Put(now, 1)
+		k.reason = becauseRequest
 		return false, true
 	}
 	k.paid = true
@@ -151,6 +174,8 @@ func (k *call) refund(now time.Time) {
 func (k *call) pause(a *attempt, last error) (again bool, err error) {
 	k.tracePause(a, last)
 	if k.paused > 0 {
+		began := time.Now()
+		defer func() { k.idle += time.Since(began) }()
 		timer := time.NewTimer(k.paused)
 		defer timer.Stop()
 		select {
@@ -164,9 +189,9 @@ func (k *call) pause(a *attempt, last error) (again bool, err error) {
 	k.ended = time.Now()
 	k.abandoned = true
 	if errors.Is(k.ctx.Err(), context.Canceled) {
-		k.decision = notRetryable
+		k.decision, k.reason = notRetryable, becauseCancelled
 		return false, cancelledError()
 	}
-	k.decision = outOfTime
+	k.decision, k.reason = outOfTime, becausePassed
 	return false, last
 }

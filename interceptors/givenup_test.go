@@ -207,9 +207,9 @@ func TestCallCancelledInAPause(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		compare(t, tree(recorder.Ended()), `
-hopbound.call Idempotent [internal] Error {attempts=1 decision=not_retryable rpc.response.status_code=CANCELLED}
+hopbound.call Idempotent [internal] Error {attempts=1 decision=not_retryable reason=cancelled rpc.response.status_code=CANCELLED}
   * hopbound.backoff {backoff_ms=60000 reason=backoff rpc.response.status_code=UNAVAILABLE}
-  Idempotent [client] Error {attempt=1 budget.leased=3 budget.used=0 decision=not_retryable rpc.response.status_code=UNAVAILABLE}
+  Idempotent [client] Error {attempt=1 budget.leased=3 budget.used=0 decision=not_retryable reason=cancelled rpc.response.status_code=UNAVAILABLE}
 `)
 	})
 }

@@ -76,7 +76,9 @@ func (k *call) race(run func(ctx context.Context, r *runner) error) (*runner, er
 	for {
 		select {
 		case <-h.timer.C:
-			h.next(nil)
+			if h.next(nil) == retried && h.span != nil {
+				h.event("hopbound.hedge", attrBackoff.Float64(millis(h.delay)), attrAttempt.Int(h.attempts))
+			}
 		case r := <-h.results:
 			if h.ended(r) {
 				h.stop(r)
@@ -101,6 +103,7 @@ type race struct {
 	stays   bool // the winner goes on, as a stream does
 	running []*runner
 	closed  bool
+	because string // the reason for which it is closed, if the decision does not tell enough
 }
 
 // start starts an attempt. It keeps a token for each that may follow.
@@ -134,16 +137,17 @@ func (h *race) next(failed *runner) decision {
 	d := retried
 	switch end, ok := h.ctx.Deadline(); {
 	case h.closed:
+		h.reason = h.because
 		return h.decision
 	case h.attempts >= h.most:
 		d = exhausted
 	case h.ctx.Err() != nil, ok && end.Sub(now) <= h.transit(now):
-		d = outOfTime
+		d, h.reason = outOfTime, becauseTooShort
 	case !h.payNext(now, failed):
 		d = budgetEmpty
 	}
 	if d != retried {
-		h.closed, h.decision = true, d
+		h.closed, h.decision, h.because = true, d, h.reason
 		h.timer.Stop()
 		return d
 	}
@@ -175,7 +179,7 @@ func (h *race) ended(r *runner) bool {
 		r.cancel()
 	}
 	if r.err == nil {
-		h.decision, h.wanting = done, false
+		h.decision, h.wanting, h.reason = done, false, ""
 		if h.attempts > 1 {
 			r.hedge = hedgeWon
 		}
@@ -191,12 +195,12 @@ func (h *race) ended(r *runner) bool {
 	fatal := h.ctx.Err() != nil || r.panicked != nil || r.local ||
 		!h.policy.Hedge.nonFatal(codeOf(r.err)) && !h.comesBack(r.err) && (r.timeout == 0 || !r.ranOut(r.err))
 	if r.local {
-		d = notRetryable
+		d, h.reason = notRetryable, becauseLocal
 	}
 	switch push := parsePushback(r.reply()); {
 	case d != retried:
 		if !h.closed || fatal {
-			h.closed, h.decision, h.wanting = true, d, false
+			h.closed, h.decision, h.wanting, h.because = true, d, false, h.reason
 		}
 		h.timer.Stop()
 	case push.said && len(h.running) > 0: // the next one when the server wants it
@@ -219,7 +223,7 @@ func (h *race) ended(r *runner) bool {
 func (h *race) pauseFor(r *runner, d time.Duration) (again bool, err error) {
 	now := time.Now()
 	if end, ok := h.ctx.Deadline(); ok && end.Sub(now) <= d+h.transit(now) {
-		h.closed, h.decision = true, outOfTime
+		h.closed, h.decision, h.reason = true, outOfTime, becauseTooShort
 		return false, r.err
 	}
 	h.paused = d

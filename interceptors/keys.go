@@ -68,7 +68,7 @@ func handKey(ctx context.Context) (string, bool) {
 
 // invalidKey refuses a call whose key cannot be sent.
 func (k *call) invalidKey(err error) error {
-	k.count.refusal(k.ctx, k.method, ReasonKeyInvalid, k.mode)
+	k.refused(ReasonKeyInvalid)
 	k.event("hopbound.refusal", attrReason.String(ReasonKeyInvalid))
 	k.decision = notRetryable
 	return newError(codes.InvalidArgument, ReasonKeyInvalid, err.Error())

@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"strings"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -17,18 +18,48 @@ type method struct {
 	configured Policy // by the service config
 	policy     Policy // if it is the same for all calls without one of their own
 
+	spans *spanOptions // nil if there is no tracer
+	known atomic.Bool  // registered or configured, so that metrics may name it
+
 	keyed *keyedMethod // at its server, if its writes are to be run once for each key
 }
 
 func newMethod(fullMethod string, declared declarations) *method {
 	name := strings.TrimPrefix(fullMethod, "/")
-	return &method{full: fullMethod, name: name, level: declaredLevel(findMethod(name)), declared: declared[fullMethod]}
+	descriptor := findMethod(name)
+	m := &method{full: fullMethod, name: name, level: declaredLevel(descriptor), declared: declared[fullMethod]}
+	m.known.Store(descriptor != nil)
+	return m
+}
+
+// otherMethods is how metrics name all methods that are neither registered nor
+// configured, whose names might be any (gRFC A66).
+const otherMethods = "other"
+
+// label returns the method's name in metrics.
+func (m *method) label() string {
+	if m.known.Load() {
+		return m.name
+	}
+	return otherMethods
+}
+
+// register notes that the method is one of those that the program is made with.
+func (m *method) register() {
+	if !m.known.Load() {
+		m.known.Store(true)
+	}
 }
 
 func (c *Client) newMethod(fullMethod string) *method {
 	m := newMethod(fullMethod, c.declared)
+	m.spans = c.trace.options(m.name)
 	m.configured = c.config.methods.ForMethod(fullMethod)
-	if literals, fixed := c.policy.(MethodPolicies); fixed {
+	literals, fixed := c.policy.(MethodPolicies)
+	if literals.names(fullMethod) || c.config.methods.names(fullMethod) {
+		m.known.Store(true)
+	}
+	if fixed {
 		literal := literals.ForMethod(fullMethod)
 		m.policy = resolve(&literal, &m.configured, &m.declared.policy)
 	}
@@ -37,6 +68,7 @@ func (c *Client) newMethod(fullMethod string) *method {
 
 func (s *Server) newMethod(fullMethod string) *method {
 	m := newMethod(fullMethod, s.declared)
+	m.spans = s.trace.options(m.name)
 	m.keyed = s.newKeyed(m)
 	return m
 }

@@ -3,105 +3,91 @@ package interceptors
 import (
 	"context"
 	"errors"
-	"time"
 
-	"github.com/hopbound/hopbound/idempotency"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
 
-// counters count what happens. They are nil, and nothing is spent, if there is
-// no meter provider.
+// Attributes of metrics, beside those that spans have too. The first three are
+// gRFC A66's.
+const (
+	attrGRPCMethod = attribute.Key("grpc.method")
+	attrGRPCTarget = attribute.Key("grpc.target")
+	attrGRPCStatus = attribute.Key("grpc.status")
+	attrSide       = attribute.Key("hopbound.side")
+	attrBudget     = attribute.Key("hopbound.budget")
+)
+
+// Sides of a call.
+const (
+	sideClient = "client"
+	sideServer = "server"
+)
+
+// latencyBounds are bounds in seconds, those of gRFC A66.
+func latencyBounds() metric.HistogramOption {
+	return metric.WithExplicitBucketBoundaries(0, 1e-5, 5e-5, 1e-4, 3e-4, 6e-4, 8e-4, .001, .002, .003, .004, .005, .006, .008, .01,
+		.013, .016, .02, .025, .03, .04, .05, .065, .08, .1, .13, .16, .2, .25, .3, .4, .5, .65, .8, 1, 2, 5, 10, 20, 50, 100)
+}
+
+// instruments makes the instruments of a meter, and keeps what is wrong with
+// them.
+type instruments struct {
+	meter metric.Meter
+	errs  []error
+}
+
+// newInstruments returns nil if there is no meter provider.
+func newInstruments(s *settings) *instruments {
+	if s.meters == nil {
+		return nil
+	}
+	return &instruments{meter: s.meters.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL))}
+}
+
+func (i *instruments) counter(name, unit, description string) metric.Int64Counter {
+	c, err := i.meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
+	i.errs = append(i.errs, err)
+	return c
+}
+
+func (i *instruments) counts(name, unit, description string, bounds ...float64) metric.Int64Histogram {
+	h, err := i.meter.Int64Histogram(name, metric.WithUnit(unit), metric.WithDescription(description),
+		metric.WithExplicitBucketBoundaries(bounds...))
+	i.errs = append(i.errs, err)
+	return h
+}
+
+func (i *instruments) seconds(name, description string, bounds metric.HistogramOption) metric.Float64Histogram {
+	h, err := i.meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description), bounds)
+	i.errs = append(i.errs, err)
+	return h
+}
+
+func (i *instruments) err() error { return errors.Join(i.errs...) }
+
+// counters count what happens at both sides.
 type counters struct {
-	attempts metric.Int64Counter
+	side     string
+	mode     string
 	refusals metric.Int64Counter
 	ignored  metric.Int64Counter
-	keyed    metric.Int64Counter
-	steps    metric.Float64Histogram
 }
 
-func newCounters(s *settings) (*counters, error) {
-	if s.meters == nil {
-		return nil, nil //nolint:nilnil // nil counters count nothing
-	}
-	meter := s.meters.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL))
-	var (
-		c    counters
-		errs [5]error
-	)
-	c.attempts, errs[0] = meter.Int64Counter("hopbound.client.attempts", metric.WithUnit("{attempt}"),
-		metric.WithDescription("Attempts of outgoing calls, by what was decided when they ended."))
-	c.refusals, errs[1] = meter.Int64Counter("hopbound.refusals", metric.WithUnit("{call}"),
-		metric.WithDescription("Calls refused by client or server for want of time, by reason."))
-	c.ignored, errs[2] = meter.Int64Counter("hopbound.malformed", metric.WithUnit("{value}"),
-		metric.WithDescription("Values in metadata that were malformed and ignored, by key."))
-	c.keyed, errs[3] = meter.Int64Counter("hopbound.idempotency.calls", metric.WithUnit("{call}"),
-		metric.WithDescription("Incoming calls with an idempotency key, by what became of them."))
-	c.steps, errs[4] = meter.Float64Histogram("hopbound.idempotency.store.duration", metric.WithUnit("s"),
-		metric.WithDescription("Duration of steps of the idempotency store, by step and whether it answered."),
-		metric.WithExplicitBucketBoundaries(stepBuckets()...))
-	return &c, errors.Join(errs[:]...)
-}
-
-// stepBuckets are bounds in seconds, from what a store in memory takes to the
-// longest wait.
-func stepBuckets() []float64 {
-	return []float64{1e-6, 1e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, .1, .25, .5, 1, 2.5, 5, 10}
-}
-
-func (c *counters) attempt(ctx context.Context, m *method, d decision, mode Mode) {
-	if c != nil {
-		c.attempts.Add(ctx, 1, metric.WithAttributes(semconv.RPCMethod(m.name),
-			attrDecision.String(string(d)), attrMode.String(mode.String())))
+func newCounters(i *instruments, side string, mode Mode) counters {
+	return counters{
+		side: side, mode: mode.String(),
+		refusals: i.counter("hopbound.refusals", "{call}", "Calls refused without being made or run, by reason."),
+		ignored:  i.counter("hopbound.malformed", "{value}", "Values in metadata that were malformed and ignored, by key."),
 	}
 }
 
-func (c *counters) refusal(ctx context.Context, m *method, reason string, mode Mode) {
-	if c != nil {
-		c.refusals.Add(ctx, 1, metric.WithAttributes(semconv.RPCMethod(m.name),
-			attrReason.String(reason), attrMode.String(mode.String())))
-	}
+func (c *counters) refusal(ctx context.Context, m *method, reason string) {
+	c.refusals.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.label()), attrSide.String(c.side),
+		attrReason.String(reason), attrMode.String(c.mode)).add...)
 }
 
 func (c *counters) malformed(ctx context.Context, m *method, key string) {
-	if c != nil {
-		c.ignored.Add(ctx, 1, metric.WithAttributes(semconv.RPCMethod(m.name), attrHeader.String(key)))
-	}
-}
-
-// Steps of a store.
-const (
-	stepBegin    = "begin"
-	stepComplete = "complete"
-	stepExtend   = "extend"
-	stepRelease  = "release"
-	stepWait     = "wait"
-)
-
-func (c *counters) storeStep(ctx context.Context, kind, step string, took time.Duration, err error) {
-	if c == nil {
-		return
-	}
-	result := "ok"
-	switch {
-	case err == nil:
-	case errors.Is(err, idempotency.ErrLeaseLost):
-		result = keyLost
-	case errors.Is(err, idempotency.ErrFull):
-		result = keyFull
-	case errors.Is(err, idempotency.ErrCorrupt):
-		result = keyCorrupt
-	case step == stepWait && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
-		result = "ended"
-	default:
-		result = "error"
-	}
-	c.steps.Record(ctx, took.Seconds(), metric.WithAttributes(
-		attrStore.String(kind), attrStep.String(step), attrResult.String(result)))
-}
-
-func (c *counters) keyedCall(ctx context.Context, m *method, became string) {
-	if c != nil {
-		c.keyed.Add(ctx, 1, metric.WithAttributes(semconv.RPCMethod(m.name), attrKeyOutcome.String(became)))
-	}
+	c.ignored.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.label()), attrSide.String(c.side), attrHeader.String(key)).add...)
 }

@@ -68,7 +68,7 @@ func TestClientThatObservesChangesNothingAndCountsWhatItWouldHaveDone(t *testing
 	if !ok || !h.HasSent || h.HasBudget {
 		t.Errorf("sent %+v, want a time and no budget", h)
 	}
-	want := "hopbound.decision=retried,hopbound.mode=observe,rpc.method=hopbound.test.v1.TestService/Idempotent"
+	want := "grpc.method=hopbound.test.v1.TestService/Idempotent,grpc.target=passthrough:///node,hopbound.decision=retried,hopbound.mode=observe"
 	if got := sums(t, reader, "hopbound.client.attempts"); got[want] != 1 {
 		t.Errorf("counted %v, want one %s", got, want)
 	}
@@ -102,7 +102,7 @@ func TestServerThatObservesRefusesNothingAndMarksNothing(t *testing.T) {
 	if leaf.calls.Load() != 3 || len(trailer["grpc-retry-pushback-ms"]) != 0 || !strings.HasPrefix(trailer["hop-report"][0], "1;u=2;") {
 		t.Errorf("%d calls, trailer %v; want 3 calls, a report of 2 used and no mark", leaf.calls.Load(), trailer)
 	}
-	want := "hopbound.mode=observe,hopbound.reason=DEADLINE_EXPIRED,rpc.method=hopbound.test.v1.TestService/Idempotent"
+	want := "grpc.method=hopbound.test.v1.TestService/Idempotent,hopbound.mode=observe,hopbound.reason=DEADLINE_EXPIRED,hopbound.side=server"
 	if got := sums(t, reader, "hopbound.refusals"); got[want] != 1 {
 		t.Errorf("counted %v, want one %s", got, want)
 	}
@@ -129,7 +129,7 @@ func TestMalformedHeaderBreaksNothingAndIsCounted(t *testing.T) {
 			if err := idempotent(n.dial())(ctx); err != nil || leaf.calls.Load() != 2 {
 				t.Errorf("%v after %d calls; want a root that retries", err, leaf.calls.Load())
 			}
-			want := "hopbound.header=hop-context,rpc.method=hopbound.test.v1.TestService/Idempotent"
+			want := "grpc.method=hopbound.test.v1.TestService/Idempotent,hopbound.header=hop-context,hopbound.side=server"
 			if got := sums(t, reader, "hopbound.malformed"); got[want] != 1 {
 				t.Errorf("counted %v, want one %s", got, want)
 			}

@@ -70,6 +70,7 @@ type clientSettings struct {
 	callBuffer   int
 	clientBuffer int
 	fixedReserve time.Duration
+	attemptKind  trace.SpanKind
 	hasReserve   bool
 	strict       bool
 	errs         []error
@@ -118,6 +119,21 @@ func WithTracerProvider(provider trace.TracerProvider) Option {
 	return option(func(s *settings) error {
 		s.tracers = provider
 		return nil
+	})
+}
+
+// WithAttemptSpans sets the kind of the spans of attempts. Without it, they are
+// CLIENT spans but on connections with a stats handler of otelgrpc or of grpc-go's
+// stats/opentelemetry, which makes a CLIENT span itself below each attempt: there
+// they are INTERNAL. Set [trace.SpanKindInternal] where a stats handler of another
+// kind does so, and [trace.SpanKindClient] where such a handler makes none, because
+// it has no tracer provider.
+func WithAttemptSpans(kind trace.SpanKind) ClientOption {
+	return clientOption(func(s *clientSettings) {
+		if kind != trace.SpanKindInternal && kind != trace.SpanKindClient {
+			s.errs = append(s.errs, fmt.Errorf("WithAttemptSpans(%v): must be internal or client", kind))
+		}
+		s.attemptKind = kind
 	})
 }
 

@@ -20,6 +20,7 @@ type call struct {
 
 	fullMethod string
 	method     *method
+	conn       *grpc.ClientConn
 	target     *target
 	policy     Policy
 	key        idempotency.Key
@@ -40,15 +41,18 @@ type call struct {
 
 	streaming bool
 	attempts  int
-	last      attempt // the attempt under way or the last one, where there is one at a time
+	first     attempt
+	last      *attempt // the attempt under way or the last one, where there is one at a time
 	ended     time.Time
 
 	seen      bool          // a server may have seen an attempt
 	paid      bool          // the coming attempt is charged already
 	paused    time.Duration // the last pause
+	idle      time.Duration // all pauses together
 	backedOff time.Duration // the last that was a backoff, since the last pushback
 	pauses    int           // backoffs since the last pushback
 	decision  decision
+	reason    string // for the decision, if it does not tell enough
 	wanting   bool // only a token was missing
 	ranOut    bool // its time was over, rather than too short for another attempt
 	abandoned bool // it ended while another attempt was to be made
@@ -62,7 +66,8 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 	k.Client = c
 	k.fullMethod = fullMethod
 	k.method = c.methods.get(fullMethod, c.newMethod)
-	k.target = c.target(cc)
+	k.conn, k.target = cc, c.target(cc)
+	k.last = &k.first
 	k.began = time.Now()
 	k.ended = k.began // as it is if no attempt is made
 	k.key, k.hasKey = idempotency.ForCall(ctx, fullMethod, false)
@@ -135,6 +140,9 @@ func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
 			}
 		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption:
 			k.observers = append(k.observers, o)
+		case grpc.StaticMethodCallOption: // generated code says that it made the call (gRFC A66)
+			k.method.register()
+			k.opts = append(k.opts, o)
 		default:
 			k.opts = append(k.opts, o)
 		}
@@ -172,8 +180,7 @@ func (k *call) refuse() error {
 	default:
 		return nil
 	}
-	k.count.refusal(k.ctx, k.method, reason, k.mode)
-	k.event("hopbound.refusal", attrReason.String(reason))
+	k.refused(reason)
 	if k.mode == Observe {
 		return nil
 	}

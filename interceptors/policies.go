@@ -35,6 +35,12 @@ func (m MethodPolicies) ForMethod(fullMethod string) Policy {
 	return m[""]
 }
 
+// names reports whether a method has a policy under its own name.
+func (m MethodPolicies) names(fullMethod string) bool {
+	_, ok := m[fullMethod]
+	return ok
+}
+
 func (m MethodPolicies) validate() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(m)) {

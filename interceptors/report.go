@@ -47,6 +47,7 @@ func (in *incoming) close(err error) (used int, took time.Duration) {
 	if in.floor != nil && err == nil && !in.replayed {
 		in.floor.Learn(now.Sub(in.begun), took)
 	}
+	in.countEnd(err, now)
 	in.endServer(err, used)
 	if in.cancel != nil {
 		in.cancel()

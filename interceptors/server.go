@@ -29,8 +29,10 @@ type Server struct {
 	methods cache[method]
 	floors  cache[deadline.Floor]
 
+	serverSeries cache[serverSeries]
+
 	trace *tracing // nil if there is no provider
-	count *counters
+	count *serverCounters
 
 	storeKind string // as metrics name it
 }
@@ -46,7 +48,7 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 	}
 	var errs [4]error
 	s.trace = newTracing(&s.settings)
-	s.count, errs[0] = newCounters(&s.settings)
+	s.count, errs[0] = newServerCounters(&s.settings)
 	s.declared, errs[1] = readDeclarations(protoregistry.GlobalFiles)
 	errs[2] = s.checkFloors()
 	errs[3] = s.checkKeyed()
@@ -89,7 +91,7 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 // [WithIdempotency] a call may be answered without what comes after it.
 func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
-		in := s.admit(ctx, info.FullMethod, s.adaptiveFloor)
+		in := s.admit(ctx, info.FullMethod, true, s.adaptiveFloor)
 		ended := false
 		defer func() {
 			if !ended { // it may yet be recovered, and then replied to
@@ -118,8 +120,9 @@ type incoming struct {
 	method  *method
 	floor   *deadline.Floor // nil if it is not learned
 	arrived time.Time
-	hop     bool  // the caller leased tokens, even if none
-	refusal error // what is returned instead of running the handler
+	waited  time.Duration // how long its caller waits, from then on
+	hop     bool          // the caller leased tokens, even if none
+	refusal error         // what is returned instead of running the handler
 
 	replayed bool // nor did it run if this is set
 

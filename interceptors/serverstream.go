@@ -15,7 +15,7 @@ import (
 // are put together by hand. Put it first.
 func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-		in := s.admit(ss.Context(), info.FullMethod, false)
+		in := s.admit(ss.Context(), info.FullMethod, srv != nil, false)
 		ended := false
 		defer func() {
 			if !ended { // it may yet be recovered, and then replied to

@@ -198,7 +198,7 @@ func (s *streamCall) finishLocked(a *streamAttempt, err error) {
 	s.settleStream(a, err)
 	s.decision, s.wanting = s.verdict(a.attempt, err, s.policy.retries), false
 	if s.decision == retried { // it might have been, before the stream was committed
-		s.decision = notRetryable
+		s.decision, s.reason = notRetryable, becauseCommitted
 	}
 	a.abandon()
 	a.traceMessages()

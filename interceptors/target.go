@@ -22,6 +22,9 @@ type target struct {
 
 	throttle throttle
 
+	label  string // in metrics
+	series cache[clientSeries]
+
 	latencies cache[latency] // by method, of those hedged at a percentile
 
 	// reports is whether a reply has ever brought a report. From then on, a
@@ -42,6 +45,10 @@ func (c *Client) target(cc *grpc.ClientConn) *target {
 		name = otherTargets
 	}
 	return c.targets.get(name, func(string) *target {
-		return &target{meter: c.budget.Twin(), throttle: newThrottle(c.config.throttle)}
+		t := &target{meter: c.budget.Twin(), throttle: newThrottle(c.config.throttle), label: otherMethods}
+		if cc != nil && name != otherTargets {
+			t.label = cc.CanonicalTarget()
+		}
+		return t
 	})
 }

@@ -1,0 +1,115 @@
+package interceptors
+
+import (
+	"context"
+	"runtime"
+	"time"
+
+	"github.com/hopbound/hopbound/budget"
+	"go.opentelemetry.io/otel/metric"
+	"google.golang.org/grpc/codes"
+)
+
+// clientCounters count what a client does. They are nil if there is no meter
+// provider.
+type clientCounters struct {
+	counters
+	calls    metric.Int64Counter
+	attempts metric.Int64Counter
+	retries  metric.Int64Histogram
+	hedges   metric.Int64Histogram
+	delay    metric.Float64Histogram
+}
+
+func newClientCounters(s *settings) (*clientCounters, error) {
+	i := newInstruments(s)
+	if i == nil {
+		return nil, nil //nolint:nilnil // nil counters count nothing
+	}
+	c := &clientCounters{
+		counters: newCounters(i, sideClient, s.mode),
+		calls:    i.counter("hopbound.client.calls", "{call}", "Outgoing calls that have ended, with all their attempts, by the status that the application got."),
+		attempts: i.counter("hopbound.client.attempts", "{attempt}", "Attempts of outgoing calls, by what was decided when they ended."),
+		retries:  i.counts("grpc.client.call.retries", "{retry}", "Retries of an outgoing call, of those that had any.", 1, 2, 3, 4, 5, 10),
+		hedges:   i.counts("grpc.client.call.hedges", "{hedge}", "Hedges of an outgoing call, of those that had any.", 1, 2, 3, 4, 5, 10),
+		delay:    i.seconds("grpc.client.call.retry_delay", "Time during an outgoing call in which no attempt was under way, of calls that had any.", latencyBounds()),
+	}
+	return c, i.err()
+}
+
+// observeBudget lets the meter ask for the balance of a client's purse, as long
+// as there is the client.
+func (c *Client) observeBudget() error {
+	i := newInstruments(&c.settings)
+	if i == nil {
+		return nil
+	}
+	gauge, err := i.meter.Float64ObservableGauge("hopbound.budget.balance", metric.WithUnit("{token}"),
+		metric.WithDescription("Tokens in the purse that pays for extra attempts of the requests that begin here; below zero is debt."))
+	if err != nil {
+		return err
+	}
+	named := metric.WithAttributes(attrBudget.String(c.budget.Name()), attrMode.String(c.mode.String()))
+	registration, err := i.meter.RegisterCallback(func(purse *budget.Budget) metric.Callback {
+		return func(_ context.Context, o metric.Observer) error {
+			o.ObserveFloat64(gauge, purse.Balance(), named)
+			return nil
+		}
+	}(c.budget), gauge)
+	if err == nil {
+		runtime.AddCleanup(c, func(r metric.Registration) { _ = r.Unregister() }, registration)
+	}
+	return err
+}
+
+// decisions are all there are, in the order of their series.
+var decisions = [...]decision{
+	done, retried, exhausted, budgetEmpty, outOfTime, notRetryable, unsafe, pushedBack, marked, outrun,
+}
+
+// clientSeries are the series of one method at one target.
+type clientSeries struct {
+	method, target string
+	both           *labels
+	calls          codeLabels
+	attempts       [len(decisions)]lazyLabels
+}
+
+// series returns the series of the call's method and target.
+func (k *call) series() *clientSeries {
+	return k.target.series.get(k.method.label(), func(method string) *clientSeries {
+		s := &clientSeries{method: method, target: k.target.label}
+		s.both = newLabels(attrGRPCMethod.String(method), attrGRPCTarget.String(s.target))
+		return s
+	})
+}
+
+// attempt counts an attempt by what was decided on it.
+func (c *clientCounters) attempt(ctx context.Context, s *clientSeries, d decision) {
+	for i := range decisions {
+		if decisions[i] == d {
+			c.attempts.Add(ctx, 1, s.attempts[i].get(func() *labels {
+				return newLabels(attrGRPCMethod.String(s.method), attrGRPCTarget.String(s.target),
+					attrDecision.String(string(d)), attrMode.String(c.mode))
+			}).add...)
+			return
+		}
+	}
+}
+
+// call counts a call that has ended.
+func (c *clientCounters) call(ctx context.Context, s *clientSeries, code codes.Code, extra int, hedged bool, delay time.Duration) {
+	c.calls.Add(ctx, 1, s.calls.get(code, func(name string) *labels {
+		return newLabels(attrGRPCMethod.String(s.method), attrGRPCTarget.String(s.target),
+			attrGRPCStatus.String(name), attrMode.String(c.mode))
+	}).add...)
+	switch {
+	case extra > 0 && hedged:
+		c.hedges.Record(ctx, int64(extra), s.both.record...)
+	case extra > 0:
+		c.retries.Record(ctx, int64(extra), s.both.record...)
+	}
+	if delay > 0 {
+		c.delay.Record(ctx, delay.Seconds(), s.both.record...)
+	}
+}

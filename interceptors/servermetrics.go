@@ -1,0 +1,116 @@
+package interceptors
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"go.opentelemetry.io/otel/metric"
+	"google.golang.org/grpc/codes"
+)
+
+// serverCounters count what a server does. They are nil if there is no meter
+// provider.
+type serverCounters struct {
+	counters
+	calls    metric.Int64Counter
+	headroom metric.Float64Histogram
+	wasted   metric.Float64Counter
+	keyed    metric.Int64Counter
+	steps    metric.Float64Histogram
+}
+
+func newServerCounters(s *settings) (*serverCounters, error) {
+	i := newInstruments(s)
+	if i == nil {
+		return nil, nil //nolint:nilnil // nil counters count nothing
+	}
+	c := &serverCounters{
+		counters: newCounters(i, sideServer, s.mode),
+		calls:    i.counter("hopbound.server.calls", "{call}", "Incoming calls that have ended, by status."),
+		headroom: i.seconds("hopbound.server.deadline.headroom", "Time left until its deadline when a call arrived, of calls that have one; 0 if it had passed.", latencyBounds()),
+		keyed:    i.counter("hopbound.idempotency.calls", "{call}", "Incoming calls with an idempotency key, by what became of them."),
+		steps: i.seconds("hopbound.idempotency.store.duration", "Duration of steps of the idempotency store, by step and whether it answered.",
+			metric.WithExplicitBucketBoundaries(1e-6, 1e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, .1, .25, .5, 1, 2.5, 5, 10)),
+	}
+	wasted, err := i.meter.Float64Counter("hopbound.server.wasted", metric.WithUnit("s"),
+		metric.WithDescription("Time that incoming calls were worked on after their deadline, when nobody waited for them any more."))
+	c.wasted = wasted
+	return c, errors.Join(i.err(), err)
+}
+
+// serverSeries are the series of one method.
+type serverSeries struct {
+	method string
+	only   *labels
+	calls  codeLabels
+}
+
+// series returns the series of the call's method.
+func (in *incoming) series() *serverSeries {
+	return in.Server.serverSeries.get(in.method.label(), func(method string) *serverSeries {
+		return &serverSeries{method: method, only: newLabels(attrGRPCMethod.String(method))}
+	})
+}
+
+// countArrival measures how much time a call has when it arrives.
+func (in *incoming) countArrival(ctx context.Context, remaining time.Duration) {
+	if in.count != nil && remaining != unbounded {
+		in.count.headroom.Record(ctx, max(0, remaining).Seconds(), in.series().only.record...)
+	}
+}
+
+// countEnd counts a call that has ended, and the work on it for nobody.
+func (in *incoming) countEnd(err error, now time.Time) {
+	c := in.count
+	if c == nil {
+		return
+	}
+	code, s := codes.OK, in.series()
+	if err != nil {
+		code = codeOf(err)
+	}
+	c.calls.Add(&in.request, 1, s.calls.get(code, func(name string) *labels {
+		return newLabels(attrGRPCMethod.String(s.method), attrGRPCStatus.String(name), attrMode.String(c.mode))
+	}).add...)
+	if late := now.Sub(in.arrived) - max(0, in.waited); in.waited != unbounded && late > 0 {
+		c.wasted.Add(&in.request, late.Seconds(), s.only.add...)
+	}
+}
+
+// Steps of a store.
+const (
+	stepBegin    = "begin"
+	stepComplete = "complete"
+	stepExtend   = "extend"
+	stepRelease  = "release"
+	stepWait     = "wait"
+)
+
+func (c *serverCounters) storeStep(ctx context.Context, kind, step string, took time.Duration, err error) {
+	if c == nil {
+		return
+	}
+	result := "ok"
+	switch {
+	case err == nil:
+	case errors.Is(err, idempotency.ErrLeaseLost):
+		result = keyLost
+	case errors.Is(err, idempotency.ErrFull):
+		result = keyFull
+	case errors.Is(err, idempotency.ErrCorrupt):
+		result = keyCorrupt
+	case step == stepWait && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
+		result = "ended"
+	default:
+		result = "error"
+	}
+	c.steps.Record(ctx, took.Seconds(), newLabels(attrStore.String(kind), attrStep.String(step), attrResult.String(result)).record...)
+}
+
+func (c *serverCounters) keyedCall(ctx context.Context, m *method, became string) {
+	if c != nil {
+		c.keyed.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.label()), attrKeyOutcome.String(became)).add...)
+	}
+}

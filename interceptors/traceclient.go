@@ -1,0 +1,129 @@
+package interceptors
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/codes"
+)
+
+// startCall starts the span of a call, below which each attempt has one.
+func (k *call) startCall(ctx context.Context) context.Context {
+	if k.trace == nil {
+		return ctx
+	}
+	ctx, span := k.trace.tracer.Start(ctx, k.method.spans.callName, k.method.spans.call...)
+	if span.IsRecording() {
+		k.span = span
+	}
+	return ctx
+}
+
+// startAttempt starts the span of an attempt, if the call is recorded.
+func (k *call) startAttempt(ctx context.Context, a *attempt) context.Context {
+	if k.span == nil {
+		return ctx
+	}
+	opts := k.method.spans.internal
+	if k.trace.makesClientSpan(k.conn) {
+		opts = k.method.spans.client
+	}
+	ctx, a.span = k.trace.tracer.Start(ctx, k.method.name, opts...) //nolint:spancheck // endAttempt ends it
+	a.span.SetAttributes(attrAttempt.Int(a.n), attrLeased.Int(a.lease.Tokens()))
+	if d, ok := ctx.Deadline(); ok {
+		a.span.SetAttributes(attrRemaining.Float64(millis(d.Sub(a.began))), attrReserve.Float64(millis(a.reserve)))
+	}
+	return ctx
+}
+
+// endAttempt ends an attempt's span with what was decided on it, and counts it.
+func (k *call) endAttempt(a *attempt, err error, d decision) {
+	if k.count != nil {
+		k.count.attempt(&a.self, k.series(), d)
+	}
+	if a.span == nil {
+		return
+	}
+	a.span.SetAttributes(attrDecision.String(string(d)), attrUsed.Int(a.charged))
+	if k.reason != "" && d != outrun {
+		a.span.SetAttributes(attrReason.String(k.reason))
+	}
+	failed := isFailure
+	if a.hedge != "" {
+		a.span.SetAttributes(attrHedge.String(a.hedge))
+		if a.hedge == hedgeLost { // it was cancelled because it was not needed any more
+			failed = func(codes.Code) bool { return false }
+		}
+	}
+	endSpan(a.span, err, k.mode, failed, trace.WithTimestamp(a.ended))
+	a.span = nil
+}
+
+// tracePause says on the call's span why no attempt runs for a while.
+func (k *call) tracePause(a *attempt, last error) {
+	if k.span != nil {
+		reason := "backoff"
+		if p := parsePushback(a.reply()); p.said && !p.stop {
+			reason = "pushback"
+		}
+		k.event("hopbound.backoff", attrBackoff.Float64(millis(k.paused)), attrReason.String(reason),
+			semconv.RPCResponseStatusCode(codeName(codeOf(last))))
+	}
+}
+
+// endCall ends the span of the call.
+func (k *call) endCall(err error) {
+	if k.last.span != nil { // the invoker panicked
+		k.last.ended = time.Now()
+		k.decision = notRetryable
+		k.endAttempt(k.last, err, k.decision)
+	}
+	if k.count != nil {
+		code := codes.OK
+		if err != nil {
+			code = codeOf(err)
+		}
+		k.count.call(k.ctx, k.series(), code, k.attempts-1, k.policy.Hedge != nil, k.idle)
+	}
+	if k.span == nil {
+		return
+	}
+	k.span.SetAttributes(attrAttempts.Int(k.attempts), attrDecision.String(string(k.decision)))
+	if k.reason != "" {
+		k.span.SetAttributes(attrReason.String(k.reason))
+	}
+	if k.hasKey {
+		k.span.SetAttributes(attrKeyHash.String(k.key.Hash()))
+	}
+	endSpan(k.span, err, k.mode, isFailure)
+}
+
+// event adds an event to the span of the call.
+func (k *call) event(name string, attrs ...attribute.KeyValue) {
+	if k.span != nil {
+		k.span.AddEvent(name, trace.WithAttributes(attrs...))
+	}
+}
+
+// refused counts and shows a refusal, or what would be one.
+func (k *call) refused(reason string) {
+	if k.count != nil {
+		k.count.refusal(k.ctx, k.method, reason)
+	}
+	if k.span != nil {
+		k.event("hopbound.refusal", attrReason.String(reason))
+	}
+}
+
+// malformed counts and shows a value from the wire that was ignored.
+func (k *call) malformed(key string) {
+	if k.count != nil {
+		k.count.malformed(k.ctx, k.method, key)
+	}
+	if k.span != nil {
+		k.event("hopbound.malformed", attrHeader.String(key))
+	}
+}
