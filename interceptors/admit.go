@@ -31,6 +31,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn
 		in.floor = s.floors.get(fullMethod, func(string) *deadline.Floor { return &deadline.Floor{} })
 	}
 	header, malformed := s.readHeader(ctx)
+	in.request.attempt = header.Attempt
 	if header.HasBudget {
 		in.hop = true
 		in.request.allotment.Receive(header.Budget)

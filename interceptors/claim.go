@@ -40,6 +40,7 @@ func (in *incoming) serve(req any, handler grpc.UnaryHandler) (any, error) {
 		return handler(in.unkept(), req)
 	}
 	key, reason, err := in.readKey(m, req)
+	in.request.key = key
 	if err != nil {
 		in.refused(&in.request, reason)
 		if in.mode == Enforce {

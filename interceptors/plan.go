@@ -53,9 +53,9 @@ type call struct {
 	pauses    int           // backoffs since the last pushback
 	decision  decision
 	reason    string // for the decision, if it does not tell enough
-	wanting   bool // only a token was missing
-	ranOut    bool // its time was over, rather than too short for another attempt
-	abandoned bool // it ended while another attempt was to be made
+	wanting   bool   // only a token was missing
+	ranOut    bool   // its time was over, rather than too short for another attempt
+	abandoned bool   // it ended while another attempt was to be made
 
 	span trace.Span // nil if it is not recorded
 }

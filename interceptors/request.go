@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/hopbound/hopbound/budget"
+	"github.com/hopbound/hopbound/idempotency"
 	"google.golang.org/grpc/codes"
 )
 
@@ -16,6 +17,10 @@ type request struct {
 	context.Context
 	allotment  budget.Allotment
 	downstream downstream
+
+	// What logs tell of it; both are set before the handler runs.
+	attempt int             // from 1, or 0 if the caller does not tell
+	key     idempotency.Key // if it is not in the metadata, where all can see it
 }
 
 type requestKey struct{}
