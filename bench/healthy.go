@@ -11,6 +11,10 @@ import (
 
 	"github.com/hopbound/hopbound/interceptors"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -33,11 +37,20 @@ const (
 	Bare     Stack = iota // gRPC alone
 	Header                // gRPC with one header whose value is new in each call
 	Hopbound              // gRPC with Hopbound on both ends
+
+	Otelgrpc // gRPC with otelgrpc on both ends, which records one trace in a hundred
+	Traced   // gRPC with Hopbound on both ends, which does
 )
+
+// Sampled is the share of traces that are recorded, of stacks that record any.
+const Sampled = 0.01
 
 // String returns the stack's name in tables.
 func (s Stack) String() string {
-	return [...]string{"gRPC alone", "gRPC with a header of 66 bytes, new in each call", "gRPC with Hopbound"}[s]
+	return [...]string{
+		"gRPC alone", "gRPC with a header of 66 bytes, new in each call", "gRPC with Hopbound",
+		"gRPC with otelgrpc", "gRPC with Hopbound and its traces",
+	}[s]
 }
 
 // options returns what to dial and to serve with.
@@ -46,19 +59,53 @@ func (s Stack) options() ([]grpc.DialOption, []grpc.ServerOption, error) {
 	case Header:
 		return []grpc.DialOption{grpc.WithUnaryInterceptor(withHeader())}, nil, nil
 	case Hopbound:
-		client, err := interceptors.NewClient()
-		if err != nil {
-			return nil, nil, fmt.Errorf("client: %w", err)
+		return hopbound()
+	case Otelgrpc:
+		provider, propagator := newProvider(), propagation.TraceContext{}
+		options := []otelgrpc.Option{
+			otelgrpc.WithTracerProvider(provider), otelgrpc.WithMeterProvider(noop.NewMeterProvider()), otelgrpc.WithPropagators(propagator),
 		}
-		server, err := interceptors.NewServer()
-		if err != nil {
-			return nil, nil, fmt.Errorf("server: %w", err)
-		}
-		return client.DialOptions(), server.ServerOptions(), nil
+		return []grpc.DialOption{grpc.WithStatsHandler(otelgrpc.NewClientHandler(options...))},
+			[]grpc.ServerOption{grpc.StatsHandler(otelgrpc.NewServerHandler(options...))}, nil
+	case Traced:
+		return hopbound(interceptors.WithTracerProvider(newProvider()), interceptors.WithPropagators(propagation.TraceContext{}))
 	default:
 		return nil, nil, nil
 	}
 }
+
+func hopbound(opts ...interceptors.Option) ([]grpc.DialOption, []grpc.ServerOption, error) {
+	var dial []interceptors.ClientOption
+	var serve []interceptors.ServerOption
+	for _, o := range opts {
+		dial, serve = append(dial, o), append(serve, o)
+	}
+	client, err := interceptors.NewClient(dial...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("client: %w", err)
+	}
+	server, err := interceptors.NewServer(serve...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("server: %w", err)
+	}
+	return client.DialOptions(), server.ServerOptions(), nil
+}
+
+// newProvider returns a provider that records some traces, and drops them when
+// they have ended.
+func newProvider() *sdktrace.TracerProvider {
+	return sdktrace.NewTracerProvider(
+		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(Sampled))),
+		sdktrace.WithSpanProcessor(dropped{}))
+}
+
+// dropped is a span processor that drops spans.
+type dropped struct{}
+
+func (dropped) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
+func (dropped) OnEnd(sdktrace.ReadOnlySpan)                     {}
+func (dropped) Shutdown(context.Context) error                  { return nil }
+func (dropped) ForceFlush(context.Context) error                { return nil }
 
 // withHeader returns an interceptor that does nothing but send a header as long
 // as Hopbound's, which like that one has not been sent before: what a header of

@@ -28,18 +28,31 @@ func BenchmarkHealthyCall(b *testing.B) {
 // A healthy call costs at most 20 allocations more with Hopbound than without,
 // client and server together.
 func TestHealthyCallCostsFewAllocations(t *testing.T) {
-	const calls, most = 2000, 20
-	measure := func(stack bench.Stack) float64 {
-		h := start(t, stack)
-		return testing.AllocsPerRun(calls, func() {
-			if err := h.Call(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	bare, ours := measure(bench.Bare), measure(bench.Hopbound)
+	const most = 20
+	bare, ours := allocations(t, bench.Bare), allocations(t, bench.Hopbound)
 	t.Logf("%v allocations without Hopbound, %v with it", bare, ours)
 	if ours-bare > most {
 		t.Errorf("Hopbound adds %v allocations to %v, want at most %d", ours-bare, bare, most)
 	}
+}
+
+// With an SDK that records one trace in a hundred, Hopbound with all that it does
+// allocates less than otelgrpc, which does nothing else.
+func TestTracesCostLessThanOtelgrpcs(t *testing.T) {
+	theirs, ours := allocations(t, bench.Otelgrpc), allocations(t, bench.Traced)
+	t.Logf("%v allocations with otelgrpc, %v with Hopbound", theirs, ours)
+	if ours >= theirs {
+		t.Errorf("Hopbound makes %v allocations, otelgrpc %v", ours, theirs)
+	}
+}
+
+// allocations returns how many allocations a call makes on average.
+func allocations(t *testing.T, stack bench.Stack) float64 {
+	t.Helper()
+	h := start(t, stack)
+	return testing.AllocsPerRun(2000, func() {
+		if err := h.Call(); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -182,11 +182,7 @@ func (k *call) header(ctx context.Context, a *attempt) wire.Context {
 // outgoing returns the context of an attempt with its metadata.
 func (k *call) outgoing(ctx context.Context, a *attempt, h wire.Context) context.Context {
 	var buf [wire.MaxLen]byte
-	kv := make(pairs, 0, 10)
-	if k.trace != nil {
-		k.trace.propagators.Inject(ctx, &kv)
-	}
-	kv = append(kv, wire.ContextKey, string(h.Append(buf[:0])))
+	kv := append(append(make([]string, 0, 10), k.trace.context(ctx)...), wire.ContextKey, string(h.Append(buf[:0])))
 	if a.n > 1 {
 		kv = append(kv, previousAttemptsKey, strconv.Itoa(a.n-1))
 	}

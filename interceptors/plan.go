@@ -122,7 +122,7 @@ func (k *call) withoutReserved(ctx context.Context) context.Context {
 // finishes, are kept for the end, because each attempt is a call to gRPC.
 func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
 	k.opts = k.space[:0]
-	for _, o := range opts {
+	for i, o := range opts {
 		switch o := o.(type) {
 		case policyCallOption:
 			merged := resolve(&o.policy, own) // the later one weighs more
@@ -142,7 +142,7 @@ func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
 			k.observers = append(k.observers, o)
 		case grpc.StaticMethodCallOption: // generated code says that it made the call (gRFC A66)
 			k.method.register()
-			k.opts = append(k.opts, o)
+			k.opts = append(k.opts, opts[i])
 		default:
 			k.opts = append(k.opts, o)
 		}

@@ -141,6 +141,16 @@ func codeName(code codes.Code) string {
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
+// context returns the metadata in which a trace travels.
+func (t *tracing) context(ctx context.Context) []string {
+	if t == nil {
+		return nil
+	}
+	kv := make(pairs, 0, 4)
+	t.propagators.Inject(ctx, &kv)
+	return kv
+}
+
 // pairs is metadata that a propagator adds to: keys, each followed by its value.
 type pairs []string
 

@@ -30,35 +30,24 @@ func main() {
 	}
 }
 
-var stacks = [...]bench.Stack{bench.Bare, bench.Header, bench.Hopbound}
+// The first of each table is what the others are compared with.
+var (
+	stacks = []bench.Stack{bench.Bare, bench.Header, bench.Hopbound}
+	traced = []bench.Stack{bench.Bare, bench.Otelgrpc, bench.Traced}
+)
 
 func run(rounds, calls int, out string) error {
 	if rounds < 1 || calls < 1 {
 		return errors.New("-rounds and -calls must be at least 1")
 	}
-	var series [len(stacks)]series
-	for i, stack := range stacks {
-		h, err := bench.NewHealthy(stack)
-		if err != nil {
-			return err
-		}
-		defer h.Close()
-		series[i].healthy = h
-	}
-	for round := range rounds {
-		if round%max(1, rounds/10) == 0 {
-			fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
-		}
-		for i := range stacks { // each stack comes first, second and third in turn
-			if err := series[(round+i)%len(stacks)].measure(calls); err != nil {
-				return err
-			}
-		}
-	}
 	var text strings.Builder
 	fmt.Fprintf(&text, page, rounds, calls, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
-	for i, stack := range stacks {
-		text.WriteString(row(stack, &series[i], &series[0]))
+	if err := table(&text, stacks, rounds, calls); err != nil {
+		return err
+	}
+	fmt.Fprintf(&text, tracedPage, 100*bench.Sampled)
+	if err := table(&text, traced, rounds, calls); err != nil {
+		return err
 	}
 	if out == "" {
 		_, err := fmt.Fprint(os.Stdout, text.String())
@@ -66,6 +55,42 @@ func run(rounds, calls int, out string) error {
 	}
 	return os.WriteFile(out, []byte(text.String()), 0o644) //nolint:gosec // a document for all to read
 }
+
+// table measures stacks side by side, and writes a row for each.
+func table(text *strings.Builder, stacks []bench.Stack, rounds, calls int) error {
+	measured := make([]series, len(stacks))
+	for i, stack := range stacks {
+		h, err := bench.NewHealthy(stack)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		measured[i].healthy = h
+	}
+	for round := range rounds {
+		if round%max(1, rounds/10) == 0 {
+			fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
+		}
+		for i := range stacks { // each stack comes first, second and third in turn
+			if err := measured[(round+i)%len(stacks)].measure(calls); err != nil {
+				return err
+			}
+		}
+	}
+	text.WriteString("| stack | ns/call | time added | allocations/call | bytes/call |\n|---|---|---|---|---|\n")
+	for i, stack := range stacks {
+		text.WriteString(row(stack, &measured[i], &measured[0]))
+	}
+	return nil
+}
+
+const tracedPage = `
+## The same call with traces
+
+With an SDK that records %.0f %% of the traces, in rounds of their own. Each stack does all
+that it does: otelgrpc nothing but its spans, Hopbound also the deadline and the budget.
+
+`
 
 const page = `# Benchmarks
 
@@ -79,8 +104,6 @@ of %d calls with every stack in turn; the time added is the median of the ratios
 to the block of gRPC alone in the same round, with its quartiles. %s on %s/%s
 with %d cores.
 
-| stack | ns/call | time added | allocations/call | bytes/call |
-|---|---|---|---|---|
 `
 
 func row(stack bench.Stack, s, bare *series) string {
