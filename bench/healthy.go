@@ -75,8 +75,7 @@ func (s Stack) options() ([]grpc.DialOption, []grpc.ServerOption, error) {
 }
 
 func hopbound(opts ...interceptors.Option) ([]grpc.DialOption, []grpc.ServerOption, error) {
-	var dial []interceptors.ClientOption
-	var serve []interceptors.ServerOption
+	dial, serve := make([]interceptors.ClientOption, 0, len(opts)), make([]interceptors.ServerOption, 0, len(opts))
 	for _, o := range opts {
 		dial, serve = append(dial, o), append(serve, o)
 	}

@@ -30,8 +30,9 @@ const attrLeft = attribute.Key("hopbound.budget.left")
 //
 // It is safe for concurrent use.
 func LogFields(ctx context.Context) logging.Fields {
-	var fields logging.Fields
-	for _, a := range logAttrs(ctx) {
+	attrs := logAttrs(ctx)
+	fields := make(logging.Fields, 0, 2*len(attrs))
+	for _, a := range attrs {
 		fields = append(fields, a.Key, a.Value.Any())
 	}
 	return fields
@@ -64,7 +65,7 @@ func (h *logHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	return h.whole.Enabled(ctx, level)
 }
 
-func (h *logHandler) Handle(ctx context.Context, r slog.Record) error { //nolint:gocritic // slog's interface
+func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 	attrs := logAttrs(ctx)
 	if len(attrs) == 0 {
 		return h.whole.Handle(ctx, r)

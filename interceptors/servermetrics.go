@@ -49,7 +49,7 @@ type serverSeries struct {
 
 // series returns the series of the call's method.
 func (in *incoming) series() *serverSeries {
-	return in.Server.serverSeries.get(in.method.label(), func(method string) *serverSeries {
+	return in.serverSeries.get(in.method.label(), func(method string) *serverSeries {
 		return &serverSeries{method: method, only: newLabels(attrGRPCMethod.String(method))}
 	})
 }

@@ -134,6 +134,7 @@ func paused() interceptors.ClientOption {
 // leafSpans calls a leaf that fails as it is told, and takes a millisecond.
 func leafSpans(fail func(int64) error, opts ...interceptors.ClientOption) func(*testing.T, interceptors.Option) {
 	return func(t *testing.T, spans interceptors.Option) {
+		t.Helper()
 		leaf := &counter{fail: fail}
 		n := serve(t, func(ctx context.Context) error {
 			time.Sleep(ms)
@@ -145,6 +146,7 @@ func leafSpans(fail func(int64) error, opts ...interceptors.ClientOption) func(*
 
 // markedSpans calls a hop that calls a leaf which is down.
 func markedSpans(t *testing.T, spans interceptors.Option) {
+	t.Helper()
 	leaf := &counter{fail: failing(9)}
 	n := serve(t, leaf.handle, newServer(t, spans).ServerOptions()...)
 	down := idempotent(n.dial(newClient(t, paused(), spans).DialOptions()...))
@@ -155,6 +157,7 @@ func markedSpans(t *testing.T, spans interceptors.Option) {
 // deadlineSpans calls a leaf that fails when there is no time left for another
 // pause, and then one with no time at all.
 func deadlineSpans(t *testing.T, spans interceptors.Option) {
+	t.Helper()
 	n := serve(t, (&counter{fail: failing(9)}).handle, newServer(t, spans).ServerOptions()...)
 	do := idempotent(n.dial(newClient(t, paused(), spans).DialOptions()...))
 	_ = within(t, do, 4*ms)
@@ -163,6 +166,7 @@ func deadlineSpans(t *testing.T, spans interceptors.Option) {
 
 // hedgedSpans calls a leaf that is slow the first time.
 func hedgedSpans(t *testing.T, spans interceptors.Option) {
+	t.Helper()
 	var calls atomic.Int64
 	n := serve(t, func(ctx context.Context) error {
 		if calls.Add(1) == 1 {
@@ -178,6 +182,7 @@ func hedgedSpans(t *testing.T, spans interceptors.Option) {
 
 // keyedSpans pays once, joins that, and asks for it again.
 func keyedSpans(t *testing.T, spans interceptors.Option) {
+	t.Helper()
 	b := &bank{pay: func(context.Context, int64, *testv1.PayRequest) error {
 		time.Sleep(20 * ms)
 		return nil
@@ -200,6 +205,7 @@ func keyedSpans(t *testing.T, spans interceptors.Option) {
 // streamSpans watches a stream that fails once before its first message and then
 // after its second.
 func streamSpans(t *testing.T, spans interceptors.Option) {
+	t.Helper()
 	var calls atomic.Int64
 	n := serveStreams(t, func(s side, _ grpc.ServerStream) error {
 		if calls.Add(1) == 1 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +28,8 @@ type config struct {
 	stacks   []stack
 	timeout  time.Duration // how long a user waits
 	json     bool
+	ui       string // the address of the live page; empty is none
+	otlp     string // that of a backend for spans and metrics; empty is none
 }
 
 // Bounds of the flags. mostAttempts is grpc-go's own.
@@ -51,6 +54,8 @@ func parse(args []string, usage io.Writer) (*config, error) {
 		stacks = flags.String("stack", "both", "what to run: native, hopbound or both")
 		wait   = flags.Duration("timeout", 30*time.Second, "how long a user waits")
 		asJSON = flags.Bool("json", false, "print JSON instead of the table and the trace")
+		ui     = flags.String("ui", "", "keep both stacks under load and serve a live page at this address, such as 127.0.0.1:8080")
+		otlp   = flags.String("otlp", "", "send spans, and with -ui metrics, to an OTLP backend at this host:port, over gRPC without TLS")
 	)
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -71,6 +76,10 @@ func parse(args []string, usage io.Writer) (*config, error) {
 			return nil, fmt.Errorf("-%s is %d, must be 1 to %d", v.name, v.is, v.most)
 		}
 	}
+	cfg.ui, cfg.otlp = *ui, *otlp
+	if err := cfg.addresses(flags, wait); err != nil {
+		return nil, err
+	}
 	if *wait <= 0 {
 		return nil, fmt.Errorf("-timeout is %v, must be more than nothing", *wait)
 	}
@@ -90,7 +99,34 @@ func parse(args []string, usage io.Writer) (*config, error) {
 		}
 		cfg.fail = append(cfg.fail, share)
 	}
+	if cfg.ui != "" {
+		return &cfg, nil
+	}
 	return &cfg, cfg.affordable()
+}
+
+// addresses checks -ui and -otlp. The live page leaves no room for some other
+// flags, and users wait for a shorter time there.
+func (c *config) addresses(flags *flag.FlagSet, wait *time.Duration) error {
+	for _, v := range []struct{ name, address string }{{"ui", c.ui}, {"otlp", c.otlp}} {
+		if _, port, err := net.SplitHostPort(v.address); v.address != "" && (err != nil || port == "") {
+			return fmt.Errorf("-%s is %q, must be host:port", v.name, v.address)
+		}
+	}
+	if c.ui == "" {
+		return nil
+	}
+	set := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	for _, name := range []string{"fail", "requests", "json", "stack"} {
+		if set[name] {
+			return fmt.Errorf("-ui and -%s exclude each other: the page has both stacks, and buttons for what fails", name)
+		}
+	}
+	if !set["timeout"] {
+		*wait = liveTimeout
+	}
+	return nil
 }
 
 // parseShare reads "10%", "10" or "0.1". A number of at most 1 is a share, and a

@@ -33,7 +33,7 @@ type result struct {
 
 // measure sends the requests of many users through a chain.
 func measure(ctx context.Context, cfg *config, s stack, fail float64, p *progress) (result, error) {
-	c, err := start(ctx, cfg, s, fail, nil)
+	c, err := start(ctx, cfg, builder{stack: s, attempts: cfg.attempts}, fault{fail: fail})
 	if err != nil {
 		return result{}, err
 	}

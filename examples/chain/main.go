@@ -4,6 +4,7 @@
 //
 //	go run ./examples/chain
 //	go run ./examples/chain -depth 6 -fail 100%,10% -requests 1000 -json
+//	go run ./examples/chain -ui 127.0.0.1:8080
 //
 // Each service is a grpc.Server of its own on a loopback port, all in this
 // process.
@@ -43,6 +44,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintln(stderr, "chain:", err)
 		return exitUsage
+	}
+	if cfg.ui != "" { // which has no other end than an interrupt
+		if err := serveLive(ctx, cfg, stdout); err != nil {
+			fmt.Fprintln(stderr, "chain:", err)
+			return exitFailed
+		}
+		return 0
 	}
 	switch err := compare(ctx, cfg, stdout, stderr); {
 	case ctx.Err() != nil:

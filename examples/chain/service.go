@@ -3,19 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	chainv1 "github.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1"
-	"github.com/hopbound/hopbound/interceptors"
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 )
 
 const (
@@ -37,8 +32,9 @@ type counters struct {
 type hop struct {
 	chainv1.UnimplementedHopServiceServer
 	*counters
-	next chainv1.HopServiceClient
-	fail float64
+	next   chainv1.HopServiceClient
+	leaf   *leaf
+	orders atomic.Int64
 }
 
 func (h *hop) Pass(ctx context.Context, req *chainv1.PassRequest) (*chainv1.PassResponse, error) {
@@ -46,29 +42,34 @@ func (h *hop) Pass(ctx context.Context, req *chainv1.PassRequest) (*chainv1.Pass
 	if h.next != nil {
 		return h.next.Pass(ctx, req)
 	}
-	h.leafCalls.Add(1)
-	time.Sleep(work)
-	if late := time.Since(time.UnixMicro(req.GetUserGoneUnixMicros())); late > 0 {
-		h.wasted.Add(int64(min(late, work)))
-	}
-	if rand.Float64() < h.fail { //nolint:gosec // chance need not be secret
-		return nil, status.Error(codes.Unavailable, "the last service is down")
+	if err := h.leaf.serve(ctx, time.UnixMicro(req.GetUserGoneUnixMicros())); err != nil {
+		return nil, err
 	}
 	return &chainv1.PassResponse{}, nil
+}
+
+func (h *hop) Order(ctx context.Context, req *chainv1.OrderRequest) (*chainv1.OrderResponse, error) {
+	if h.next != nil {
+		if _, err := h.next.Order(ctx, req); err != nil {
+			return nil, err
+		}
+	}
+	return &chainv1.OrderResponse{Number: h.orders.Add(1)}, nil
 }
 
 // chain is a row of running services.
 type chain struct {
 	counters
+	leaf    *leaf
 	user    chainv1.HopServiceClient // how users call the first service
 	closers []func()
 }
 
-// start starts the services of a chain and connects to the first. With tracers,
-// it takes the provider of each hop from it: 0 is the user, and then the
-// services in their order.
-func start(ctx context.Context, cfg *config, s stack, fail float64, tracers func(hop int) trace.TracerProvider) (_ *chain, err error) {
+// start starts the services of a chain and connects to the first.
+func start(ctx context.Context, cfg *config, b builder, f fault) (_ *chain, err error) {
 	c := &chain{}
+	c.leaf = &leaf{counters: &c.counters}
+	c.leaf.fault.Store(&f)
 	defer func() {
 		if err != nil {
 			c.close()
@@ -76,28 +77,20 @@ func start(ctx context.Context, cfg *config, s stack, fail float64, tracers func
 	}()
 	var next chainv1.HopServiceClient
 	for i := cfg.depth; i >= 1; i-- {
-		tracer := tracerOf(tracers, i)
-		opts, err := serverOptions(s, tracer)
+		opts, err := b.serverOptions(i)
 		if err != nil {
 			return nil, err
 		}
-		address, err := c.serve(ctx, &hop{counters: &c.counters, next: next, fail: fail}, opts)
+		address, err := c.serve(ctx, &hop{counters: &c.counters, next: next, leaf: c.leaf}, opts)
 		if err != nil {
 			return nil, err
 		}
-		if next, err = c.connect(cfg, s, address, tracerOf(tracers, i-1)); err != nil {
+		if next, err = c.connect(b, i-1, address); err != nil {
 			return nil, err
 		}
 	}
 	c.user = next
 	return c, nil
-}
-
-func tracerOf(tracers func(int) trace.TracerProvider, hop int) []interceptors.Option {
-	if tracers == nil {
-		return nil
-	}
-	return []interceptors.Option{interceptors.WithTracerProvider(tracers(hop))}
 }
 
 // serve runs a service on a free loopback port.
@@ -106,12 +99,16 @@ func (c *chain) serve(ctx context.Context, h *hop, opts []grpc.ServerOption) (st
 	if err != nil {
 		return "", fmt.Errorf("listen: %w", err)
 	}
+	w := &wires{Listener: listener}
+	if h.next == nil {
+		c.leaf.wires = w
+	}
 	server := grpc.NewServer(append(opts, grpc.WaitForHandlers(true))...) // their spans are wanted too
 	chainv1.RegisterHopServiceServer(server, h)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.Serve(listener) // ends with Stop
+		_ = server.Serve(w) // ends with Stop
 	}()
 	c.closers = append(c.closers, func() {
 		server.Stop()
@@ -120,9 +117,9 @@ func (c *chain) serve(ctx context.Context, h *hop, opts []grpc.ServerOption) (st
 	return listener.Addr().String(), nil
 }
 
-// connect returns a client of the service at an address.
-func (c *chain) connect(cfg *config, s stack, address string, tracer []interceptors.Option) (chainv1.HopServiceClient, error) {
-	opts, err := dialOptions(cfg, s, tracer)
+// connect returns what a hop calls the service at an address with.
+func (c *chain) connect(b builder, hop int, address string) (chainv1.HopServiceClient, error) {
+	opts, err := b.dialOptions(hop)
 	if err != nil {
 		return nil, err
 	}
@@ -140,50 +137,4 @@ func (c *chain) close() {
 	for _, end := range slices.Backward(c.closers) {
 		end()
 	}
-}
-
-// serverOptions and dialOptions are all there is to using Hopbound.
-func serverOptions(s stack, tracer []interceptors.Option) ([]grpc.ServerOption, error) {
-	if s == native {
-		return nil, nil
-	}
-	var opts []interceptors.ServerOption
-	for _, o := range tracer {
-		opts = append(opts, o)
-	}
-	server, err := interceptors.NewServer(opts...)
-	if err != nil {
-		return nil, err
-	}
-	return server.ServerOptions(), nil
-}
-
-func dialOptions(cfg *config, s stack, tracer []interceptors.Option) ([]grpc.DialOption, error) {
-	if s == native {
-		return []grpc.DialOption{grpc.WithDefaultServiceConfig(serviceConfig(cfg.attempts))}, nil
-	}
-	opts := []interceptors.ClientOption{interceptors.WithPolicy(interceptors.MethodPolicies{
-		"": {Retry: &interceptors.RetryPolicy{
-			MaxAttempts: cfg.attempts,
-			Backoff:     interceptors.Backoff{Base: backoff, Max: backoff},
-		}},
-	})}
-	for _, o := range tracer {
-		opts = append(opts, o)
-	}
-	client, err := interceptors.NewClient(opts...)
-	if err != nil {
-		return nil, err
-	}
-	return client.DialOptions(), nil
-}
-
-// serviceConfig turns on grpc-go's own retries. They begin at two attempts.
-func serviceConfig(attempts int) string {
-	if attempts == 1 {
-		return `{}`
-	}
-	return fmt.Sprintf(`{"methodConfig": [{"name": [{}], "retryPolicy": {
-		"maxAttempts": %d, "initialBackoff": "%vs", "maxBackoff": "%vs", "backoffMultiplier": 1,
-		"retryableStatusCodes": ["UNAVAILABLE"]}}]}`, attempts, backoff.Seconds(), backoff.Seconds())
 }

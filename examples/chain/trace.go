@@ -19,20 +19,30 @@ import (
 
 // showTrace sends one request through a chain whose last service is down, and
 // prints its trace.
-func showTrace(ctx context.Context, cfg *config, out io.Writer) error {
+func showTrace(ctx context.Context, cfg *config, out io.Writer) (err error) {
 	if !slices.Contains(cfg.stacks, hopbound) {
 		return nil
 	}
 	recorder := tracetest.NewSpanRecorder()
-	tracers := func(hop int) trace.TracerProvider {
+	backend, err := newBackend(ctx, cfg.otlp)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if shut := backend.shutdown(ctx); shut != nil {
+			err = errors.Join(err, fmt.Errorf("-otlp %s: %w", cfg.otlp, shut))
+		}
+	}()
+	traced := func(hop int) providers {
 		name := fmt.Sprintf("service %d", hop)
 		if hop == 0 {
 			name = "the user"
 		}
-		return sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder),
+		opts := append(backend.traces(), sdktrace.WithSpanProcessor(recorder),
 			sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", name))))
+		return providers{traces: backend.keep(sdktrace.NewTracerProvider(opts...))}
 	}
-	c, err := start(ctx, cfg, hopbound, 1, tracers)
+	c, err := start(ctx, cfg, builder{stack: hopbound, attempts: cfg.attempts, providers: traced}, fault{fail: 1})
 	if err != nil {
 		return err
 	}

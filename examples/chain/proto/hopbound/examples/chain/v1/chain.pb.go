@@ -9,6 +9,7 @@
 package chainv1
 
 import (
+	_ "github.com/hopbound/hopbound/proto/hopbound/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -106,17 +107,111 @@ func (*PassResponse) Descriptor() ([]byte, []int) {
 	return file_hopbound_examples_chain_v1_chain_proto_rawDescGZIP(), []int{1}
 }
 
+type OrderRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Item          string                 `protobuf:"bytes,1,opt,name=item" json:"item,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OrderRequest) Reset() {
+	*x = OrderRequest{}
+	mi := &file_hopbound_examples_chain_v1_chain_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OrderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OrderRequest) ProtoMessage() {}
+
+func (x *OrderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_examples_chain_v1_chain_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OrderRequest.ProtoReflect.Descriptor instead.
+func (*OrderRequest) Descriptor() ([]byte, []int) {
+	return file_hopbound_examples_chain_v1_chain_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *OrderRequest) GetItem() string {
+	if x != nil {
+		return x.Item
+	}
+	return ""
+}
+
+type OrderResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many orders the hop has taken down.
+	Number        int64 `protobuf:"varint,1,opt,name=number" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OrderResponse) Reset() {
+	*x = OrderResponse{}
+	mi := &file_hopbound_examples_chain_v1_chain_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OrderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OrderResponse) ProtoMessage() {}
+
+func (x *OrderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hopbound_examples_chain_v1_chain_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OrderResponse.ProtoReflect.Descriptor instead.
+func (*OrderResponse) Descriptor() ([]byte, []int) {
+	return file_hopbound_examples_chain_v1_chain_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *OrderResponse) GetNumber() int64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 var File_hopbound_examples_chain_v1_chain_proto protoreflect.FileDescriptor
 
 const file_hopbound_examples_chain_v1_chain_proto_rawDesc = "" +
 	"\n" +
-	"&hopbound/examples/chain/v1/chain.proto\x12\x1ahopbound.examples.chain.v1\"@\n" +
+	"&hopbound/examples/chain/v1/chain.proto\x12\x1ahopbound.examples.chain.v1\x1a\x18hopbound/v1/policy.proto\"@\n" +
 	"\vPassRequest\x121\n" +
 	"\x15user_gone_unix_micros\x18\x01 \x01(\x03R\x12userGoneUnixMicros\"\x0e\n" +
-	"\fPassResponse2l\n" +
+	"\fPassResponse\"\"\n" +
+	"\fOrderRequest\x12\x12\n" +
+	"\x04item\x18\x01 \x01(\tR\x04item\"'\n" +
+	"\rOrderResponse\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x03R\x06number2\xd8\x01\n" +
 	"\n" +
 	"HopService\x12^\n" +
-	"\x04Pass\x12'.hopbound.examples.chain.v1.PassRequest\x1a(.hopbound.examples.chain.v1.PassResponse\"\x03\x90\x02\x02B[ZTgithub.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1;chainv1\x92\x03\x02\b\x02b\beditionsp\xe8\a"
+	"\x04Pass\x12'.hopbound.examples.chain.v1.PassRequest\x1a(.hopbound.examples.chain.v1.PassResponse\"\x03\x90\x02\x02\x12j\n" +
+	"\x05Order\x12(.hopbound.examples.chain.v1.OrderRequest\x1a).hopbound.examples.chain.v1.OrderResponse\"\f\xfa\xba$\b:\x06\x10\x01\x1a\x02\b<B[ZTgithub.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1;chainv1\x92\x03\x02\b\x02b\beditionsp\xe8\a"
 
 var (
 	file_hopbound_examples_chain_v1_chain_proto_rawDescOnce sync.Once
@@ -130,16 +225,20 @@ func file_hopbound_examples_chain_v1_chain_proto_rawDescGZIP() []byte {
 	return file_hopbound_examples_chain_v1_chain_proto_rawDescData
 }
 
-var file_hopbound_examples_chain_v1_chain_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_hopbound_examples_chain_v1_chain_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_hopbound_examples_chain_v1_chain_proto_goTypes = []any{
-	(*PassRequest)(nil),  // 0: hopbound.examples.chain.v1.PassRequest
-	(*PassResponse)(nil), // 1: hopbound.examples.chain.v1.PassResponse
+	(*PassRequest)(nil),   // 0: hopbound.examples.chain.v1.PassRequest
+	(*PassResponse)(nil),  // 1: hopbound.examples.chain.v1.PassResponse
+	(*OrderRequest)(nil),  // 2: hopbound.examples.chain.v1.OrderRequest
+	(*OrderResponse)(nil), // 3: hopbound.examples.chain.v1.OrderResponse
 }
 var file_hopbound_examples_chain_v1_chain_proto_depIdxs = []int32{
 	0, // 0: hopbound.examples.chain.v1.HopService.Pass:input_type -> hopbound.examples.chain.v1.PassRequest
-	1, // 1: hopbound.examples.chain.v1.HopService.Pass:output_type -> hopbound.examples.chain.v1.PassResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
+	2, // 1: hopbound.examples.chain.v1.HopService.Order:input_type -> hopbound.examples.chain.v1.OrderRequest
+	1, // 2: hopbound.examples.chain.v1.HopService.Pass:output_type -> hopbound.examples.chain.v1.PassResponse
+	3, // 3: hopbound.examples.chain.v1.HopService.Order:output_type -> hopbound.examples.chain.v1.OrderResponse
+	2, // [2:4] is the sub-list for method output_type
+	0, // [0:2] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -156,7 +255,7 @@ func file_hopbound_examples_chain_v1_chain_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hopbound_examples_chain_v1_chain_proto_rawDesc), len(file_hopbound_examples_chain_v1_chain_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

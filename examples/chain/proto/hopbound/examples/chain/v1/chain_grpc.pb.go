@@ -21,7 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	HopService_Pass_FullMethodName = "/hopbound.examples.chain.v1.HopService/Pass"
+	HopService_Pass_FullMethodName  = "/hopbound.examples.chain.v1.HopService/Pass"
+	HopService_Order_FullMethodName = "/hopbound.examples.chain.v1.HopService/Order"
 )
 
 // HopServiceClient is the client API for HopService service.
@@ -31,6 +32,9 @@ type HopServiceClient interface {
 	// Pass hands the request on to the next hop, and the last one answers it. It
 	// may be repeated.
 	Pass(ctx context.Context, in *PassRequest, opts ...grpc.CallOption) (*PassResponse, error)
+	// Order is a write: each hop takes it down once for each key, and orders from
+	// the next.
+	Order(ctx context.Context, in *OrderRequest, opts ...grpc.CallOption) (*OrderResponse, error)
 }
 
 type hopServiceClient struct {
@@ -51,6 +55,16 @@ func (c *hopServiceClient) Pass(ctx context.Context, in *PassRequest, opts ...gr
 	return out, nil
 }
 
+func (c *hopServiceClient) Order(ctx context.Context, in *OrderRequest, opts ...grpc.CallOption) (*OrderResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OrderResponse)
+	err := c.cc.Invoke(ctx, HopService_Order_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // HopServiceServer is the server API for HopService service.
 // All implementations must embed UnimplementedHopServiceServer
 // for forward compatibility.
@@ -58,6 +72,9 @@ type HopServiceServer interface {
 	// Pass hands the request on to the next hop, and the last one answers it. It
 	// may be repeated.
 	Pass(context.Context, *PassRequest) (*PassResponse, error)
+	// Order is a write: each hop takes it down once for each key, and orders from
+	// the next.
+	Order(context.Context, *OrderRequest) (*OrderResponse, error)
 	mustEmbedUnimplementedHopServiceServer()
 }
 
@@ -70,6 +87,9 @@ type UnimplementedHopServiceServer struct{}
 
 func (UnimplementedHopServiceServer) Pass(context.Context, *PassRequest) (*PassResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Pass not implemented")
+}
+func (UnimplementedHopServiceServer) Order(context.Context, *OrderRequest) (*OrderResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Order not implemented")
 }
 func (UnimplementedHopServiceServer) mustEmbedUnimplementedHopServiceServer() {}
 func (UnimplementedHopServiceServer) testEmbeddedByValue()                    {}
@@ -110,6 +130,24 @@ func _HopService_Pass_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HopService_Order_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OrderRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HopServiceServer).Order(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HopService_Order_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HopServiceServer).Order(ctx, req.(*OrderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // HopService_ServiceDesc is the grpc.ServiceDesc for HopService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -120,6 +158,10 @@ var HopService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Pass",
 			Handler:    _HopService_Pass_Handler,
+		},
+		{
+			MethodName: "Order",
+			Handler:    _HopService_Order_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

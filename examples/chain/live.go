@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hopbound/hopbound/budget"
+	chainv1 "github.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1"
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+)
+
+const (
+	liveRate    = 10          // requests of users a second, of each stack
+	liveTimeout = time.Second // how long a user waits
+	liveWindow  = 10          // seconds that what the page shows is over
+
+	// Of the native stack one trace in so many is recorded: while its last service
+	// is down, each has hundreds of spans.
+	nativeTraces = 10
+)
+
+// liveBudget is the purse of each hop: for ten requests a second a small one.
+func liveBudget() []budget.Option {
+	return []budget.Option{budget.MinPerSecond(0.2), budget.Burst(6)}
+}
+
+const (
+	outcomeOK     = "ok"
+	outcomeFailed = "failed"
+)
+
+// live is a load that both stacks are kept under, and what there is to see of it.
+type live struct {
+	cfg    *config
+	stacks []*liveStack
+	fault  atomic.Pointer[string]
+}
+
+// liveStack is one chain under load.
+type liveStack struct {
+	stack     stack
+	chain     *chain
+	telemetry *telemetry
+	traces    *traceStore
+	tracer    trace.Tracer
+	waited    metric.Float64Histogram
+	busy      chan struct{} // has an entry for each request under way
+
+	past []([]totals) // of each hop, second by second
+}
+
+// serveLive runs the chains and the page until ctx ends.
+func serveLive(ctx context.Context, cfg *config, stdout io.Writer) (err error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.ui)
+	if err != nil {
+		return fmt.Errorf("-ui: %w", err)
+	}
+	b, err := newBackend(ctx, cfg.otlp)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer func() {
+		if shut := b.shutdown(ctx); shut != nil && cfg.otlp != "" {
+			err = errors.Join(err, fmt.Errorf("-otlp %s: %w", cfg.otlp, shut))
+		}
+	}()
+	scraped := prometheus.NewRegistry()
+	l := &live{cfg: cfg}
+	l.choose("healthy")
+	for _, s := range cfg.stacks {
+		started, err := l.start(ctx, s, b, scraped)
+		if err != nil {
+			return errors.Join(err, listener.Close())
+		}
+		defer started.chain.close()
+		l.stacks = append(l.stacks, started)
+	}
+	fmt.Fprintf(stdout, "The page is at http://%s, and metrics for Prometheus are at http://%[1]s/metrics. Ctrl-C ends it.\n", listener.Addr())
+	return l.run(ctx, listener, scraped)
+}
+
+// start starts one chain.
+func (l *live) start(ctx context.Context, s stack, b *backend, scraped *prometheus.Registry) (*liveStack, error) {
+	share := 1.0
+	if s == native {
+		share = 1.0 / nativeTraces
+	}
+	ls := &liveStack{stack: s, traces: newTraceStore(l.cfg.depth), busy: make(chan struct{}, users)}
+	var err error
+	if ls.telemetry, err = newTelemetry(ctx, s, l.cfg.depth, share, ls.traces, b, scraped); err != nil {
+		return nil, err
+	}
+	user := ls.telemetry.hops[0]
+	ls.tracer = user.traces.Tracer("chain")
+	ls.waited, err = user.metrics.Meter("chain").Float64Histogram(requestMetric, metric.WithUnit("s"),
+		metric.WithDescription("How long users waited for an answer."),
+		metric.WithExplicitBucketBoundaries(.001, .002, .003, .005, .007, .01, .015, .02, .03, .05, .07, .1, .15, .2, .3, .5, .7, 1, 1.5, 2, 5))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", requestMetric, err)
+	}
+	ls.chain, err = start(ctx, l.cfg, builder{
+		stack: s, attempts: l.cfg.attempts, providers: ls.telemetry.providers, budget: liveBudget(),
+	}, fault{})
+	return ls, err
+}
+
+// run keeps the chains under load and serves the page until ctx ends.
+func (l *live) run(ctx context.Context, listener net.Listener, scraped *prometheus.Registry) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	hub := newHub()
+	server := &http.Server{
+		Handler: l.handler(hub, scraped), ReadHeaderTimeout: 5 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	var wg sync.WaitGroup
+	for _, s := range l.stacks {
+		wg.Go(func() { s.load(ctx, l.cfg.timeout) })
+	}
+	wg.Go(func() { l.watch(ctx, hub) })
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		err = fmt.Errorf("-ui: %w", err)
+	}
+	cancel()
+	_ = server.Close() // those who read the stream would go on
+	wg.Wait()
+	return err
+}
+
+// choose sets the fault of both chains, and reports whether there is such a one.
+func (l *live) choose(name string) bool {
+	f, ok := faults()[name]
+	if !ok {
+		return false
+	}
+	for _, s := range l.stacks {
+		s.chain.leaf.fault.Store(&f)
+	}
+	l.fault.Store(&name)
+	return true
+}
+
+// load sends the requests of users at a steady pace. A request for which there is
+// no room, because too many are under way, is not sent.
+func (s *liveStack) load(ctx context.Context, timeout time.Duration) {
+	ticker := time.NewTicker(time.Second / liveRate)
+	defer ticker.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		select {
+		case s.busy <- struct{}{}:
+			wg.Go(func() {
+				defer func() { <-s.busy }()
+				s.request(ctx, timeout)
+				if s.stack == hopbound && n%liveRate == 0 {
+					s.order(ctx, timeout, n/liveRate)
+				}
+			})
+		default:
+		}
+	}
+}
+
+// request is one request of a user, with a span of its own around it.
+func (s *liveStack) request(ctx context.Context, timeout time.Duration) {
+	ctx, span := s.tracer.Start(ctx, "request")
+	defer span.End()
+	began, outcome := time.Now(), outcomeOK
+	if err := s.chain.request(ctx, timeout); err != nil {
+		outcome = outcomeFailed
+		span.SetStatus(codes.Error, err.Error())
+	}
+	s.waited.Record(ctx, time.Since(began).Seconds(), metric.WithAttributes(attribute.String("outcome", outcome)))
+}
+
+// order orders something under a key: now and then twice, as an impatient user
+// does, and once in a while something else under the same key, which is a fault of
+// the user's.
+func (s *liveStack) order(ctx context.Context, timeout time.Duration, n int) {
+	ctx, cancel := context.WithTimeout(idempotency.WithKey(ctx, idempotency.NewKey()), timeout)
+	defer cancel()
+	items := []string{"tea"}
+	switch {
+	case n%10 == 1:
+		items = append(items, "coffee")
+	case n%3 == 0:
+		items = append(items, "tea")
+	}
+	for _, item := range items {
+		_, _ = s.chain.user.Order(ctx, &chainv1.OrderRequest{Item: item}) // metrics tell what became of it
+	}
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/hopbound/hopbound/budget"
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/interceptors"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+)
+
+// builder tells what the services of a chain are put together with.
+type builder struct {
+	stack     stack
+	attempts  int
+	providers func(hop int) providers // nil if nothing is traced and measured
+	budget    []budget.Option
+}
+
+// providers are those of one hop of a chain: 0 is the user, and then come the
+// services in their order. Either may be nil.
+type providers struct {
+	traces  trace.TracerProvider
+	metrics metric.MeterProvider
+}
+
+func (b builder) of(hop int) providers {
+	if b.providers == nil {
+		return providers{}
+	}
+	return b.providers(hop)
+}
+
+// serverOptions and dialOptions are all there is to using Hopbound.
+func (b builder) serverOptions(hop int) ([]grpc.ServerOption, error) {
+	p := b.of(hop)
+	if b.stack == native {
+		if b.providers == nil {
+			return nil, nil
+		}
+		return []grpc.ServerOption{grpc.StatsHandler(otelgrpc.NewServerHandler(p.otelgrpc()...))}, nil
+	}
+	server, err := interceptors.NewServer(
+		interceptors.WithTracerProvider(p.traces), interceptors.WithMeterProvider(p.metrics),
+		interceptors.WithIdempotency(idempotency.NewMemory()),
+	)
+	if err != nil {
+		return nil, err
+	}
+	return server.ServerOptions(), nil
+}
+
+func (b builder) dialOptions(hop int) ([]grpc.DialOption, error) {
+	p := b.of(hop)
+	if b.stack == native {
+		opts := []grpc.DialOption{grpc.WithDefaultServiceConfig(serviceConfig(b.attempts))}
+		if b.providers != nil {
+			opts = append(opts, grpc.WithStatsHandler(otelgrpc.NewClientHandler(p.otelgrpc()...)))
+		}
+		return opts, nil
+	}
+	client, err := interceptors.NewClient(
+		interceptors.WithTracerProvider(p.traces), interceptors.WithMeterProvider(p.metrics),
+		interceptors.WithBudget(budget.New(b.budget...)),
+		interceptors.WithPolicy(interceptors.MethodPolicies{
+			"": {Retry: &interceptors.RetryPolicy{
+				MaxAttempts: b.attempts,
+				Backoff:     interceptors.Backoff{Base: backoff, Max: backoff},
+			}},
+		}))
+	if err != nil {
+		return nil, err
+	}
+	return client.DialOptions(), nil
+}
+
+func (p providers) otelgrpc() []otelgrpc.Option {
+	return []otelgrpc.Option{
+		otelgrpc.WithTracerProvider(p.traces), otelgrpc.WithMeterProvider(p.metrics), otelgrpc.WithPropagators(propagation.TraceContext{}),
+	}
+}
+
+// serviceConfig turns on grpc-go's own retries. They begin at two attempts.
+func serviceConfig(attempts int) string {
+	if attempts == 1 {
+		return `{}`
+	}
+	return fmt.Sprintf(`{"methodConfig": [{"name": [{}], "retryPolicy": {
+		"maxAttempts": %d, "initialBackoff": "%vs", "maxBackoff": "%vs", "backoffMultiplier": 1,
+		"retryableStatusCodes": ["UNAVAILABLE"]}}]}`, attempts, backoff.Seconds(), backoff.Seconds())
+}

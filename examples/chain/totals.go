@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	chainv1 "github.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1"
+	"go.opentelemetry.io/otel/attribute"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+)
+
+// requestMetric is how long users wait, as the load measures it. Everything else
+// the page shows is measured by Hopbound and by otelgrpc.
+const requestMetric = "chain.request.duration"
+
+// totals is what the metrics of one hop say up to a moment.
+type totals struct {
+	arrived, failed float64 // calls of Pass that the hop has served
+	headroom, timed float64 // seconds that were left of those, and how many had a deadline
+	wasted          float64 // seconds
+	balance         float64 // of the hop's purse
+	decisions       map[string]float64
+	succeeded       float64   // requests of users
+	refused         float64   // those that failed
+	waits           []float64 // requests in each bucket
+	bounds          []float64
+}
+
+// read reads the metrics of a hop.
+func read(ctx context.Context, reader *sdkmetric.ManualReader) (totals, error) {
+	t := totals{decisions: map[string]float64{}}
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(ctx, &all); err != nil {
+		return t, fmt.Errorf("collect: %w", err)
+	}
+	for _, s := range all.ScopeMetrics {
+		for _, m := range s.Metrics {
+			t.add(m)
+		}
+	}
+	return t, nil
+}
+
+func (t *totals) add(m metricdata.Metrics) {
+	switch data := m.Data.(type) {
+	case metricdata.Sum[int64]:
+		for _, p := range data.DataPoints {
+			t.count(m.Name, &p.Attributes, float64(p.Value))
+		}
+	case metricdata.Sum[float64]:
+		if m.Name == "hopbound.server.wasted" {
+			for _, p := range data.DataPoints {
+				t.wasted += p.Value
+			}
+		}
+	case metricdata.Gauge[float64]:
+		if m.Name == "hopbound.budget.balance" && len(data.DataPoints) > 0 {
+			t.balance = data.DataPoints[0].Value
+		}
+	case metricdata.Histogram[float64]:
+		for _, p := range data.DataPoints {
+			t.distribution(m.Name, &p)
+		}
+	}
+}
+
+func (t *totals) count(name string, set *attribute.Set, n float64) {
+	if label(set, "grpc.method") != passMethod() {
+		return
+	}
+	switch name {
+	case "hopbound.server.calls":
+		t.arrived += n
+		if label(set, "grpc.status") != "OK" {
+			t.failed += n
+		}
+	case "hopbound.client.attempts":
+		t.decisions[label(set, "hopbound.decision")] += n
+	}
+}
+
+func (t *totals) distribution(name string, p *metricdata.HistogramDataPoint[float64]) {
+	switch name {
+	case "rpc.server.call.duration": // otelgrpc's, of the native stack
+		if label(&p.Attributes, "rpc.method") == passMethod() {
+			t.arrived += float64(p.Count)
+			if label(&p.Attributes, "rpc.response.status_code") != "OK" {
+				t.failed += float64(p.Count)
+			}
+		}
+	case "hopbound.server.deadline.headroom":
+		if label(&p.Attributes, "grpc.method") == passMethod() {
+			t.headroom += p.Sum
+			t.timed += float64(p.Count)
+		}
+	case requestMetric:
+		if label(&p.Attributes, "outcome") == outcomeOK {
+			t.succeeded += float64(p.Count)
+		} else {
+			t.refused += float64(p.Count)
+		}
+		t.bounds = p.Bounds
+		if t.waits == nil {
+			t.waits = make([]float64, len(p.BucketCounts))
+		}
+		for i, n := range p.BucketCounts {
+			t.waits[i] += float64(n)
+		}
+	}
+}
+
+func label(set *attribute.Set, key attribute.Key) string {
+	v, _ := set.Value(key)
+	return v.AsString()
+}
+
+// passMethod is how metrics name the method that users call.
+func passMethod() string { return chainv1.HopService_Pass_FullMethodName[1:] }
+
+// since returns what has been added to an earlier total. The balance is no total.
+func (t *totals) since(earlier *totals) totals {
+	d := *t
+	d.arrived -= earlier.arrived
+	d.failed -= earlier.failed
+	d.headroom -= earlier.headroom
+	d.timed -= earlier.timed
+	d.wasted -= earlier.wasted
+	d.succeeded -= earlier.succeeded
+	d.refused -= earlier.refused
+	d.decisions = maps.Clone(t.decisions)
+	for name, n := range earlier.decisions {
+		d.decisions[name] -= n
+	}
+	d.waits = append([]float64(nil), t.waits...)
+	for i := range min(len(d.waits), len(earlier.waits)) {
+		d.waits[i] -= earlier.waits[i]
+	}
+	return d
+}
+
+// quantile returns how long a share of the requests waited at the most, in
+// milliseconds, as far as the buckets tell.
+func (t *totals) quantile(q float64) float64 {
+	all := 0.0
+	for _, n := range t.waits {
+		all += n
+	}
+	rank, lower := q*all, 0.0
+	for i, n := range t.waits {
+		if i >= len(t.bounds) {
+			return 1000 * lower // the last bucket has no upper bound
+		}
+		if n > 0 && rank <= n {
+			return 1000 * (lower + (t.bounds[i]-lower)*rank/n)
+		}
+		rank, lower = rank-n, t.bounds[i]
+	}
+	return 0
+}
