@@ -196,19 +196,21 @@ func (s *liveStack) request(ctx context.Context, timeout time.Duration) {
 	s.waited.Record(ctx, time.Since(began).Seconds(), metric.WithAttributes(attribute.String("outcome", outcome)))
 }
 
-// order orders something under a key: now and then twice, as an impatient user
-// does, and once in a while something else under the same key, which is a fault of
-// the user's.
+// order orders something under a key: now and then twice, as somebody does who has
+// not seen the answer, once in a while something else under the same key, which is
+// a fault of the user's, and sometimes when its time is over already.
 func (s *liveStack) order(ctx context.Context, timeout time.Duration, n int) {
-	ctx, cancel := context.WithTimeout(idempotency.WithKey(ctx, idempotency.NewKey()), timeout)
-	defer cancel()
 	items := []string{"tea"}
 	switch {
+	case n%10 == 7:
+		timeout = time.Microsecond
 	case n%10 == 1:
 		items = append(items, "coffee")
 	case n%3 == 0:
 		items = append(items, "tea")
 	}
+	ctx, cancel := context.WithTimeout(idempotency.WithKey(ctx, idempotency.NewKey()), timeout)
+	defer cancel()
 	for _, item := range items {
 		_, _ = s.chain.user.Order(ctx, &chainv1.OrderRequest{Item: item}) // metrics tell what became of it
 	}

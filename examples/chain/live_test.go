@@ -112,7 +112,7 @@ func TestLiveServesWhatIsAskedFor(t *testing.T) {
 	if s.Fault != "healthy" || len(s.Stacks) != 2 || len(s.Stacks[native].Hops) != 3 || s.Stacks[native].Success != 1 {
 		t.Errorf("got %+v", s)
 	}
-	var got struct{ Spans []keptSpan }
+	var got tracePage
 	if err := json.NewDecoder(get(t, page+"/trace/hopbound/"+s.Traces[hopbound][0].ID)).Decode(&got); err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,9 @@ const (
 	work = time.Millisecond
 	// backoff is the longest pause before a retry, of both stacks.
 	backoff = time.Millisecond
+	// stall is how long the last service takes for one order in stallOneIn.
+	stall      = 60 * time.Millisecond
+	stallOneIn = 5
 )
 
 // counters count what happens in a chain.
@@ -53,6 +56,8 @@ func (h *hop) Order(ctx context.Context, req *chainv1.OrderRequest) (*chainv1.Or
 		if _, err := h.next.Order(ctx, req); err != nil {
 			return nil, err
 		}
+	} else if number := h.orders.Load(); number%stallOneIn == 0 {
+		time.Sleep(stall)
 	}
 	return &chainv1.OrderResponse{Number: h.orders.Add(1)}, nil
 }

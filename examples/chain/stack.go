@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/hopbound/hopbound/budget"
+	chainv1 "github.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1"
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
@@ -71,11 +72,21 @@ func (b builder) dialOptions(hop int) ([]grpc.DialOption, error) {
 				MaxAttempts: b.attempts,
 				Backoff:     interceptors.Backoff{Base: backoff, Max: backoff},
 			}},
+			chainv1.HopService_Order_FullMethodName: b.orders(hop),
 		}))
 	if err != nil {
 		return nil, err
 	}
 	return client.DialOptions(), nil
+}
+
+// orders is how orders are made: users, whose key each carries, ask again when one
+// takes long.
+func (b builder) orders(hop int) interceptors.Policy {
+	if hop > 0 || b.attempts == 1 {
+		return interceptors.Policy{Retry: &interceptors.RetryPolicy{MaxAttempts: b.attempts}}
+	}
+	return interceptors.Policy{Hedge: &interceptors.HedgePolicy{MaxAttempts: 2, Delay: stall / 2}}
 }
 
 func (p providers) otelgrpc() []otelgrpc.Option {
