@@ -33,7 +33,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn
 	header, malformed := s.readHeader(ctx)
 	in.request.attempt = header.Attempt
 	if header.HasBudget {
-		in.hop = true
+		in.request.hop = true
 		in.request.allotment.Receive(header.Budget)
 	}
 	ctx = in.startServer(ctx, header)
@@ -42,7 +42,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn
 	}
 	grpc, remaining, excess := in.timeLeft(ctx, header)
 	in.traceArrival(remaining, excess)
-	in.countArrival(ctx, remaining)
+	in.countArrival(ctx, in.waited)
 	in.refuse(ctx, remaining)
 	if s.mode == Enforce && in.refusal == nil && grpc-remaining > derived {
 		ctx, in.cancel = context.WithDeadline(ctx, in.arrived.Add(remaining))

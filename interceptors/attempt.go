@@ -51,6 +51,7 @@ type attempt struct {
 // If the context is one of the attempt's own, cancel releases it.
 func (k *call) begin(a *attempt, keep int) (ctx context.Context, cancel context.CancelFunc) {
 	k.attempts++
+	a.self = attemptContext{Context: k.ctx, call: k, attempt: a} // whatever panics below
 	a.n, a.paid = k.attempts, k.paid
 	k.paid = false
 	a.began = k.began
@@ -64,7 +65,7 @@ func (k *call) begin(a *attempt, keep int) (ctx context.Context, cancel context.
 	}
 	header := k.header(ctx, a)
 	ctx = k.startAttempt(ctx, a)
-	a.self = attemptContext{Context: k.outgoing(ctx, a, header), call: k, attempt: a}
+	a.self.Context = k.outgoing(ctx, a, header)
 	return &a.self, cancel
 }
 
@@ -182,7 +183,7 @@ func (k *call) header(ctx context.Context, a *attempt) wire.Context {
 // outgoing returns the context of an attempt with its metadata.
 func (k *call) outgoing(ctx context.Context, a *attempt, h wire.Context) context.Context {
 	var buf [wire.MaxLen]byte
-	kv := append(append(make([]string, 0, 10), k.trace.context(ctx)...), wire.ContextKey, string(h.Append(buf[:0])))
+	kv := append(append(make([]string, 0, 10), k.trace.context(ctx, k.maker)...), wire.ContextKey, string(h.Append(buf[:0])))
 	if a.n > 1 {
 		kv = append(kv, previousAttemptsKey, strconv.Itoa(a.n-1))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -67,7 +68,9 @@ func NewClient(opts ...ClientOption) (*Client, error) {
 	}
 	c.reserved = []string{wire.ContextKey, previousAttemptsKey}
 	if c.trace != nil {
-		c.reserved = append(c.reserved, c.trace.propagators.Fields()...)
+		for _, field := range c.trace.propagators.Fields() {
+			c.reserved = append(c.reserved, strings.ToLower(field))
+		}
 	}
 	return c, nil
 }

@@ -3,62 +3,80 @@ package interceptors
 import (
 	"reflect"
 	"runtime"
-	"slices"
 	"weak"
 
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 )
 
-// Stats handlers that make a CLIENT span of every call to gRPC, which each
-// attempt is, or leave that to an interceptor of theirs.
-var spanMakers = [...]struct{ pkg, name string }{
-	{"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc", "clientHandler"},
-	{"google.golang.org/grpc/stats/opentelemetry", "clientTracingHandler"},
+// spanMaker is a stats handler of a connection that makes a CLIENT span of every
+// call to gRPC, which each attempt is, or leaves that to an interceptor of its own.
+type spanMaker int
+
+const (
+	noSpanMaker spanMaker = iota
+	byOtelgrpc            // it puts its trace context in the place of ours
+	byGRPC                // it adds it to ours
+)
+
+// spanMakers are those that are known, by package and type.
+func spanMakers() map[[2]string]spanMaker {
+	return map[[2]string]spanMaker{
+		{"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc", "clientHandler"}: byOtelgrpc,
+		{"google.golang.org/grpc/stats/opentelemetry", "clientTracingHandler"}:                           byGRPC,
+	}
 }
 
-// makesClientSpan reports whether the attempts on a connection are CLIENT spans:
-// unless a stats handler of the connection makes one below each.
-func (t *tracing) makesClientSpan(cc *grpc.ClientConn) bool {
+// spanMaker returns what else makes spans on a connection.
+func (t *tracing) spanMaker(cc *grpc.ClientConn) spanMaker {
+	if cc == nil {
+		return noSpanMaker
+	}
+	key := weak.Make(cc)
+	if maker, ok := t.makers.Load(key); ok {
+		return maker.(spanMaker) //nolint:forcetypeassert // nothing else is stored
+	}
+	maker := findSpanMaker(cc)
+	if _, known := t.makers.LoadOrStore(key, maker); !known {
+		runtime.AddCleanup(cc, func(t *tracing) { t.makers.Delete(key) }, t)
+	}
+	return maker
+}
+
+// clientSpan reports whether attempts are CLIENT spans: unless something else on
+// their connection makes one below each.
+func (t *tracing) clientSpan(maker spanMaker) bool {
 	if t.attemptKind != trace.SpanKindUnspecified {
 		return t.attemptKind == trace.SpanKindClient
 	}
-	if cc == nil {
-		return true
-	}
-	key := weak.Make(cc)
-	other, known := t.others.Load(key)
-	if !known {
-		other = hasSpanMaker(cc)
-		if _, known = t.others.LoadOrStore(key, other); !known {
-			runtime.AddCleanup(cc, func(t *tracing) { t.others.Delete(key) }, t)
-		}
-	}
-	return other != true
+	return maker == noSpanMaker
 }
 
-// hasSpanMaker reports whether a connection has one of the stats handlers that
-// make spans. gRPC does not tell what a connection was dialled with, so that it
-// looks at the types there. If gRPC keeps them elsewhere one day it finds none.
-func hasSpanMaker(cc *grpc.ClientConn) bool {
+// findSpanMaker looks for a stats handler that makes spans. gRPC does not tell what
+// a connection was dialled with, so that it looks at the types there. If gRPC keeps
+// them elsewhere one day it finds none.
+func findSpanMaker(cc *grpc.ClientConn) spanMaker {
 	v := reflect.ValueOf(cc).Elem()
 	for _, name := range [...]string{"dopts", "copts", "StatsHandlers"} {
 		if v.Kind() != reflect.Struct {
-			return false
+			return noSpanMaker
 		}
 		v = v.FieldByName(name)
 	}
 	if v.Kind() != reflect.Slice || v.Type().Elem().Kind() != reflect.Interface {
-		return false
+		return noSpanMaker
 	}
 	for i := range v.Len() {
+		if v.Index(i).IsNil() {
+			continue
+		}
 		t := v.Index(i).Elem().Type()
 		for t.Kind() == reflect.Pointer {
 			t = t.Elem()
 		}
-		if slices.Contains(spanMakers[:], struct{ pkg, name string }{t.PkgPath(), t.Name()}) {
-			return true
+		if maker := spanMakers()[[2]string{t.PkgPath(), t.Name()}]; maker != noSpanMaker {
+			return maker
 		}
 	}
-	return false
+	return noSpanMaker
 }

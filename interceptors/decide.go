@@ -33,6 +33,7 @@ const (
 	becauseCancelled = "cancelled"       // the application cancelled the call
 	becauseCommitted = "committed"       // the application has had a part of the stream's response
 	becauseLocal     = "local"           // the error was made on this side
+	becausePanicked  = "panicked"        // something below did
 	becausePassed    = "passed"          // the deadline has passed
 	becauseTooShort  = "too_short"       // it leaves no time for the pause and another attempt
 	becauseRequest   = "request_tokens"  // the request's tokens are used, or lent to its other calls

@@ -24,11 +24,17 @@ func (k *call) hedges() bool {
 }
 
 // plainUnless makes a call that its policy would hedge a plain one, of one
-// attempt, unless it is hedged.
+// attempt, unless it is hedged. A client that only observes judges it by how often
+// it would be made.
 func (k *call) plainUnless(hedged bool) {
-	if k.policy.Hedge != nil && !hedged {
-		k.policy.Hedge, k.policy.Retry = nil, &RetryPolicy{MaxAttempts: 1}
+	if k.policy.Hedge == nil || hedged {
+		return
 	}
+	plain := &RetryPolicy{MaxAttempts: 1}
+	if k.mode == Observe {
+		plain.MaxAttempts, plain.Codes = k.policy.attempts(), k.policy.Hedge.NonFatal
+	}
+	k.policy.Hedge, k.policy.Retry = nil, plain
 }
 
 // hedge makes a unary call by its hedging policy. Each attempt has a reply and
@@ -72,15 +78,24 @@ func (k *call) race(run func(ctx context.Context, r *runner) error) (*runner, er
 	if !h.delayed {
 		h.timer.Stop()
 	}
+	finished := false
+	defer func() {
+		if !finished { // something below has panicked, where nothing of it was expected
+			h.abandon()
+		}
+	}()
 	h.start()
 	for {
 		select {
 		case <-h.timer.C:
-			if h.next(nil) == retried && h.span != nil {
+			d := h.next(nil)
+			h.decide(d)
+			if d == retried && h.span != nil {
 				h.event("hopbound.hedge", attrBackoff.Float64(millis(h.delay)), attrAttempt.Int(h.attempts))
 			}
 		case r := <-h.results:
 			if h.ended(r) {
+				finished = true
 				h.stop(r)
 				return r, r.err
 			}
@@ -102,14 +117,19 @@ type race struct {
 	results chan *runner
 	stays   bool // the winner goes on, as a stream does
 	running []*runner
-	closed  bool
-	because string // the reason for which it is closed, if the decision does not tell enough
+
+	starting  *runner   // not among those running yet
+	undecided []*runner // have failed, and are to be followed when their servers want it
+	closed    bool
+	because   string // the reason for which it is closed, if the decision does not tell enough
 }
 
 // start starts an attempt. It keeps a token for each that may follow.
 func (h *race) start() {
 	r := &runner{}
+	h.starting = r
 	ctx, release := h.begin(&r.attempt, h.most-h.attempts-1)
+	h.starting = nil
 	ctx, r.cancel = context.WithCancel(ctx)
 	h.running = append(h.running, r)
 	go func() {
@@ -197,26 +217,47 @@ func (h *race) ended(r *runner) bool {
 	if r.local {
 		d, h.reason = notRetryable, becauseLocal
 	}
+	if r.panicked != nil {
+		d, h.reason = notRetryable, becausePanicked
+	}
 	switch push := parsePushback(r.reply()); {
 	case d != retried:
-		if !h.closed || fatal {
+		// The last failure to come is that of the call, and what a server has said
+		// for good weighs more than that something was wanting here.
+		if !h.closed || fatal || d == marked || d == pushedBack || len(h.running) == 0 {
 			h.closed, h.decision, h.wanting, h.because = true, d, false, h.reason
 		}
 		h.timer.Stop()
-	case push.said && len(h.running) > 0: // the next one when the server wants it
+	case push.said && len(h.running) > 0 && !h.closed: // the next one when the server wants it
 		h.timer.Reset(push.after)
-	case push.said:
+		h.undecided = append(h.undecided, r)
+		return false
+	case push.said && !h.closed:
 		if again, err := h.pauseFor(r, push.after); !again {
+			h.endAttempt(&r.attempt, r.err, h.decision)
 			r.err = err
-			d = h.decision
-			break
+			return true
 		}
 		d = h.next(r)
 	default:
 		d = h.next(r)
 	}
+	h.decide(d)
 	h.endAttempt(&r.attempt, r.err, d)
 	return fatal || len(h.running) == 0
+}
+
+// decide ends the attempts that have failed and whose servers wanted the next one
+// later, by what became of that.
+func (h *race) decide(d decision) {
+	reason := h.reason
+	for _, r := range h.undecided {
+		if d == outrun {
+			r.hedge = hedgeLost
+		}
+		h.endAttempt(&r.attempt, r.err, d)
+	}
+	h.undecided, h.reason = nil, reason
 }
 
 // pauseFor waits before the next attempt while none is under way.
@@ -233,11 +274,30 @@ func (h *race) pauseFor(r *runner, d time.Duration) (again bool, err error) {
 	return again, err
 }
 
+// abandon ends the attempts under way after a panic, and waits for them.
+func (h *race) abandon() {
+	if h.starting != nil {
+		h.endPanicked(&h.starting.attempt)
+	}
+	for _, r := range h.running {
+		r.cancel()
+	}
+	for range h.running {
+		h.endPanicked(&(<-h.results).attempt)
+	}
+	h.decide(notRetryable)
+}
+
 // stop ends the attempts that are still under way when r has decided the race,
 // and waits for them. If one has panicked, that goes on in the caller.
 func (h *race) stop(r *runner) {
 	for _, other := range h.running {
 		other.cancel()
+	}
+	if r.err == nil {
+		h.decide(outrun)
+	} else {
+		h.decide(h.decision)
 	}
 	panicked := r.panicked
 	for range h.running {
@@ -260,8 +320,7 @@ func (h *race) stop(r *runner) {
 	}
 	if h.stays && r.err == nil {
 		r.cancel()
-		h.settle(&r.attempt, errPanicked)
-		h.endAttempt(&r.attempt, errPanicked, notRetryable)
+		h.endPanicked(&r.attempt)
 	}
 	panic(panicked)
 }

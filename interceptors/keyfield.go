@@ -29,6 +29,7 @@ func (k *call) keyField(req any) (f keyField, err error) {
 		f.field, err = idempotency.FindKeyField(message.ProtoReflect().Descriptor(), k.policy.KeyField)
 	}
 	if err != nil {
+		k.refused(ReasonPolicyInvalid)
 		k.decision = notRetryable
 		return keyField{}, newError(codes.InvalidArgument, ReasonPolicyInvalid, err.Error())
 	}

@@ -66,10 +66,20 @@ func handKey(ctx context.Context) (string, bool) {
 	return md[idempotency.Header][0], true
 }
 
+// sentKey returns the key that the call carries, whoever has put it there, or none.
+func (k *call) sentKey() idempotency.Key {
+	if k.hasKey {
+		return k.key
+	}
+	if key, ok := handKey(k.ctx); ok && idempotency.Key(key).Validate() == nil {
+		return idempotency.Key(key)
+	}
+	return ""
+}
+
 // invalidKey refuses a call whose key cannot be sent.
 func (k *call) invalidKey(err error) error {
 	k.refused(ReasonKeyInvalid)
-	k.event("hopbound.refusal", attrReason.String(ReasonKeyInvalid))
 	k.decision = notRetryable
 	return newError(codes.InvalidArgument, ReasonKeyInvalid, err.Error())
 }

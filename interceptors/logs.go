@@ -109,13 +109,15 @@ func logAttrs(ctx context.Context) []slog.Attr {
 	var l logged
 	if c, ok := ctx.Value(attemptKey{}).(*attemptContext); ok {
 		l.attempt = c.attempt.n
-		l.tokens(attrLeased, c.attempt.lease.Tokens())
-		if c.call.hasKey {
-			l.key = c.call.key
+		if c.call.mode == Enforce {
+			l.tokens(attrLeased, c.attempt.lease.Tokens())
 		}
+		l.key = c.call.sentKey()
 	} else if r := requestFromContext(ctx); r != nil {
 		l.attempt = r.attempt
-		l.tokens(attrLeft, r.allotment.Free())
+		if free := r.allotment.Free(); r.hop || free != 0 || r.allotment.Used() != 0 { // a root is granted some at its first call
+			l.tokens(attrLeft, free)
+		}
 		l.key = r.key
 		if values := metadata.ValueFromIncomingContext(ctx, idempotency.Header); len(values) == 1 && idempotency.Key(values[0]).Validate() == nil {
 			l.key = idempotency.Key(values[0])
@@ -128,8 +130,8 @@ func logAttrs(ctx context.Context) []slog.Attr {
 
 // logged is what is logged of a call.
 type logged struct {
-	attempt int // 0 if it is not known
-	budget  slog.Attr
+	attempt int       // 0 if it is not known
+	budget  slog.Attr // empty if there is nothing to tell
 	key     idempotency.Key
 }
 
@@ -143,7 +145,9 @@ func (l *logged) attrs(ctx context.Context) []slog.Attr {
 	if d, ok := ctx.Deadline(); ok {
 		attrs = append(attrs, slog.Float64(string(attrRemaining), millis(time.Until(d))))
 	}
-	attrs = append(attrs, l.budget)
+	if l.budget.Key != "" {
+		attrs = append(attrs, l.budget)
+	}
 	if l.key != "" {
 		attrs = append(attrs, slog.String(string(attrKeyHash), l.key.Hash()))
 	}

@@ -228,8 +228,8 @@ func TestPanicBelowAClientIsNoSuccess(t *testing.T) {
 		t.Errorf("OnFinish was told %v, balance %v; want an error and 5", finished, b.Balance())
 	}
 	compare(t, tree(recorder.Ended()), `
-hopbound.call Idempotent [internal] Error {attempts=1 decision=not_retryable rpc.response.status_code=UNKNOWN}
-  Idempotent [client] Error {attempt=1 budget.leased=0 budget.used=0 decision=not_retryable rpc.response.status_code=UNKNOWN}
+hopbound.call Idempotent [internal] Error {attempts=1 decision=not_retryable reason=panicked rpc.response.status_code=UNKNOWN}
+  Idempotent [client] Error {attempt=1 budget.leased=0 budget.used=0 decision=not_retryable reason=panicked rpc.response.status_code=UNKNOWN}
 `)
 }
 

@@ -163,6 +163,9 @@ func WithPropagators(propagators propagation.TextMapPropagator) Option {
 // call. Share one among all clients of a process. The default is a purse with
 // the defaults of [budget.New] for this client alone.
 //
+// If a process has several, give each a name, by [budget.Name]: metrics tell them
+// apart by that alone.
+//
 // The purse also sets the pace at which one target may be sent extra attempts,
 // whoever pays for them: for each there is another of the same settings.
 func WithBudget(b *budget.Budget) ClientOption {

@@ -57,7 +57,8 @@ type call struct {
 	ranOut    bool   // its time was over, rather than too short for another attempt
 	abandoned bool   // it ended while another attempt was to be made
 
-	span trace.Span // nil if it is not recorded
+	span  trace.Span // nil if it is not recorded
+	maker spanMaker
 }
 
 // plan gathers what a call goes by: its method's policy, the allotment that it
@@ -155,6 +156,7 @@ func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
 // back takes.
 func (k *call) refuse() error {
 	if k.invalid != nil && k.mode == Enforce {
+		k.refused(ReasonPolicyInvalid)
 		k.decision = notRetryable
 		return newError(codes.InvalidArgument, ReasonPolicyInvalid, k.invalid.Error())
 	}
@@ -200,11 +202,7 @@ func (c *Client) mono(t time.Time) time.Duration { return t.Sub(c.begun) }
 // safe reports whether the call may be repeated though a server may have seen
 // it.
 func (k *call) safe() bool {
-	if k.hasKey || k.policy.safe(k.method.level, k.strict) {
-		return true
-	}
-	key, ok := handKey(k.ctx)
-	return ok && idempotency.Key(key).Validate() == nil
+	return k.policy.safe(k.method.level, k.strict) || k.sentKey() != ""
 }
 
 // heldBack returns what the sender keeps of the remaining time for the reply
@@ -238,7 +236,10 @@ func (k *call) outOfRequestTime() bool {
 // end ends the call: it gives back what a root did not use, and leaves word of a
 // failure with the request that the call belongs to.
 func (k *call) end(err error) {
-	k.last.lease.Lost(k.ended) // still open only if the attempt panicked
+	panicked := k.last.n > 0 && !k.last.settled
+	if panicked {
+		k.endPanicked(k.last)
+	}
 	if k.paid && k.mode == Enforce {
 		k.refund(k.ended)
 	}
@@ -247,7 +248,7 @@ func (k *call) end(err error) {
 	}
 	if err != nil && k.request != nil && k.mode == Enforce {
 		why := k.decision
-		if k.abandoned { // what might have been repeated was not
+		if k.abandoned || panicked { // what might have been repeated was not
 			why = outOfTime
 		}
 		k.request.downstream.failed(codeOf(err), why, k.wanting, k.outOfRequestTime())

@@ -18,7 +18,7 @@ const reportOneIn = 16
 // whether a failure may be repeated. A healthy call mostly has no trailer.
 func (in *incoming) report(err error) {
 	used, took := in.close(err)
-	if !in.hop {
+	if !in.request.hop {
 		used = 0 // it was the server's own budget
 	}
 	if err == nil && used == 0 && rand.IntN(reportOneIn) != 0 { //nolint:gosec // a sample need not be secret

@@ -20,6 +20,7 @@ type request struct {
 
 	// What logs tell of it; both are set before the handler runs.
 	attempt int             // from 1, or 0 if the caller does not tell
+	hop     bool            // the caller leased tokens, even if none
 	key     idempotency.Key // if it is not in the metadata, where all can see it
 }
 
@@ -33,6 +34,8 @@ func (r *request) Value(key any) any {
 	switch key.(type) {
 	case requestKey:
 		return r
+	case attemptKey: // of the caller, where its context reaches the handler
+		return nil
 	case budget.ContextKey:
 		return &r.allotment
 	}

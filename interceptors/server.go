@@ -121,7 +121,6 @@ type incoming struct {
 	floor   *deadline.Floor // nil if it is not learned
 	arrived time.Time
 	waited  time.Duration // how long its caller waits, from then on
-	hop     bool          // the caller leased tokens, even if none
 	refusal error         // what is returned instead of running the handler
 
 	replayed bool // nor did it run if this is set

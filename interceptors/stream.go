@@ -153,6 +153,10 @@ func (s *streamCall) contextEndedLocked() {
 	switch a := s.current; {
 	case s.over || s.driving:
 	case a == nil: // it was to be hedged, and has had no request
+		s.decision, s.reason = notRetryable, becauseCancelled
+		if errors.Is(s.ctx.Err(), context.DeadlineExceeded) {
+			s.decision, s.reason = outOfTime, becausePassed
+		}
 		s.endLocked(s.contextError())
 	case a.finished.Load():
 		s.finishLocked(a, s.contextError())

@@ -39,16 +39,14 @@ func (s *streamCall) mayRepeat() bool {
 // openOne opens one attempt, and settles it if it cannot be opened.
 func (s *streamCall) openOne() (*streamAttempt, error) {
 	a := &streamAttempt{attempt: &attempt{}}
-	ctx, _ := s.begin(a.attempt, 0)
 	returned := false
 	defer func() {
 		if !returned { // the streamer panicked
-			s.settleStream(a, errPanicked)
 			a.abandon()
-			s.decision = notRetryable
-			s.endAttempt(a.attempt, errPanicked, s.decision)
+			s.endPanicked(a.attempt)
 		}
 	}()
+	ctx, _ := s.begin(a.attempt, 0)
 	err := s.openIn(ctx, a, func() {})
 	returned = true
 	if err != nil {
@@ -196,8 +194,12 @@ func (s *streamCall) finishLocked(a *streamAttempt, err error) {
 	}
 	err = s.explain(a, err)
 	s.settleStream(a, err)
-	s.decision, s.wanting = s.verdict(a.attempt, err, s.policy.retries), false
-	if s.decision == retried { // it might have been, before the stream was committed
+	if s.mode == Observe && a.received.Load() == 0 { // it would not have been committed
+		s.decision, s.wanting, _ = s.judge(a.attempt, err)
+	} else {
+		s.decision, s.wanting = s.verdict(a.attempt, err, s.policy.retries), false
+	}
+	if s.decision == retried && s.mode == Enforce { // it might have been, before the stream was committed
 		s.decision, s.reason = notRetryable, becauseCommitted
 	}
 	a.abandon()

@@ -54,7 +54,7 @@ type tracing struct {
 	tracer      trace.Tracer
 	propagators propagation.TextMapPropagator
 	attemptKind trace.SpanKind // unspecified if it depends on the connection
-	others      sync.Map       // whether a connection's stats handlers make CLIENT spans, by its weak pointer
+	makers      sync.Map       // what else makes spans on a connection, by its weak pointer
 }
 
 func newTracing(s *settings) *tracing {
@@ -141,13 +141,21 @@ func codeName(code codes.Code) string {
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// context returns the metadata in which a trace travels.
-func (t *tracing) context(ctx context.Context) []string {
+// context returns the metadata in which a trace travels. Beside what would add the
+// same keys again, it leaves them out, since receivers may take either value.
+func (t *tracing) context(ctx context.Context, maker spanMaker) []string {
 	if t == nil {
 		return nil
 	}
 	kv := make(pairs, 0, 4)
 	t.propagators.Inject(ctx, &kv)
+	if maker == byGRPC {
+		for i := len(kv) - 2; i >= 0; i -= 2 {
+			if kv[i] == "traceparent" || kv[i] == "tracestate" {
+				kv = slices.Delete(kv, i, i+2)
+			}
+		}
+	}
 	return kv
 }
 

@@ -199,7 +199,7 @@ func TestTraceShowsCallsThatWereNeverSent(t *testing.T) {
 	defer cancel()
 	_ = do(ctx)
 	compare(t, tree(recorder.Ended()), `
-hopbound.call Idempotent [internal] Error {attempts=0 decision=deadline rpc.response.status_code=DEADLINE_EXCEEDED}
+hopbound.call Idempotent [internal] Error {attempts=0 decision=deadline reason=DEADLINE_EXPIRED rpc.response.status_code=DEADLINE_EXCEEDED}
   * hopbound.refusal {reason=DEADLINE_EXPIRED}
 `)
 }

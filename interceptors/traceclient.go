@@ -2,7 +2,6 @@ package interceptors
 
 import (
 	"context"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -19,6 +18,7 @@ func (k *call) startCall(ctx context.Context) context.Context {
 	if span.IsRecording() {
 		k.span = span
 	}
+	k.maker = k.trace.spanMaker(k.conn)
 	return ctx
 }
 
@@ -28,11 +28,14 @@ func (k *call) startAttempt(ctx context.Context, a *attempt) context.Context {
 		return ctx
 	}
 	opts := k.method.spans.internal
-	if k.trace.makesClientSpan(k.conn) {
+	if k.trace.clientSpan(k.maker) {
 		opts = k.method.spans.client
 	}
 	ctx, a.span = k.trace.tracer.Start(ctx, k.method.name, opts...) //nolint:spancheck // endAttempt ends it
-	a.span.SetAttributes(attrAttempt.Int(a.n), attrLeased.Int(a.lease.Tokens()))
+	a.span.SetAttributes(attrAttempt.Int(a.n))
+	if k.mode == Enforce { // else it carries none
+		a.span.SetAttributes(attrLeased.Int(a.lease.Tokens()))
+	}
 	if d, ok := ctx.Deadline(); ok {
 		a.span.SetAttributes(attrRemaining.Float64(millis(d.Sub(a.began))), attrReserve.Float64(millis(a.reserve)))
 	}
@@ -62,6 +65,14 @@ func (k *call) endAttempt(a *attempt, err error, d decision) {
 	a.span = nil
 }
 
+// endPanicked ends an attempt below which something has panicked. What it held may
+// have been used.
+func (k *call) endPanicked(a *attempt) {
+	k.settle(a, errPanicked)
+	k.decision, k.reason = notRetryable, becausePanicked
+	k.endAttempt(a, errPanicked, k.decision)
+}
+
 // tracePause says on the call's span why no attempt runs for a while.
 func (k *call) tracePause(a *attempt, last error) {
 	if k.span != nil {
@@ -76,11 +87,6 @@ func (k *call) tracePause(a *attempt, last error) {
 
 // endCall ends the span of the call.
 func (k *call) endCall(err error) {
-	if k.last.span != nil { // the invoker panicked
-		k.last.ended = time.Now()
-		k.decision = notRetryable
-		k.endAttempt(k.last, err, k.decision)
-	}
 	if k.count != nil {
 		code := codes.OK
 		if err != nil {
@@ -95,8 +101,8 @@ func (k *call) endCall(err error) {
 	if k.reason != "" {
 		k.span.SetAttributes(attrReason.String(k.reason))
 	}
-	if k.hasKey {
-		k.span.SetAttributes(attrKeyHash.String(k.key.Hash()))
+	if key := k.sentKey(); key != "" {
+		k.span.SetAttributes(attrKeyHash.String(key.Hash()))
 	}
 	endSpan(k.span, err, k.mode, isFailure)
 }
@@ -110,6 +116,9 @@ func (k *call) event(name string, attrs ...attribute.KeyValue) {
 
 // refused counts and shows a refusal, or what would be one.
 func (k *call) refused(reason string) {
+	if k.mode == Enforce {
+		k.reason = reason
+	}
 	if k.count != nil {
 		k.count.refusal(k.ctx, k.method, reason)
 	}

@@ -84,6 +84,9 @@ func (in *incoming) malformed(ctx context.Context, key string) {
 
 // tell says in trace and metrics what became of a call with a key.
 func (c *claim) tell() {
+	if c.became == "" { // something has panicked before it came to that
+		c.became = keyGivenUp
+	}
 	c.count.keyedCall(&c.request, c.method, c.became)
 	if c.span == nil {
 		return

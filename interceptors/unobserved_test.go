@@ -30,7 +30,7 @@ func TestNothingIsAllocatedWithoutProviders(t *testing.T) { //nolint:paralleltes
 	for _, err := range []error{nil, failure} {
 		got := testing.AllocsPerRun(100, func() {
 			_ = k.startAttempt(k.startCall(ctx), k.last)
-			_ = k.trace.context(ctx)
+			_ = k.trace.context(ctx, k.maker)
 			k.tracePause(k.last, err)
 			k.refused(ReasonDeadlineExpired)
 			k.malformed(wire.ContextKey)
