@@ -65,7 +65,7 @@ func (k *call) begin(a *attempt, keep int) (ctx context.Context, cancel context.
 	}
 	header := k.header(ctx, a)
 	ctx = k.startAttempt(ctx, a)
-	a.self.Context = k.outgoing(ctx, a, header)
+	a.self.Context = k.outgoing(ctx, a, header) //nolint:fatcontext // each attempt's is of its own
 	return &a.self, cancel
 }
 

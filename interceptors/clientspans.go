@@ -33,8 +33,9 @@ func (t *tracing) spanMaker(cc *grpc.ClientConn) spanMaker {
 		return noSpanMaker
 	}
 	key := weak.Make(cc)
-	if maker, ok := t.makers.Load(key); ok {
-		return maker.(spanMaker) //nolint:forcetypeassert // nothing else is stored
+	known, _ := t.makers.Load(key)
+	if maker, ok := known.(spanMaker); ok {
+		return maker
 	}
 	maker := findSpanMaker(cc)
 	if _, known := t.makers.LoadOrStore(key, maker); !known {

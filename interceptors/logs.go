@@ -106,26 +106,35 @@ func (h *logHandler) and(do func(slog.Handler) slog.Handler) slog.Handler {
 
 // logAttrs returns what there is to log of the call that ctx belongs to.
 func logAttrs(ctx context.Context) []slog.Attr {
-	var l logged
 	if c, ok := ctx.Value(attemptKey{}).(*attemptContext); ok {
-		l.attempt = c.attempt.n
-		if c.call.mode == Enforce {
-			l.tokens(attrLeased, c.attempt.lease.Tokens())
-		}
-		l.key = c.call.sentKey()
-	} else if r := requestFromContext(ctx); r != nil {
-		l.attempt = r.attempt
-		if free := r.allotment.Free(); r.hop || free != 0 || r.allotment.Used() != 0 { // a root is granted some at its first call
-			l.tokens(attrLeft, free)
-		}
-		l.key = r.key
-		if values := metadata.ValueFromIncomingContext(ctx, idempotency.Header); len(values) == 1 && idempotency.Key(values[0]).Validate() == nil {
-			l.key = idempotency.Key(values[0])
-		}
-	} else {
-		return nil
+		return c.logged().attrs(ctx)
 	}
-	return l.attrs(ctx)
+	if r := requestFromContext(ctx); r != nil {
+		return r.logged().attrs(ctx)
+	}
+	return nil
+}
+
+// logged returns what there is to log of an attempt.
+func (c *attemptContext) logged() *logged {
+	l := &logged{attempt: c.attempt.n, key: c.call.sentKey()}
+	if c.call.mode == Enforce { // else it carries none
+		l.tokens(attrLeased, c.attempt.lease.Tokens())
+	}
+	return l
+}
+
+// logged returns what there is to log of an incoming request.
+func (r *request) logged() *logged {
+	l := &logged{attempt: r.attempt, key: r.key}
+	if values := metadata.ValueFromIncomingContext(r, idempotency.Header); len(values) == 1 && idempotency.Key(values[0]).Validate() == nil {
+		l.key = idempotency.Key(values[0])
+	}
+	// A root is granted its tokens at its first call.
+	if free := r.allotment.Free(); r.hop || free != 0 || r.allotment.Used() != 0 {
+		l.tokens(attrLeft, free)
+	}
+	return l
 }
 
 // logged is what is logged of a call.

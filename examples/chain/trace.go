@@ -1,16 +1,15 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
-	"time"
 
+	"github.com/hopbound/hopbound/examples/internal/tree"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -60,87 +59,43 @@ func writeTree(out io.Writer, spans []sdktrace.ReadOnlySpan) error {
 	if len(spans) == 0 {
 		return errors.New("the request left no trace")
 	}
-	t := &tree{children: map[trace.SpanID][]sdktrace.ReadOnlySpan{}}
+	var all []*tree.Span
 	for _, s := range spans {
-		t.children[s.Parent().SpanID()] = append(t.children[s.Parent().SpanID()], s)
+		all = append(all, treeSpan(s))
 	}
-	t.walk(trace.SpanID{}, "")
-	_, err := io.WriteString(out, t.text.String())
-	return err
+	return tree.Write(out, all)
 }
 
-type tree struct {
-	children map[trace.SpanID][]sdktrace.ReadOnlySpan
-	text     strings.Builder
-}
-
-// walk prints the spans below a parent, in the order in which they began, and
-// the pauses of a call between its attempts.
-func (t *tree) walk(parent trace.SpanID, indent string) {
-	spans := t.children[parent]
-	slices.SortFunc(spans, func(a, b sdktrace.ReadOnlySpan) int { return a.StartTime().Compare(b.StartTime()) })
-	for _, s := range spans {
-		fmt.Fprintf(&t.text, "%s%s\n", indent, line(s))
-		if s.SpanKind() != trace.SpanKindInternal {
-			t.walk(s.SpanContext().SpanID(), indent+"  ")
-			continue
-		}
-		t.walkCall(s, indent+"  ")
+func treeSpan(s sdktrace.ReadOnlySpan) *tree.Span {
+	t := &tree.Span{
+		ID: s.SpanContext().SpanID().String(), Name: s.Name(), Service: service(s), Began: s.StartTime(), Ended: s.EndTime(),
+		Failed: s.Status().Code == codes.Error, Attributes: values(s.Attributes()),
 	}
-}
-
-// walkCall prints the attempts of a call with the pauses where they were.
-func (t *tree) walkCall(call sdktrace.ReadOnlySpan, indent string) {
-	attempts := t.children[call.SpanContext().SpanID()]
-	slices.SortFunc(attempts, func(a, b sdktrace.ReadOnlySpan) int { return a.StartTime().Compare(b.StartTime()) })
-	events := call.Events()
-	for _, a := range attempts {
-		for len(events) > 0 && events[0].Time.Before(a.StartTime()) {
-			e := attributes(events[0].Attributes)
-			fmt.Fprintf(&t.text, "%s%s of %.2f ms after %s\n", indent, e["hopbound.reason"].AsString(),
-				e["hopbound.backoff_ms"].AsFloat64(), e["rpc.response.status_code"].AsString())
-			events = events[1:]
-		}
-		fmt.Fprintf(&t.text, "%s%s\n", indent, line(a))
-		t.walk(a.SpanContext().SpanID(), indent+"  ")
+	if s.Parent().SpanID().IsValid() {
+		t.Parent = s.Parent().SpanID().String()
 	}
-}
-
-// line is what there is to say of a span.
-func line(s sdktrace.ReadOnlySpan) string {
-	a := attributes(s.Attributes())
-	took := s.EndTime().Sub(s.StartTime()).Round(10 * time.Microsecond)
-	code := cmp.Or(a["rpc.response.status_code"].AsString(), "?")
-	left := time.Duration(a["hopbound.deadline.remaining_ms"].AsFloat64() * float64(time.Millisecond)).Round(time.Millisecond)
-	used := plural(a["hopbound.budget.used"].AsInt64(), "token")
 	switch s.SpanKind() {
 	case trace.SpanKindClient:
-		return fmt.Sprintf("attempt %d: %s, %s after %v; leased %s, %s used below; %v left",
-			a["hopbound.attempt"].AsInt64(), a["hopbound.decision"].AsString(), code, took,
-			plural(a["hopbound.budget.leased"].AsInt64(), "token"), used, left)
+		t.Kind = tree.Client
 	case trace.SpanKindServer:
-		return fmt.Sprintf("%s: %s after %v; %s used here and below; %v left", service(s), code, took, used, left)
+		t.Kind = tree.Server
 	default:
-		return fmt.Sprintf("call of %s: %s, %s after %s and %v",
-			service(s), a["hopbound.decision"].AsString(), code, plural(a["hopbound.attempts"].AsInt64(), "attempt"), took)
 	}
-}
-
-func plural(n int64, noun string) string {
-	if n == 1 {
-		return "1 " + noun
+	for _, e := range s.Events() {
+		t.Events = append(t.Events, tree.Event{Name: e.Name, At: e.Time, Attributes: values(e.Attributes)})
 	}
-	return fmt.Sprintf("%d %ss", n, noun)
+	return t
 }
 
 func service(s sdktrace.ReadOnlySpan) string {
-	return attributes(s.Resource().Attributes())["service.name"].AsString()
+	name, _ := values(s.Resource().Attributes())["service.name"].(string)
+	return name
 }
 
-func attributes(kvs []attribute.KeyValue) map[attribute.Key]attribute.Value {
-	out := make(map[attribute.Key]attribute.Value, len(kvs))
+func values(kvs []attribute.KeyValue) map[string]any {
+	out := make(map[string]any, len(kvs))
 	for _, kv := range kvs {
-		out[kv.Key] = kv.Value
+		out[string(kv.Key)] = kv.Value.AsInterface()
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -105,21 +106,14 @@ func keep(s sdktrace.ReadOnlySpan) keptSpan {
 	k := keptSpan{
 		ID: s.SpanContext().SpanID().String(), Name: s.Name(), Service: service(s), Kind: s.SpanKind().String(),
 		Began: s.StartTime().UnixMicro(), Took: s.EndTime().Sub(s.StartTime()).Microseconds(),
-		Attributes: map[string]any{}, Message: s.Status().Description,
+		Attributes: values(s.Attributes()), Message: s.Status().Description,
 	}
 	if s.Parent().SpanID().IsValid() {
 		k.Parent = s.Parent().SpanID().String()
 	}
-	for key, value := range attributes(s.Attributes()) {
-		k.Attributes[string(key)] = value.AsInterface()
-	}
-	k.Failed = s.Status().Code.String() == "Error"
+	k.Failed = s.Status().Code == codes.Error
 	for _, e := range s.Events() {
-		event := keptEvent{Name: e.Name, At: e.Time.UnixMicro(), Attributes: map[string]any{}}
-		for key, value := range attributes(e.Attributes) {
-			event.Attributes[string(key)] = value.AsInterface()
-		}
-		k.Events = append(k.Events, event)
+		k.Events = append(k.Events, keptEvent{Name: e.Name, At: e.Time.UnixMicro(), Attributes: values(e.Attributes)})
 	}
 	return k
 }

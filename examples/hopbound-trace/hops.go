@@ -1,0 +1,112 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/hopbound/hopbound/examples/internal/tree"
+)
+
+// hop is what the spans of one service tell over all requests.
+type hop struct {
+	name      string
+	depth     int // how many servers were above it, at the least
+	served    int // calls that it got
+	failed    int
+	calls     int // that it made
+	attempts  int
+	decisions map[string]int // on attempts that failed and were not repeated
+}
+
+// writeHops prints a line for each service: how often it was called for each
+// request, and how many attempts it made for each of its own calls.
+func writeHops(out io.Writer, traces map[string][]*tree.Span) error {
+	hops := map[string]*hop{}
+	for _, spans := range traces {
+		addTrace(hops, spans)
+	}
+	all := slices.SortedFunc(maps.Values(hops), func(a, b *hop) int {
+		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.name, b.name))
+	})
+	fmt.Fprintf(out, "%s\n\n", plural(len(traces), "request"))
+	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "hop\tcalls got\tfor each request\tfailed\tcalls made\tattempts\tfor each call\tnot repeated, because\t")
+	for _, h := range all {
+		fmt.Fprintf(table, "%s\t%d\t%.3f\t%d\t%d\t%d\t%s\t%s\t\n", h.name, h.served, float64(h.served)/float64(len(traces)),
+			h.failed, h.calls, h.attempts, ratio(h.attempts, h.calls), reasons(h.decisions))
+	}
+	return table.Flush()
+}
+
+func addTrace(hops map[string]*hop, spans []*tree.Span) {
+	known := map[string]*tree.Span{}
+	for _, s := range spans {
+		known[s.ID] = s
+	}
+	for _, s := range spans {
+		h := hops[s.Service]
+		if h == nil {
+			h = &hop{name: cmp.Or(s.Service, "(no service.name)"), depth: depth(known, s), decisions: map[string]int{}}
+			hops[s.Service] = h
+		}
+		h.depth = min(h.depth, depth(known, s))
+		switch decision := s.Text("hopbound.decision"); {
+		case s.Kind == tree.Server:
+			h.served++
+			if s.Failed {
+				h.failed++
+			}
+		case s.IsCall():
+			h.calls++
+		case s.IsAttempt():
+			h.attempts++
+			if decision != "done" && decision != "retried" && decision != "hedge_lost" {
+				h.decisions[decision]++
+			}
+		}
+	}
+}
+
+// depth returns how many servers' spans are above a span, itself included.
+func depth(known map[string]*tree.Span, s *tree.Span) int {
+	n := 0
+	for range known { // a circle of parents ends here
+		if s.Kind == tree.Server {
+			n++
+		}
+		if s = known[s.Parent]; s == nil {
+			break
+		}
+	}
+	return n
+}
+
+func ratio(part, whole int) string {
+	if whole == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.3f", float64(part)/float64(whole))
+}
+
+// reasons lists decisions, the most frequent first.
+func reasons(decisions map[string]int) string {
+	names := slices.SortedFunc(maps.Keys(decisions), func(a, b string) int {
+		return cmp.Or(cmp.Compare(decisions[b], decisions[a]), cmp.Compare(a, b))
+	})
+	for i, name := range names {
+		names[i] = fmt.Sprintf("%s %d", name, decisions[name])
+	}
+	return cmp.Or(strings.Join(names, ", "), "–")
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

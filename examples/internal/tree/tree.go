@@ -1,0 +1,207 @@
+// Package tree prints the spans of a request as a tree of its calls and attempts.
+package tree
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Span is a span, wherever it comes from.
+type Span struct {
+	Trace, ID, Parent string // Parent is empty of a root
+	Name, Service     string
+	Kind              Kind
+	Began, Ended      time.Time
+	Failed            bool
+	Attributes        map[string]any // strings, int64s, float64s and bools
+	Events            []Event        // in the order of their times
+}
+
+// Event is an event of a span.
+type Event struct {
+	Name       string
+	At         time.Time
+	Attributes map[string]any
+}
+
+// Kind is the kind of a span.
+type Kind int
+
+// The kinds that matter here.
+const (
+	Other Kind = iota
+	Client
+	Server
+)
+
+// Text returns an attribute that is a string, or nothing.
+func (s *Span) Text(name string) string {
+	text, _ := s.Attributes[name].(string)
+	return text
+}
+
+// Int returns an attribute that is a whole number, and whether there is one.
+func (s *Span) Int(name string) (int64, bool) {
+	n, ok := s.Attributes[name].(int64)
+	return n, ok
+}
+
+// IsAttempt reports whether the span is an attempt of Hopbound's. A server's span
+// tells the number of its attempt too.
+func (s *Span) IsAttempt() bool {
+	_, ok := s.Int("hopbound.attempt")
+	return ok && s.Kind != Server
+}
+
+// IsCall reports whether the span is a call with all its attempts.
+func (s *Span) IsCall() bool {
+	_, ok := s.Int("hopbound.attempts")
+	return ok
+}
+
+// Order sorts spans by the time at which they began, and those of the same time by
+// their number as attempts.
+func Order(spans []*Span) {
+	slices.SortStableFunc(spans, func(a, b *Span) int {
+		n, _ := a.Int("hopbound.attempt")
+		m, _ := b.Int("hopbound.attempt")
+		return cmp.Or(a.Began.Compare(b.Began), cmp.Compare(n, m))
+	})
+}
+
+// Write prints the spans of one trace. Spans whose parent is not among them are
+// printed as roots, and said to be.
+func Write(out io.Writer, spans []*Span) error {
+	t := &tree{children: map[string][]*Span{}}
+	known := map[string]bool{}
+	for _, s := range spans {
+		known[s.ID] = true
+	}
+	for _, s := range spans {
+		parent := s.Parent
+		if !known[parent] {
+			parent = ""
+		}
+		t.children[parent] = append(t.children[parent], s)
+	}
+	t.walk("", "")
+	_, err := io.WriteString(out, t.text.String())
+	return err
+}
+
+type tree struct {
+	children map[string][]*Span
+	text     strings.Builder
+}
+
+// walk prints the spans below a parent, in the order in which they began, and the
+// events of a call between its attempts.
+func (t *tree) walk(parent, indent string) {
+	children := t.children[parent]
+	delete(t.children, parent) // so that a circle ends
+	Order(children)
+	for _, s := range children {
+		orphan := ""
+		if parent == "" && s.Parent != "" {
+			orphan = " (its parent is missing)"
+		}
+		fmt.Fprintf(&t.text, "%s%s%s\n", indent, line(s), orphan)
+		if s.IsCall() {
+			t.walkCall(s, indent+"  ")
+			continue
+		}
+		for _, e := range s.Events {
+			t.event(s, e, indent+"  ")
+		}
+		t.walk(s.ID, indent+"  ")
+	}
+}
+
+// walkCall prints the attempts of a call with the pauses where they were.
+func (t *tree) walkCall(call *Span, indent string) {
+	attempts := t.children[call.ID]
+	delete(t.children, call.ID)
+	Order(attempts)
+	events := call.Events
+	for _, a := range attempts {
+		for len(events) > 0 && events[0].At.Before(a.Began) {
+			t.event(call, events[0], indent)
+			events = events[1:]
+		}
+		fmt.Fprintf(&t.text, "%s%s\n", indent, line(a))
+		t.walk(a.ID, indent+"  ")
+	}
+	for _, e := range events {
+		t.event(call, e, indent)
+	}
+}
+
+func (t *tree) event(s *Span, e Event, indent string) {
+	text := func(name string) string { v, _ := e.Attributes[name].(string); return v }
+	pause, _ := e.Attributes["hopbound.backoff_ms"].(float64)
+	switch e.Name {
+	case "hopbound.backoff":
+		fmt.Fprintf(&t.text, "%s%s of %.2f ms after %s\n", indent, text("hopbound.reason"), pause, text("rpc.response.status_code"))
+	case "hopbound.hedge":
+		fmt.Fprintf(&t.text, "%sanother attempt beside it, after %.2f ms\n", indent, pause)
+	case "hopbound.refusal":
+		fmt.Fprintf(&t.text, "%srefused: %s\n", indent, text("hopbound.reason"))
+	case "hopbound.malformed":
+		fmt.Fprintf(&t.text, "%signored: a malformed %s\n", indent, text("hopbound.header"))
+	case "hopbound.idempotency.wait":
+		fmt.Fprintf(&t.text, "%swaits for another call with its key, after %v\n", indent, round(e.At.Sub(s.Began)))
+	case "hopbound.idempotency.store_error":
+		fmt.Fprintf(&t.text, "%sthe store failed: %s\n", indent, text("exception.message"))
+	}
+}
+
+// line is what there is to say of a span.
+func line(s *Span) string {
+	took := round(s.Ended.Sub(s.Began))
+	code := cmp.Or(s.Text("rpc.response.status_code"), s.Text("rpc.grpc.status_code"), "?")
+	decision := s.Text("hopbound.decision")
+	if reason := s.Text("hopbound.reason"); reason != "" {
+		decision += " (" + reason + ")"
+	}
+	left := ""
+	if ms, ok := s.Attributes["hopbound.deadline.remaining_ms"].(float64); ok {
+		left = fmt.Sprintf("; %v left", time.Duration(ms*float64(time.Millisecond)).Round(time.Millisecond))
+	}
+	leased, _ := s.Int("hopbound.budget.leased")
+	spent, hop := s.Int("hopbound.budget.used")
+	used := plural(spent, "token")
+	switch {
+	case s.IsAttempt():
+		n, _ := s.Int("hopbound.attempt")
+		return fmt.Sprintf("attempt %d: %s, %s after %v; leased %s, %s used below%s", n, decision, code, took,
+			plural(leased, "token"), used, left)
+	case s.IsCall():
+		n, _ := s.Int("hopbound.attempts")
+		return fmt.Sprintf("call of %s: %s, %s after %s and %v", s.Service, decision, code, plural(n, "attempt"), took)
+	case s.Kind == Server && hop:
+		key := ""
+		if outcome := s.Text("hopbound.idempotency.outcome"); outcome != "" {
+			key = fmt.Sprintf("; key %s %s", s.Text("hopbound.idempotency.key_hash"), outcome)
+		}
+		return fmt.Sprintf("%s: %s after %v; %s used here and below%s%s", s.Service, code, took, used, left, key)
+	default:
+		kind := map[Kind]string{Client: "client ", Server: "server "}[s.Kind]
+		if code == "?" {
+			code = map[bool]string{true: "failed", false: "ended"}[s.Failed]
+		}
+		return fmt.Sprintf("%s: %s%s: %s after %v", s.Service, kind, s.Name, code, took)
+	}
+}
+
+func round(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
+
+func plural(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
