@@ -15,7 +15,7 @@ import (
 func TestCodeOfDocumentsIsCompiled(t *testing.T) {
 	t.Parallel()
 	var readme []byte
-	for _, name := range []string{"../README.md", "../docs/idempotency.md"} {
+	for _, name := range []string{"../README.md", "../docs/idempotency.md", "../docs/telemetry.md"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

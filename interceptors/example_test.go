@@ -3,11 +3,16 @@ package interceptors_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"os"
 	"time"
 
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -36,6 +41,44 @@ func Example() {
 	}
 	srv := grpc.NewServer(server.ServerOptions()...)
 	defer srv.Stop()
+	// Output:
+}
+
+// Logs of a handler, and of the interceptors of go-grpc-middleware, tell of the
+// call that they belong to.
+func ExampleLogFields() {
+	logger := slog.New(interceptors.NewLogHandler(slog.NewJSONHandler(os.Stderr, nil)))
+	lines := logging.LoggerFunc(func(ctx context.Context, level logging.Level, msg string, fields ...any) {
+		slog.Default().Log(ctx, slog.Level(level), msg, fields...)
+	})
+	server, err := interceptors.NewServer()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	srv := grpc.NewServer(append(server.ServerOptions(), grpc.ChainUnaryInterceptor(
+		logging.UnaryServerInterceptor(lines, logging.WithFieldsFromContext(interceptors.LogFields)),
+	))...)
+	defer srv.Stop()
+	_ = func(ctx context.Context) { logger.InfoContext(ctx, "in a handler") }
+	// Output:
+}
+
+// Spans and metrics of an OpenTelemetry SDK. Give the same providers to the clients
+// and the servers of a process.
+func ExampleWithTracerProvider() {
+	tracers, meters := sdktrace.NewTracerProvider(), sdkmetric.NewMeterProvider()
+	client, err := interceptors.NewClient(interceptors.WithTracerProvider(tracers), interceptors.WithMeterProvider(meters))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	server, err := interceptors.NewServer(interceptors.WithTracerProvider(tracers), interceptors.WithMeterProvider(meters))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, _ = client, server
 	// Output:
 }
 

@@ -40,7 +40,7 @@ func (r *reader) readAll(names []string, stdin io.Reader) error {
 		r.read("standard input", data)
 	}
 	for _, name := range names {
-		data, err := os.ReadFile(name) //nolint:gosec // that is what it is for
+		data, err := os.ReadFile(name)
 		if err != nil {
 			return err
 		}
@@ -126,7 +126,9 @@ func (r *reader) resource(p piece) {
 		r.complain(p.at, err)
 		return
 	}
-	var about struct{ Attributes attributes }
+	var about struct {
+		Attributes attributes `json:"attributes"`
+	}
 	if text := fields["resource"].text; len(text) > 0 {
 		if err := json.Unmarshal(text, &about); err != nil {
 			r.complain(fields["resource"].at, err)
