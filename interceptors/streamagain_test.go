@@ -174,6 +174,7 @@ func TestTraceOfAStream(t *testing.T) {
 	n := serveStreams(t, func(s side, _ grpc.ServerStream) error {
 		_, _ = s.recv()
 		if attempts.Add(1) == 1 {
+			_, _ = s.recv() // so that all has been sent
 			return errUnavailable
 		}
 		for _, text := range []string{"1", "2"} {

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
@@ -67,16 +67,24 @@ func (b *backend) keep(p *sdktrace.TracerProvider) *sdktrace.TracerProvider {
 	return p
 }
 
-// shutdown sends what there still is, for a few seconds at the most.
+// shutdown sends what there still is, for a second at the most.
 func (b *backend) shutdown(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	var errs []error
+	errs := make(chan error, len(b.closers)+1)
+	var wg sync.WaitGroup
 	for _, shut := range b.closers {
-		errs = append(errs, shut(ctx))
+		wg.Go(func() { errs <- shut(ctx) })
 	}
-	if b.spans != nil {
-		errs = append(errs, b.spans.Shutdown(ctx))
+	wg.Wait()
+	if b.spans != nil { // which the others have used
+		errs <- b.spans.Shutdown(ctx)
 	}
-	return errors.Join(errs...)
+	close(errs)
+	for err := range errs {
+		if err != nil { // one is enough: they have the same reason
+			return fmt.Errorf("-otlp %s: what was left could not be sent: %w", b.address, err)
+		}
+	}
+	return nil
 }

@@ -71,11 +71,7 @@ func serveLive(ctx context.Context, cfg *config, stdout io.Writer) (err error) {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	defer func() {
-		if shut := b.shutdown(ctx); shut != nil && cfg.otlp != "" {
-			err = errors.Join(err, fmt.Errorf("-otlp %s: %w", cfg.otlp, shut))
-		}
-	}()
+	defer func() { err = errors.Join(err, b.shutdown(ctx)) }()
 	scraped := prometheus.NewRegistry()
 	l := &live{cfg: cfg}
 	l.choose("healthy")

@@ -18,7 +18,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
+	"time"
+
+	"go.opentelemetry.io/otel"
 )
 
 // Exit codes beside 0.
@@ -29,10 +33,26 @@ const (
 )
 
 func main() {
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(complain(os.Stderr, 10*time.Second)))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
+}
+
+// complain returns what tells of errors of OpenTelemetry's, such as of a backend
+// that is not there: one at a time, since each service has them.
+func complain(out io.Writer, every time.Duration) func(error) {
+	var mu sync.Mutex
+	var last time.Time
+	return func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := time.Now(); now.Sub(last) >= every {
+			last = now
+			fmt.Fprintln(out, "chain:", err)
+		}
+	}
 }
 
 // run is the command. It returns its exit code.

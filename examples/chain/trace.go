@@ -27,11 +27,7 @@ func showTrace(ctx context.Context, cfg *config, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if shut := backend.shutdown(ctx); shut != nil {
-			err = errors.Join(err, fmt.Errorf("-otlp %s: %w", cfg.otlp, shut))
-		}
-	}()
+	defer func() { err = errors.Join(err, backend.shutdown(ctx)) }()
 	traced := func(hop int) providers {
 		name := fmt.Sprintf("service %d", hop)
 		if hop == 0 {
