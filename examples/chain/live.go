@@ -25,15 +25,16 @@ const (
 	liveRate    = 10          // requests of users a second, of each stack
 	liveTimeout = time.Second // how long a user waits
 	liveWindow  = 10          // seconds that what the page shows is over
+	liveBurst   = 4           // tokens in the purse of each hop: for ten requests a second a small one
 
 	// Of the native stack one trace in so many is recorded: while its last service
 	// is down, each has hundreds of spans.
 	nativeTraces = 10
 )
 
-// liveBudget is the purse of each hop: for ten requests a second a small one.
+// liveBudget is the purse of each hop.
 func liveBudget() []budget.Option {
-	return []budget.Option{budget.MinPerSecond(0.2), budget.Burst(6)}
+	return []budget.Option{budget.MinPerSecond(0.2), budget.Burst(liveBurst)}
 }
 
 const (

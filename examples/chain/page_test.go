@@ -129,11 +129,14 @@ func TestPageShowsAnOutage(t *testing.T) { //nolint:paralleltest // it takes the
 	}
 	b.do(chromedp.KeyEvent("\r"))
 	b.await(`document.querySelector("[data-fault=down]").getAttribute("aria-pressed") === "true"`)
-	highest := 0.0
-	for deadline := time.Now().Add(time.Minute); b.number("amplification-native") < 100; time.Sleep(100 * time.Millisecond) {
+	highest, enough := 0.0, 20.0 // a slow machine has no more, because its users time out
+	if *screenshots != "" {
+		enough = 200
+	}
+	for deadline := time.Now().Add(time.Minute); b.number("amplification-native") < enough || b.number("success-hopbound") > 0; time.Sleep(100 * time.Millisecond) {
 		highest = max(highest, b.number("amplification-hopbound"))
 		if time.Now().After(deadline) {
-			t.Fatalf("native has %v leaf calls for each request", b.number("amplification-native"))
+			t.Fatalf("after a minute native has %v leaf calls for each request", b.number("amplification-native"))
 		}
 	}
 	t.Logf("leaf calls for each request: native %v, Hopbound at most %v", b.number("amplification-native"), highest)

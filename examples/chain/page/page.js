@@ -88,7 +88,7 @@ function tile(stack, s) {
 }
 
 function chain(stack, s) {
-  const purse = Math.max(6, ...s.hops.map((h) => Math.ceil(h.balance)));
+  const purse = Math.max(4, ...s.hops.map((h) => Math.ceil(h.balance)));
   const cards = s.hops.map((h, i) => {
     const lines = [make("b", {}, h.name === "user" ? "users" : i === s.hops.length - 1 ? `${h.name} (the leaf)` : h.name)];
     lines.push(make("span", {}, i === 0 ? `${number(h.rate)} requests/s` : `${number(h.rate)} calls/s`));
