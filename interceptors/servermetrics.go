@@ -28,7 +28,7 @@ func newServerCounters(s *settings) (*serverCounters, error) {
 	}
 	c := &serverCounters{
 		counters: newCounters(i, sideServer, s.mode),
-		calls:    i.counter("hopbound.server.calls", "{call}", "Incoming calls that have ended, by status."),
+		calls:    i.counter("hopbound.server.calls", "{call}", "Incoming calls that have ended, by the status that the caller got: DEADLINE_EXCEEDED of those that ended after their deadline."),
 		headroom: i.seconds("hopbound.server.deadline.headroom", "Time left until its deadline when a call arrived, of calls that have one; 0 if it had passed.", latencyBounds()),
 		keyed:    i.counter("hopbound.idempotency.calls", "{call}", "Incoming calls with an idempotency key, by what became of them."),
 		steps: i.seconds("hopbound.idempotency.store.duration", "Duration of steps of the idempotency store, by step and whether it answered.",
@@ -71,10 +71,19 @@ func (in *incoming) countEnd(err error, now time.Time) {
 	if err != nil {
 		code = codeOf(err)
 	}
+	late := now.Sub(in.arrived) - max(0, in.waited)
+	if in.waited == unbounded {
+		late = -unbounded
+	}
+	// Its caller has not got what came after the deadline; and at the deadline the
+	// caller's cancellation is often first.
+	if code == codes.OK && late > 0 || code == codes.Canceled && late > -derived {
+		code = codes.DeadlineExceeded
+	}
 	c.calls.Add(&in.request, 1, s.calls.get(code, func(name string) *labels {
 		return newLabels(attrGRPCMethod.String(s.method), attrGRPCStatus.String(name), attrMode.String(c.mode))
 	}).add...)
-	if late := now.Sub(in.arrived) - max(0, in.waited); in.waited != unbounded && late > 0 {
+	if late > 0 {
 		c.wasted.Add(&in.request, late.Seconds(), s.only.add...)
 	}
 }

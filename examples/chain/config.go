@@ -109,7 +109,14 @@ func parse(args []string, usage io.Writer) (*config, error) {
 // flags, and users wait for a shorter time there.
 func (c *config) addresses(flags *flag.FlagSet, wait *time.Duration) error {
 	for _, v := range []struct{ name, address string }{{"ui", c.ui}, {"otlp", c.otlp}} {
-		if _, port, err := net.SplitHostPort(v.address); v.address != "" && (err != nil || port == "") {
+		if v.address == "" {
+			continue
+		}
+		_, port, err := net.SplitHostPort(v.address)
+		if err == nil {
+			_, err = strconv.ParseUint(port, 10, 16)
+		}
+		if err != nil {
 			return fmt.Errorf("-%s is %q, must be host:port", v.name, v.address)
 		}
 	}

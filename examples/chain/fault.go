@@ -35,21 +35,36 @@ func faults() map[string]fault {
 // has its fault.
 type leaf struct {
 	*counters
-	fault atomic.Pointer[fault]
-	wires *wires
+	fault   atomic.Pointer[fault]
+	wires   *wires
+	closing chan struct{}                              // closed when the chain ends
+	waste   func(ctx context.Context, d time.Duration) // measures work for nobody; nil if nobody wants to know
 }
 
+// serve works on a request, for longer than its user waits if need be, as many a
+// service does that does not look at its context.
 func (l *leaf) serve(ctx context.Context, userGone time.Time) error {
 	l.leafCalls.Add(1)
 	f, took := *l.fault.Load(), work
 	if f.slow > 0 {
 		took = f.slow + rand.N(f.slow) //nolint:gosec // chance need not be secret
 	}
-	time.Sleep(took)
+	select {
+	case <-time.After(took):
+	case <-l.closing:
+	}
 	if late := time.Since(userGone); late > 0 {
 		l.wasted.Add(int64(min(late, took)))
+		if l.waste != nil {
+			l.waste(ctx, min(late, took))
+		}
 	}
-	chance := rand.Float64() //nolint:gosec // as above
+	return l.answer(ctx, &f)
+}
+
+// answer answers, or has the fault.
+func (l *leaf) answer(ctx context.Context, f *fault) error {
+	chance := rand.Float64() //nolint:gosec // chance need not be secret
 	switch {
 	case chance < f.fail:
 		return status.Error(codes.Unavailable, "the last service is down")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,9 @@ const (
 func liveBudget() []budget.Option {
 	return []budget.Option{budget.MinPerSecond(0.2), budget.Burst(liveBurst)}
 }
+
+// requestSpan is the span around a user's request, with which its trace begins.
+const requestSpan = "request"
 
 const (
 	outcomeOK     = "ok"
@@ -103,14 +107,31 @@ func (l *live) start(ctx context.Context, s stack, b *backend, scraped *promethe
 	ls.tracer = user.traces.Tracer("chain")
 	ls.waited, err = user.metrics.Meter("chain").Float64Histogram(requestMetric, metric.WithUnit("s"),
 		metric.WithDescription("How long users waited for an answer."),
-		metric.WithExplicitBucketBoundaries(.001, .002, .003, .005, .007, .01, .015, .02, .03, .05, .07, .1, .15, .2, .3, .5, .7, 1, 1.5, 2, 5))
+		metric.WithExplicitBucketBoundaries(waitBounds(l.cfg.timeout)...))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", requestMetric, err)
+	}
+	wasted, err := ls.telemetry.hops[l.cfg.depth].metrics.Meter("chain").Float64Counter(wasteMetric, metric.WithUnit("s"),
+		metric.WithDescription("How long the last service worked after the user had gone."))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", wasteMetric, err)
 	}
 	ls.chain, err = start(ctx, l.cfg, builder{
 		stack: s, attempts: l.cfg.attempts, providers: ls.telemetry.providers, budget: liveBudget(),
 	}, fault{})
-	return ls, err
+	if err != nil {
+		return nil, err
+	}
+	ls.chain.leaf.waste = func(ctx context.Context, d time.Duration) { wasted.Add(ctx, d.Seconds()) }
+	return ls, nil
+}
+
+// waitBounds are bounds in seconds, for users who wait no longer than a timeout.
+func waitBounds(timeout time.Duration) []float64 {
+	bounds := []float64{.001, .002, .003, .005, .007, .01, .015, .02, .03, .05, .07, .1, .15, .2, .3, .5, .7, 1, 1.5, 2, 5, 10}
+	longest := timeout.Seconds()
+	bounds = slices.DeleteFunc(bounds, func(b float64) bool { return b >= longest })
+	return append(bounds, longest, 1.02*longest)
 }
 
 // run keeps the chains under load and serves the page until ctx ends.
@@ -183,7 +204,7 @@ func (s *liveStack) load(ctx context.Context, timeout time.Duration) {
 
 // request is one request of a user, with a span of its own around it.
 func (s *liveStack) request(ctx context.Context, timeout time.Duration) {
-	ctx, span := s.tracer.Start(ctx, "request")
+	ctx, span := s.tracer.Start(ctx, requestSpan)
 	defer span.End()
 	began, outcome := time.Now(), outcomeOK
 	if err := s.chain.request(ctx, timeout); err != nil {
@@ -206,6 +227,8 @@ func (s *liveStack) order(ctx context.Context, timeout time.Duration, n int) {
 	case n%3 == 0:
 		items = append(items, "tea")
 	}
+	ctx, span := s.tracer.Start(ctx, "order")
+	defer span.End()
 	ctx, cancel := context.WithTimeout(idempotency.WithKey(ctx, idempotency.NewKey()), timeout)
 	defer cancel()
 	for _, item := range items {

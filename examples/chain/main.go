@@ -35,6 +35,7 @@ const (
 func main() {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(complain(os.Stderr, 10*time.Second)))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second interrupt ends it in any case
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)

@@ -118,7 +118,7 @@ func TestPageShowsAnOutage(t *testing.T) { //nolint:paralleltest // it takes the
 	b.do(chromedp.EmulateViewport(1280, 1700), chromedp.Navigate(page))
 	b.await(`document.getElementById("success-hopbound")?.textContent === "100 %" && document.getElementById("success-native")?.textContent === "100 %"`)
 	for _, stack := range []string{"native", "hopbound"} {
-		if a := b.number("amplification-" + stack); a != 1 {
+		if a := b.number("amplification-" + stack); a < 0.95 || a > 1.05 { // some are under way
 			t.Errorf("%s has %v leaf calls for each request while all is well", stack, a)
 		}
 	}
@@ -129,12 +129,17 @@ func TestPageShowsAnOutage(t *testing.T) { //nolint:paralleltest // it takes the
 	}
 	b.do(chromedp.KeyEvent("\r"))
 	b.await(`document.querySelector("[data-fault=down]").getAttribute("aria-pressed") === "true"`)
-	highest, enough := 0.0, 20.0 // a slow machine has no more, because its users time out
+	const chosen = `.hopbound [data-attempts="3"]`
+	highest, opened := 0.0, false
+	enough := 20.0 // a slow machine has no more, because its users time out
 	if *screenshots != "" {
 		enough = 200
 	}
 	for deadline := time.Now().Add(time.Minute); b.number("amplification-native") < enough || b.number("success-hopbound") > 0; time.Sleep(100 * time.Millisecond) {
 		highest = max(highest, b.number("amplification-hopbound"))
+		if !opened && evaluate[int](b, "document.querySelectorAll('"+chosen+"').length") > 0 {
+			opened = evaluate[bool](b, "document.querySelector('"+chosen+"').click() ?? true")
+		}
 		if time.Now().After(deadline) {
 			t.Fatalf("after a minute native has %v leaf calls for each request", b.number("amplification-native"))
 		}
@@ -143,12 +148,12 @@ func TestPageShowsAnOutage(t *testing.T) { //nolint:paralleltest // it takes the
 	if highest >= 1.1 {
 		t.Errorf("Hopbound had %v leaf calls for each request", highest)
 	}
-
-	b.await(`document.querySelectorAll(".hopbound [data-sort=repeated][data-calls='7']").length > 0`)
-	b.do(chromedp.Click(chromedp.CSS(".hopbound [data-sort=repeated][data-calls='7']")))
+	if !opened {
+		t.Fatal("no request had three attempts of a call")
+	}
 	b.await(`document.querySelectorAll("#rows [data-kind=attempt]").length >= 7`)
 	labels := evaluate[[]string](b, `[...document.querySelectorAll("#rows [data-kind=attempt] .label")].map((l) => l.textContent.trim())`)
-	for _, want := range []string{"attempt 1: retried, UNAVAILABLE", "attempt 2: retried, UNAVAILABLE", "attempt 3: exhausted, UNAVAILABLE", "attempt 1: marked, UNAVAILABLE"} {
+	for _, want := range []string{"attempt 1: retried, UNAVAILABLE", "attempt 2: retried, UNAVAILABLE", "attempt 3: exhausted, UNAVAILABLE"} {
 		if !strings.Contains(strings.Join(labels, "\n"), want) {
 			t.Errorf("no %q among the attempts:\n%s", want, strings.Join(labels, "\n"))
 		}
@@ -165,6 +170,7 @@ func TestPageShowsAnOutage(t *testing.T) { //nolint:paralleltest // it takes the
 
 	quit()
 	b.await(`!document.getElementById("lost").hidden`)
+	b.await(`document.getElementById("age").textContent !== ""`)
 	if said := evaluate[string](b, `document.getElementById("lost").textContent`); !strings.Contains(said, "is lost") || !strings.Contains(said, "s old") {
 		t.Errorf("the page says %q", said)
 	}

@@ -56,8 +56,13 @@ func (h *hop) Order(ctx context.Context, req *chainv1.OrderRequest) (*chainv1.Or
 		if _, err := h.next.Order(ctx, req); err != nil {
 			return nil, err
 		}
-	} else if number := h.orders.Load(); number%stallOneIn == 0 {
-		time.Sleep(stall)
+	} else {
+		if number := h.orders.Load(); number%stallOneIn == 0 {
+			time.Sleep(stall)
+		}
+		if err := h.leaf.answer(ctx, h.leaf.fault.Load()); err != nil {
+			return nil, err
+		}
 	}
 	return &chainv1.OrderResponse{Number: h.orders.Add(1)}, nil
 }
@@ -73,7 +78,7 @@ type chain struct {
 // start starts the services of a chain and connects to the first.
 func start(ctx context.Context, cfg *config, b builder, f fault) (_ *chain, err error) {
 	c := &chain{}
-	c.leaf = &leaf{counters: &c.counters}
+	c.leaf = &leaf{counters: &c.counters, closing: make(chan struct{})}
 	c.leaf.fault.Store(&f)
 	defer func() {
 		if err != nil {
@@ -139,6 +144,7 @@ func (c *chain) connect(b builder, hop int, address string) (chainv1.HopServiceC
 // close stops the services, the first one first, so that none waits for the
 // next.
 func (c *chain) close() {
+	close(c.leaf.closing)
 	for _, end := range slices.Backward(c.closers) {
 		end()
 	}

@@ -15,7 +15,8 @@ const history = 180
 type snapshot struct {
 	Time    int64                     `json:"time"` // in milliseconds since the Unix epoch
 	Fault   string                    `json:"fault"`
-	Window  int                       `json:"window"` // seconds that rates and shares are over
+	Window  int                       `json:"window"`  // seconds that rates and shares are over
+	Timeout float64                   `json:"timeout"` // seconds that a user waits
 	Stacks  map[stack]*stackNow       `json:"stacks"`
 	Traces  map[stack][]summary       `json:"traces"`
 	History map[stack][]*historyPoint `json:"history"`
@@ -49,6 +50,11 @@ type hopNow struct {
 
 // watch reads what was exported, every second, and hands it to all pages.
 func (l *live) watch(ctx context.Context, hub *hub) {
+	select { // between two requests, so that none of the purse is on loan
+	case <-ctx.Done():
+		return
+	case <-time.After(time.Second / liveRate / 2):
+	}
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	past := map[stack][]*historyPoint{}
@@ -70,7 +76,7 @@ func (l *live) watch(ctx context.Context, hub *hub) {
 // look returns the next snapshot, and adds to the past.
 func (l *live) look(ctx context.Context, now time.Time, past map[stack][]*historyPoint) ([]byte, error) {
 	s := snapshot{
-		Time: now.UnixMilli(), Fault: *l.fault.Load(), Window: liveWindow,
+		Time: now.UnixMilli(), Fault: *l.fault.Load(), Window: liveWindow, Timeout: l.cfg.timeout.Seconds(),
 		Stacks: map[stack]*stackNow{}, Traces: map[stack][]summary{}, History: past,
 	}
 	for _, ls := range l.stacks {

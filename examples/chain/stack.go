@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"google.golang.org/grpc"
 )
 
@@ -52,7 +53,12 @@ func (b builder) serverOptions(hop int) ([]grpc.ServerOption, error) {
 	if err != nil {
 		return nil, err
 	}
-	return server.ServerOptions(), nil
+	opts := server.ServerOptions()
+	if b.providers != nil { // so that both stacks are measured by the same; it makes no spans here
+		p.traces = noop.NewTracerProvider()
+		opts = append(opts, grpc.StatsHandler(otelgrpc.NewServerHandler(p.otelgrpc()...)))
+	}
+	return opts, nil
 }
 
 func (b builder) dialOptions(hop int) ([]grpc.DialOption, error) {

@@ -11,9 +11,13 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// requestMetric is how long users wait, as the load measures it. Everything else
-// the page shows is measured by Hopbound and by otelgrpc.
-const requestMetric = "chain.request.duration"
+// What the example measures itself: how long users wait, and how long the last
+// service works after they have gone. Everything else the page shows is measured by
+// Hopbound and by otelgrpc.
+const (
+	requestMetric = "chain.request.duration"
+	wasteMetric   = "chain.leaf.wasted"
+)
 
 // totals is what the metrics of one hop say up to a moment.
 type totals struct {
@@ -50,7 +54,7 @@ func (t *totals) add(m metricdata.Metrics) {
 			t.count(m.Name, &p.Attributes, float64(p.Value))
 		}
 	case metricdata.Sum[float64]:
-		if m.Name == "hopbound.server.wasted" {
+		if m.Name == wasteMetric {
 			for _, p := range data.DataPoints {
 				t.wasted += p.Value
 			}
@@ -70,20 +74,14 @@ func (t *totals) count(name string, set *attribute.Set, n float64) {
 	if label(set, "grpc.method") != passMethod() {
 		return
 	}
-	switch name {
-	case "hopbound.server.calls":
-		t.arrived += n
-		if label(set, "grpc.status") != "OK" {
-			t.failed += n
-		}
-	case "hopbound.client.attempts":
+	if name == "hopbound.client.attempts" {
 		t.decisions[label(set, "hopbound.decision")] += n
 	}
 }
 
 func (t *totals) distribution(name string, p *metricdata.HistogramDataPoint[float64]) {
 	switch name {
-	case "rpc.server.call.duration": // otelgrpc's, of the native stack
+	case "rpc.server.call.duration": // otelgrpc's, of both stacks
 		if label(&p.Attributes, "rpc.method") == passMethod() {
 			t.arrived += float64(p.Count)
 			if label(&p.Attributes, "rpc.response.status_code") != "OK" {

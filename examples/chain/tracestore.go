@@ -35,8 +35,9 @@ type keptTrace struct {
 	spans   []keptSpan
 	dropped int // spans beyond the bound
 	seen    time.Time
-	root    int // its index among the spans, or -1
-	calls   int // that servers got
+	root    int   // its index among the spans, or -1
+	calls   int   // that servers got
+	most    int64 // attempts that a call had
 }
 
 // keptSpan is a span as the page has it. Times are in microseconds.
@@ -88,6 +89,8 @@ func (s *traceStore) Shutdown(context.Context) error { return nil }
 
 func (t *keptTrace) add(s sdktrace.ReadOnlySpan) {
 	t.seen = s.EndTime()
+	n, _ := values(s.Attributes())["hopbound.attempts"].(int64)
+	t.most = max(t.most, n)
 	if s.SpanKind() == trace.SpanKindServer {
 		t.calls++
 	}
@@ -120,12 +123,13 @@ func keep(s sdktrace.ReadOnlySpan) keptSpan {
 
 // summary is a line of the page's list of requests.
 type summary struct {
-	ID     string `json:"id"`
-	Began  int64  `json:"began"`
-	Took   int64  `json:"took"`
-	Failed bool   `json:"failed"`
-	Calls  int    `json:"calls"`
-	Sort   string `json:"sort"` // plain, repeated or failed
+	ID       string `json:"id"`
+	Began    int64  `json:"began"`
+	Took     int64  `json:"took"`
+	Failed   bool   `json:"failed"`
+	Calls    int    `json:"calls"`
+	Attempts int64  `json:"attempts"` // the most of any call; 0 if nobody tells
+	Sort     string `json:"sort"`     // plain, repeated or failed
 }
 
 // summaries returns the requests to choose from, the last first, and forgets all
@@ -136,6 +140,10 @@ func (s *traceStore) summaries(now time.Time) []summary {
 	var all []summary
 	for id, t := range s.traces {
 		switch {
+		case t.root >= 0 && t.spans[t.root].Name != requestSpan: // an order, which is not shown
+			if now.Sub(t.seen) > spansComeAfter {
+				delete(s.traces, id)
+			}
 		case t.root < 0:
 			if now.Sub(t.seen) > tracePatience {
 				delete(s.traces, id)
@@ -159,7 +167,7 @@ func (s *traceStore) summaries(now time.Time) []summary {
 
 func (t *keptTrace) summary(id trace.TraceID, depth int) summary {
 	root := t.spans[t.root]
-	m := summary{ID: id.String(), Began: root.Began, Took: root.Took, Failed: root.Failed, Calls: t.calls, Sort: "plain"}
+	m := summary{ID: id.String(), Began: root.Began, Took: root.Took, Failed: root.Failed, Calls: t.calls, Attempts: t.most, Sort: "plain"}
 	switch {
 	case t.calls > depth:
 		m.Sort = "repeated"

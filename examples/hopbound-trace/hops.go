@@ -16,15 +16,19 @@ import (
 type hop struct {
 	name      string
 	depth     int // how many servers were above it, at the least
+	requests  int // in which it was called
 	served    int // calls that it got
 	failed    int
 	calls     int // that it made
 	attempts  int
 	decisions map[string]int // on attempts that failed and were not repeated
+	seen      string         // the last trace in which it was called
+
+	clients int // CLIENT spans, which are attempts where nothing else tells of any
 }
 
 // writeHops prints a line for each service: how often it was called for each
-// request, and how many attempts it made for each of its own calls.
+// request that reached it, and how many attempts it made for each of its own calls.
 func writeHops(out io.Writer, traces map[string][]*tree.Span) error {
 	hops := map[string]*hop{}
 	for _, spans := range traces {
@@ -37,8 +41,8 @@ func writeHops(out io.Writer, traces map[string][]*tree.Span) error {
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "hop\tcalls got\tfor each request\tfailed\tcalls made\tattempts\tfor each call\tnot repeated, because\t")
 	for _, h := range all {
-		fmt.Fprintf(table, "%s\t%d\t%.3f\t%d\t%d\t%d\t%s\t%s\t\n", h.name, h.served, float64(h.served)/float64(len(traces)),
-			h.failed, h.calls, h.attempts, ratio(h.attempts, h.calls), reasons(h.decisions))
+		fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%d\t%d\t%s\t%s\t\n", tree.Printable(h.name), h.served, ratio(h.served, h.requests),
+			h.failed, h.calls, cmp.Or(h.attempts, h.clients), ratio(h.attempts, h.calls), tree.Printable(reasons(h.decisions)))
 	}
 	return table.Flush()
 }
@@ -58,6 +62,10 @@ func addTrace(hops map[string]*hop, spans []*tree.Span) {
 		switch decision := s.Text("hopbound.decision"); {
 		case s.Kind == tree.Server:
 			h.served++
+			if h.seen != s.Trace {
+				h.seen = s.Trace
+				h.requests++
+			}
 			if s.Failed {
 				h.failed++
 			}
@@ -68,6 +76,8 @@ func addTrace(hops map[string]*hop, spans []*tree.Span) {
 			if decision != "done" && decision != "retried" && decision != "hedge_lost" {
 				h.decisions[decision]++
 			}
+		case s.Kind == tree.Client:
+			h.clients++
 		}
 	}
 }

@@ -114,11 +114,13 @@ func documents(data []byte, found func(piece), broken func(at int, err error)) {
 
 // nextDocument returns where the next line begins that may begin a value, or -1.
 func nextDocument(data []byte) int {
-	next := -1
-	for _, begin := range []string{"\n{", "\n["} {
-		if i := bytes.Index(data, []byte(begin)); i >= 0 && (next < 0 || i+1 < next) {
-			next = i + 1
+	for at := 0; ; {
+		i := bytes.IndexByte(data[at:], '\n')
+		if i < 0 {
+			return -1
+		}
+		if at += i + 1; at < len(data) && (data[at] == '{' || data[at] == '[') {
+			return at
 		}
 	}
-	return next
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unicode"
 
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
@@ -72,7 +73,7 @@ func TestTreeOfWhatACollectorWrote(t *testing.T) {
 	for _, want := range []string{
 		"1 request\n",
 		"        hop   calls got   for each request   failed   calls made   attempts   for each call   not repeated, because\n",
-		"   the user           0              0.000        0            1          1           1.000                marked 1\n",
+		"   the user           0                  –        0            1          1           1.000                marked 1\n",
 		"  service 1           1              1.000        1            1          3           3.000             exhausted 1\n",
 		"  service 2           3              3.000        3            0          0               –                       –\n",
 		"\ncall of the user: marked, UNAVAILABLE after 1 attempt and ",
@@ -141,6 +142,26 @@ func TestMalformedIsNamedByItsLineAndLeftOut(t *testing.T) {
 	}
 }
 
+// Spans below themselves, and those with one id at client and server, are shown.
+func TestOddTreesAreShown(t *testing.T) {
+	t.Parallel()
+	circle := strings.Replace(good, `"kind":2`, `"parentSpanId":"00f067aa0ba902b7","kind":2`, 1)
+	shared := strings.Replace(good, `"kind":2`, `"kind":3`, 1)
+	evil := strings.Replace(good, `"name":"a"`, `"name":"a\u001b[2J\nfake"`, 1)
+	for name, tc := range map[string]struct{ input, want string }{
+		"circle":           {document(circle), "shop: server a: ended after 2ms (it is below itself)\n"},
+		"one id":           {document(good, shared), "shop: client a: ended after 2ms\n"},
+		"byte order mark":  {"\xef\xbb\xbf" + document(good), "shop: server a: ended after 2ms\n"},
+		"line ends":        {strings.ReplaceAll(document(good, good), "\n", "\r\n"), "shop: server a: ended after 2ms\n"},
+		"control":          {document(evil), "shop: server a\ufffd[2J\ufffdfake: ended"},
+		"logs and metrics": {"{\"resourceLogs\": []}\n" + document(good) + "\n{\"resourceMetrics\": []}", "shop: server a"},
+	} {
+		if code, out, log := runOn(tc.input); code != 0 || !strings.Contains(out, tc.want) {
+			t.Errorf("%s: exit %d: %s\n%s", name, code, log, out)
+		}
+	}
+}
+
 // Tempo writes ids in base64 and kinds by their names, and calls resources batches.
 func TestOtherBackendsForms(t *testing.T) {
 	t.Parallel()
@@ -191,6 +212,11 @@ func FuzzRead(f *testing.F) {
 		code := run(nil, bytes.NewReader(data), &out, &log)
 		if (code == 0) != (log.Len() == 0) {
 			t.Errorf("exit %d, and %q", code, log.String())
+		}
+		for _, r := range out.String() {
+			if r != '\n' && !unicode.IsPrint(r) {
+				t.Errorf("%q is printed", r)
+			}
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -23,11 +24,20 @@ type reader struct {
 
 	name  string // of the file that is being read
 	data  []byte
-	spans map[[2]string]*tree.Span // by trace and span; some backends write them twice
+	line  int                    // at which
+	at    int                    // is
+	spans map[spanKey]*tree.Span // some backends write them twice
+}
+
+// spanKey is what a span is known by. In some systems a call has one id at its
+// client and its server.
+type spanKey struct {
+	trace, id string
+	kind      tree.Kind
 }
 
 func newReader(complaints io.Writer) *reader {
-	return &reader{complaints: complaints, spans: map[[2]string]*tree.Span{}}
+	return &reader{complaints: complaints, spans: map[spanKey]*tree.Span{}}
 }
 
 // readAll reads files, or standard input if there are none.
@@ -50,15 +60,20 @@ func (r *reader) readAll(names []string, stdin io.Reader) error {
 }
 
 func (r *reader) read(name string, data []byte) {
-	r.name, r.data = name, data
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // a byte order mark
+	r.name, r.data, r.line, r.at = name, data, 1, 0
 	documents(data, r.document, func(at int, err error) { r.complain(at, fmt.Errorf("no JSON: %w", err)) })
 }
 
 // complain names what is malformed by its line.
 func (r *reader) complain(at int, err error) {
 	r.malformed++
-	line := 1 + strings.Count(string(r.data[:at]), "\n")
-	fmt.Fprintf(r.complaints, "%s:%d: left out: %v\n", r.name, line, err)
+	if at < r.at {
+		r.line, r.at = 1, 0
+	}
+	r.line += bytes.Count(r.data[r.at:at], []byte("\n"))
+	r.at = at
+	fmt.Fprintf(r.complaints, "%s:%d: left out: %s\n", r.name, r.line, strings.Trim(strconv.Quote(err.Error()), `"`))
 }
 
 // traces returns the spans by their traces.
@@ -102,7 +117,11 @@ func (r *reader) document(p piece) {
 		resources, ok = fields["batches"]
 	}
 	if !ok {
-		r.complain(p.at, errors.New("there are no resourceSpans"))
+		_, metrics := fields["resourceMetrics"]
+		_, logs := fields["resourceLogs"]
+		if !metrics && !logs { // which an export may have among its spans
+			r.complain(p.at, errors.New("there are no resourceSpans"))
+		}
 		return
 	}
 	r.all(resources, r.resource)
@@ -152,7 +171,7 @@ func (r *reader) resource(p piece) {
 				return
 			}
 			s.Service = service
-			r.spans[[2]string{s.Trace, s.ID}] = s
+			r.spans[spanKey{s.Trace, s.ID, s.Kind}] = s
 		})
 	})
 }

@@ -4,8 +4,11 @@ import { make } from "./dom.js";
 
 const names = { native: "gRPC’s own retries", hopbound: "Hopbound" };
 const faults = {
-  healthy: "The leaf is well.", down: "The leaf fails every call.", slow: "The leaf takes 0.6 to 1.2 s; users wait for 1 s.",
-  failing: "The leaf fails one call in ten.", lost: "The leaf answers, but of ten replies one gets lost with its connection.",
+  healthy: () => "The leaf is well.",
+  down: () => "The leaf fails every call.",
+  slow: (now) => `The leaf takes 0.6 to 1.2 s; users wait for ${now.timeout} s. It does not notice that they go.`,
+  failing: () => "The leaf fails one call in ten.",
+  lost: () => "Of ten replies of the leaf one gets lost, with its connection. With Hopbound, a lost reply costs the tokens that its call held, since nobody knows what became of them.",
 };
 const $ = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(share > 0.995 && share < 1 ? 1 : 0)} %`;
@@ -14,41 +17,50 @@ const number = (n) => (n >= 100 ? n.toFixed(0) : n >= 10 ? n.toFixed(1) : n.toFi
 let last = 0; // when the page was last told anything
 let opened = null; // the request that is shown
 
-// The stream.
+// The stream. A page that nobody looks at does without, for a browser has few
+// connections to one server.
+
+let source = null;
 
 function listen() {
-  const source = new EventSource("events");
+  source?.close();
+  source = new EventSource("events");
   source.onmessage = (message) => {
     last = Date.now();
     $("lost").hidden = true;
+    $("lost").firstElementChild.textContent = "";
     $("main").classList.remove("stale");
     show(JSON.parse(message.data));
   };
   source.onerror = () => {
     warn();
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => { if (!document.hidden) listen(); }, 2000);
   };
 }
 
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) source?.close();
+  else listen();
+});
+
 function warn() {
-  const ago = last ? `What you see is ${Math.round((Date.now() - last) / 1000)} s old.` : "There is nothing to show yet.";
-  const text = `The stream from the chain is lost. ${ago} Trying again.`;
-  if ($("lost").hidden || $("lost").textContent !== text) $("lost").textContent = text;
+  if ($("lost").hidden) $("lost").firstElementChild.textContent = "The stream from the chain is lost. Trying again.";
+  $("age").textContent = last ? `What you see is ${Math.round((Date.now() - last) / 1000)} s old.` : "There is nothing to show yet.";
   $("lost").hidden = false;
   $("main").classList.add("stale");
 }
 
-setInterval(() => { if (last && Date.now() - last > 4000) warn(); }, 1000);
+setInterval(() => { if (last && !document.hidden && Date.now() - last > 4000) warn(); }, 1000);
 
 // The buttons.
 
 for (const button of document.querySelectorAll("[data-fault]")) {
   button.addEventListener("click", async () => {
     try {
-      const answer = await fetch(`fault/${button.dataset.fault}`, { method: "POST" });
-      $("said").textContent = answer.ok ? faults[button.dataset.fault] : `That did not work: ${await answer.text()}`;
+      const answer = await fetch(`fault/${button.dataset.fault}`, { method: "POST", signal: AbortSignal.timeout(3000) });
+      $("trouble").textContent = answer.ok ? "" : `That did not work: ${await answer.text()}`;
     } catch {
-      $("said").textContent = "That did not work: the chain cannot be reached.";
+      $("trouble").textContent = "That did not work: the chain cannot be reached.";
     }
   });
 }
@@ -60,7 +72,8 @@ function show(now) {
   for (const button of document.querySelectorAll("[data-fault]")) {
     button.setAttribute("aria-pressed", String(button.dataset.fault === now.fault));
   }
-  if (!$("said").textContent) $("said").textContent = faults[now.fault];
+  const said = faults[now.fault](now);
+  if ($("said").textContent !== said) $("said").textContent = said;
   const stacks = ["native", "hopbound"].filter((s) => now.stacks[s]);
   $("tiles").replaceChildren(...stacks.map((s) => tile(s, now.stacks[s])));
   draw($("chart-amplification"), now.history, {
@@ -94,9 +107,9 @@ function chain(stack, s) {
     lines.push(make("span", {}, i === 0 ? `${number(h.rate)} requests/s` : `${number(h.rate)} calls/s`));
     if (i > 0) lines.push(make("span", { class: h.perRequest > 1.5 ? "much" : "" }, `${number(h.perRequest)} for each request`));
     lines.push(make("span", {}, `${percent(h.failed)} fail`));
+    if (h.wasted > 0.02) lines.push(make("span", { class: "much" }, `works ${number(h.wasted)} s in each second for nobody`));
     if (stack === "hopbound") {
       if (i > 0) lines.push(make("span", {}, `${Math.round(h.headroom)} ms left on arrival`));
-      if (h.wasted > 0.001) lines.push(make("span", { class: "much" }, `${number(1000 * h.wasted)} ms/s worked for nobody`));
       if (i === 0) lines.push(tokens(h.balance, purse));
       for (const [decision, rate] of Object.entries(h.decisions).sort()) {
         if (decision !== "done" && rate > 0.05) lines.push(make("span", {}, `${decision}: ${number(rate)}/s`));
@@ -113,24 +126,33 @@ function tokens(balance, purse) {
     ...dots, ` ${balance.toFixed(1)} tokens`);
 }
 
-// list shows the requests to choose from. It keeps the focus where it is.
+// list shows the requests to choose from. While somebody is in a list, only the
+// ages there change, so that nothing moves away.
 function list(now, stacks) {
-  const focused = document.activeElement?.dataset?.trace;
-  const scrolled = [...document.querySelectorAll(".list")].map((l) => l.scrollTop);
-  $("requests").replaceChildren(...stacks.map((s) => {
-    const sorts = ["repeated", "failed", "plain"]; // each from the last to the first
-    const traces = (now.traces[s] ?? []).toSorted((a, b) => sorts.indexOf(a.sort) - sorts.indexOf(b.sort));
-    const items = traces.map((t) => {
-      const text = `${t.failed ? "failed" : "succeeded"} after ${number(t.took / 1000)} ms, ${t.calls} calls${t.sort === "repeated" ? ", repeated" : ""}`;
-      const button = make("button", { "data-trace": t.id, "data-sort": t.sort, "data-calls": t.calls, "aria-pressed": String(opened === t.id) }, text);
-      button.addEventListener("click", () => open(s, t.id));
-      return make("li", {}, button);
-    });
-    return make("div", { class: `tile ${s}` }, make("h3", {}, names[s]),
-      items.length ? make("ul", { class: "list", "aria-label": `Requests with ${names[s]}` }, ...items) : make("p", {}, "None yet."));
-  }));
-  document.querySelectorAll(".list").forEach((l, i) => { l.scrollTop = scrolled[i] ?? 0; });
-  if (focused) document.querySelector(`[data-trace="${focused}"]`)?.focus({ preventScroll: true });
+  const sorts = ["repeated", "failed", "plain"]; // each from the last to the first
+  for (const s of stacks) {
+    let box = $(`requests-${s}`);
+    if (!box) {
+      box = make("ul", { class: "list", id: `requests-${s}`, "aria-label": `Requests with ${names[s]}` });
+      $("requests").append(make("div", { class: `tile ${s}` }, make("h3", {}, names[s]), box));
+    }
+    if (!box.matches(":hover, :focus-within")) {
+      const items = (now.traces[s] ?? []).toSorted((a, b) => sorts.indexOf(a.sort) - sorts.indexOf(b.sort)).map((t) => item(s, t));
+      box.replaceChildren(...(items.length ? items : [make("li", {}, "None yet.")]));
+    }
+    for (const button of box.querySelectorAll("button")) {
+      button.querySelector(".age").textContent = `${Math.max(0, Math.round(now.time / 1000 - button.dataset.began / 1e6))} s ago: `;
+      button.setAttribute("aria-pressed", String(opened === button.dataset.trace));
+    }
+  }
+}
+
+function item(stack, t) {
+  const attempts = t.attempts > 1 ? `, up to ${t.attempts} attempts` : t.sort === "repeated" ? ", repeated" : "";
+  const button = make("button", { "data-trace": t.id, "data-sort": t.sort, "data-attempts": t.attempts, "data-began": t.began },
+    make("span", { class: "age" }), `${t.failed ? "failed" : "succeeded"} after ${number(t.took / 1000)} ms, ${t.calls} calls${attempts}`);
+  button.addEventListener("click", () => open(stack, t.id));
+  return make("li", {}, button);
 }
 
 async function open(stack, id) {

@@ -2,12 +2,15 @@
 package tree
 
 import (
+	"bufio"
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Span is a span, wherever it comes from.
@@ -69,14 +72,14 @@ func Order(spans []*Span) {
 	slices.SortStableFunc(spans, func(a, b *Span) int {
 		n, _ := a.Int("hopbound.attempt")
 		m, _ := b.Int("hopbound.attempt")
-		return cmp.Or(a.Began.Compare(b.Began), cmp.Compare(n, m))
+		return cmp.Or(a.Began.Compare(b.Began), cmp.Compare(n, m), cmp.Compare(a.ID, b.ID), cmp.Compare(b.Kind, a.Kind))
 	})
 }
 
-// Write prints the spans of one trace. Spans whose parent is not among them are
-// printed as roots, and said to be.
+// Write prints the spans of one trace. Spans whose parent is not among them, or
+// below themselves, are printed as roots, and said to be.
 func Write(out io.Writer, spans []*Span) error {
-	t := &tree{children: map[string][]*Span{}}
+	t := &tree{out: bufio.NewWriter(out), children: map[string][]*Span{}}
 	known := map[string]bool{}
 	for _, s := range spans {
 		known[s.ID] = true
@@ -88,74 +91,107 @@ func Write(out io.Writer, spans []*Span) error {
 		}
 		t.children[parent] = append(t.children[parent], s)
 	}
-	t.walk("", "")
-	_, err := io.WriteString(out, t.text.String())
-	return err
+	t.walk("", 0, " (its parent is missing)")
+	for len(t.children) > 0 { // circles
+		first := slices.Min(slices.Collect(maps.Keys(t.children)))
+		t.walk(first, 0, " (it is below itself)")
+	}
+	return t.out.Flush()
 }
 
 type tree struct {
+	out      *bufio.Writer // which keeps the first error
 	children map[string][]*Span
-	text     strings.Builder
+}
+
+// mostIndented is how deep a tree is drawn; below, lines are not indented further.
+const mostIndented = 40
+
+// Printable returns a text without what would control a terminal: what comes from
+// spans may be anything.
+func Printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, text)
+}
+
+// print prints a line at a depth.
+func (t *tree) print(depth int, format string, args ...any) {
+	fmt.Fprintf(t.out, "%s%s\n", strings.Repeat("  ", min(depth, mostIndented)), Printable(fmt.Sprintf(format, args...)))
 }
 
 // walk prints the spans below a parent, in the order in which they began, and the
-// events of a call between its attempts.
-func (t *tree) walk(parent, indent string) {
+// events of a call between its attempts. At depth 0, orphan is said of those that
+// have another parent.
+func (t *tree) walk(parent string, depth int, orphan string) {
 	children := t.children[parent]
 	delete(t.children, parent) // so that a circle ends
 	Order(children)
 	for _, s := range children {
-		orphan := ""
-		if parent == "" && s.Parent != "" {
-			orphan = " (its parent is missing)"
+		said := ""
+		if depth == 0 && s.Parent != "" {
+			said = orphan
 		}
-		fmt.Fprintf(&t.text, "%s%s%s\n", indent, line(s), orphan)
+		t.print(depth, "%s%s", line(s), said)
 		if s.IsCall() {
-			t.walkCall(s, indent+"  ")
+			t.walkCall(s, depth+1)
 			continue
 		}
 		for _, e := range s.Events {
-			t.event(s, e, indent+"  ")
+			t.event(s, e, depth+1)
 		}
-		t.walk(s.ID, indent+"  ")
+		t.walk(s.ID, depth+1, "")
 	}
 }
 
-// walkCall prints the attempts of a call with the pauses where they were.
-func (t *tree) walkCall(call *Span, indent string) {
+// walkCall prints the attempts of a call with the events where they were.
+func (t *tree) walkCall(call *Span, depth int) {
 	attempts := t.children[call.ID]
 	delete(t.children, call.ID)
 	Order(attempts)
 	events := call.Events
 	for _, a := range attempts {
-		for len(events) > 0 && events[0].At.Before(a.Began) {
-			t.event(call, events[0], indent)
+		for len(events) > 0 && before(events[0], a) {
+			t.event(call, events[0], depth)
 			events = events[1:]
 		}
-		fmt.Fprintf(&t.text, "%s%s\n", indent, line(a))
-		t.walk(a.ID, indent+"  ")
+		t.print(depth, "%s", line(a))
+		t.walk(a.ID, depth+1, "")
 	}
 	for _, e := range events {
-		t.event(call, e, indent)
+		t.event(call, e, depth)
 	}
 }
 
-func (t *tree) event(s *Span, e Event, indent string) {
+// before reports whether an event of a call is told of before an attempt. That of
+// a hedge comes when its attempt has begun already.
+func before(e Event, a *Span) bool {
+	if n, ok := e.Attributes["hopbound.attempt"].(int64); ok {
+		attempt, _ := a.Int("hopbound.attempt")
+		return n <= attempt
+	}
+	return e.At.Before(a.Began)
+}
+
+func (t *tree) event(s *Span, e Event, depth int) {
 	text := func(name string) string { v, _ := e.Attributes[name].(string); return v }
 	pause, _ := e.Attributes["hopbound.backoff_ms"].(float64)
 	switch e.Name {
 	case "hopbound.backoff":
-		fmt.Fprintf(&t.text, "%s%s of %.2f ms after %s\n", indent, text("hopbound.reason"), pause, text("rpc.response.status_code"))
+		t.print(depth, "%s of %.2f ms after %s", text("hopbound.reason"), pause, text("rpc.response.status_code"))
 	case "hopbound.hedge":
-		fmt.Fprintf(&t.text, "%sanother attempt beside it, after %.2f ms\n", indent, pause)
+		t.print(depth, "another attempt beside it, after %.2f ms", pause)
 	case "hopbound.refusal":
-		fmt.Fprintf(&t.text, "%srefused: %s\n", indent, text("hopbound.reason"))
+		t.print(depth, "refused: %s", text("hopbound.reason"))
 	case "hopbound.malformed":
-		fmt.Fprintf(&t.text, "%signored: a malformed %s\n", indent, text("hopbound.header"))
+		t.print(depth, "ignored: a malformed %s", text("hopbound.header"))
 	case "hopbound.idempotency.wait":
-		fmt.Fprintf(&t.text, "%swaits for another call with its key, after %v\n", indent, round(e.At.Sub(s.Began)))
+		t.print(depth, "waits for another call with its key, after %v", round(e.At.Sub(s.Began)))
 	case "hopbound.idempotency.store_error":
-		fmt.Fprintf(&t.text, "%sthe store failed: %s\n", indent, text("exception.message"))
+		t.print(depth, "the store failed: %s", text("exception.message"))
 	}
 }
 
