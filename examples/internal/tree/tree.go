@@ -118,8 +118,8 @@ func Printable(text string) string {
 	}, text)
 }
 
-// print prints a line at a depth.
-func (t *tree) print(depth int, format string, args ...any) {
+// printf prints a line at a depth.
+func (t *tree) printf(depth int, format string, args ...any) {
 	fmt.Fprintf(t.out, "%s%s\n", strings.Repeat("  ", min(depth, mostIndented)), Printable(fmt.Sprintf(format, args...)))
 }
 
@@ -135,7 +135,7 @@ func (t *tree) walk(parent string, depth int, orphan string) {
 		if depth == 0 && s.Parent != "" {
 			said = orphan
 		}
-		t.print(depth, "%s%s", line(s), said)
+		t.printf(depth, "%s%s", line(s), said)
 		if s.IsCall() {
 			t.walkCall(s, depth+1)
 			continue
@@ -158,7 +158,7 @@ func (t *tree) walkCall(call *Span, depth int) {
 			t.event(call, events[0], depth)
 			events = events[1:]
 		}
-		t.print(depth, "%s", line(a))
+		t.printf(depth, "%s", line(a))
 		t.walk(a.ID, depth+1, "")
 	}
 	for _, e := range events {
@@ -181,17 +181,17 @@ func (t *tree) event(s *Span, e Event, depth int) {
 	pause, _ := e.Attributes["hopbound.backoff_ms"].(float64)
 	switch e.Name {
 	case "hopbound.backoff":
-		t.print(depth, "%s of %.2f ms after %s", text("hopbound.reason"), pause, text("rpc.response.status_code"))
+		t.printf(depth, "%s of %.2f ms after %s", text("hopbound.reason"), pause, text("rpc.response.status_code"))
 	case "hopbound.hedge":
-		t.print(depth, "another attempt beside it, after %.2f ms", pause)
+		t.printf(depth, "another attempt beside it, after %.2f ms", pause)
 	case "hopbound.refusal":
-		t.print(depth, "refused: %s", text("hopbound.reason"))
+		t.printf(depth, "refused: %s", text("hopbound.reason"))
 	case "hopbound.malformed":
-		t.print(depth, "ignored: a malformed %s", text("hopbound.header"))
+		t.printf(depth, "ignored: a malformed %s", text("hopbound.header"))
 	case "hopbound.idempotency.wait":
-		t.print(depth, "waits for another call with its key, after %v", round(e.At.Sub(s.Began)))
+		t.printf(depth, "waits for another call with its key, after %v", round(e.At.Sub(s.Began)))
 	case "hopbound.idempotency.store_error":
-		t.print(depth, "the store failed: %s", text("exception.message"))
+		t.printf(depth, "the store failed: %s", text("exception.message"))
 	}
 }
 
