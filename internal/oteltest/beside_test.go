@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/hopbound/hopbound/interceptors"
+	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -73,7 +74,7 @@ func TestEachAttemptHasOneClientSpanAndNoParentIsMissing(t *testing.T) {
 					recorder := tracetest.NewSpanRecorder()
 					provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
 					throughTwoHops(t, instrumentations(provider)[name], interceptors.WithTracerProvider(provider), call, first)
-					check(t, recorder, strings.Contains(name, "sends nothing"))
+					checkSpans(t, recorder, strings.Contains(name, "sends nothing"), 3)
 				})
 			}
 		}
@@ -105,7 +106,37 @@ func throughTwoHops(t *testing.T, other instrumentation, spans interceptors.Opti
 	})
 }
 
-func check(t *testing.T, recorder *tracetest.SpanRecorder, beside bool) {
+// So it is with attempts at the same time.
+func TestEachHedgeHasOneClientSpan(t *testing.T) {
+	t.Parallel()
+	for name := range instrumentations(sdktrace.NewTracerProvider()) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			recorder := tracetest.NewSpanRecorder()
+			provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
+			other, spans := instrumentations(provider)[name], interceptors.WithTracerProvider(provider)
+			t.Run("", func(t *testing.T) { // as above
+				both := make(chan struct{}, 2)
+				cc := serve(t, func(ctx context.Context) error {
+					if both <- struct{}{}; len(both) < 2 { // the first waits for the second
+						<-ctx.Done()
+					}
+					return ctx.Err()
+				}, append([]grpc.ServerOption{other.serve}, server(t, spans)...)...)(append(client(t, spans), other.dial)...)
+				_, err := testv1.NewTestServiceClient(cc).Idempotent(t.Context(), &testv1.IdempotentRequest{},
+					interceptors.UsePolicy(interceptors.Policy{Hedge: &interceptors.HedgePolicy{MaxAttempts: 2}}))
+				if err != nil {
+					t.Fatal(err)
+				}
+			})
+			checkSpans(t, recorder, strings.Contains(name, "sends nothing"), 2)
+		})
+	}
+}
+
+// checkSpans checks that all spans have ended and have their parents, and that there
+// are so many of servers, each below one attempt and one CLIENT span.
+func checkSpans(t *testing.T, recorder *tracetest.SpanRecorder, beside bool, want int) {
 	t.Helper()
 	if started, ended := len(recorder.Started()), len(recorder.Ended()); started != ended {
 		t.Fatalf("%d spans started and %d ended", started, ended)
@@ -126,8 +157,8 @@ func check(t *testing.T, recorder *tracetest.SpanRecorder, beside bool) {
 			t.Errorf("%d CLIENT spans and %d attempts above a server's: %s", clients, attempts, path)
 		}
 	}
-	if servers != 3 || roots != 1 {
-		t.Errorf("%d server spans and %d roots, want 3 and 1", servers, roots)
+	if servers != want || roots != 1 {
+		t.Errorf("%d server spans and %d roots, want %d and 1", servers, roots, want)
 	}
 }
 

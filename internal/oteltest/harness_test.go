@@ -51,6 +51,16 @@ func (s service) Upload(ss grpc.ClientStreamingServer[testv1.UploadRequest, test
 	return ss.SendAndClose(&testv1.UploadResponse{})
 }
 
+func (s service) Chat(ss grpc.BidiStreamingServer[testv1.ChatRequest, testv1.ChatResponse]) error {
+	if _, err := ss.Recv(); err != nil {
+		return err
+	}
+	if err := s.handle(ss.Context()); err != nil {
+		return err
+	}
+	return ss.Send(&testv1.ChatResponse{})
+}
+
 // calls are the ways to call the service.
 func calls() map[string]func(ctx context.Context, cc *grpc.ClientConn) error {
 	return map[string]func(ctx context.Context, cc *grpc.ClientConn) error{
@@ -60,6 +70,21 @@ func calls() map[string]func(ctx context.Context, cc *grpc.ClientConn) error {
 		},
 		"server stream": func(ctx context.Context, cc *grpc.ClientConn) error {
 			ss, err := testv1.NewTestServiceClient(cc).Watch(ctx, &testv1.WatchRequest{})
+			for err == nil {
+				_, err = ss.Recv()
+			}
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return err
+		},
+		"bidirectional stream": func(ctx context.Context, cc *grpc.ClientConn) error {
+			ss, err := testv1.NewTestServiceClient(cc).Chat(ctx)
+			if err != nil {
+				return err
+			}
+			_ = ss.Send(&testv1.ChatRequest{})
+			_ = ss.CloseSend()
 			for err == nil {
 				_, err = ss.Recv()
 			}
