@@ -47,12 +47,7 @@ alone: ## Build and vet each module without the workspace
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME
-	go list $(PACKAGES) | while read -r package; do \
-		go test -list '^Fuzz' "$$package" | { grep '^Fuzz' || true; } | while read -r target; do \
-			echo "$$package $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
-		done; \
-	done
+	.ci/fuzz $(FUZZTIME) $(PACKAGES)
 
 .PHONY: bench
 bench: ## Measure, and write docs/benchmarks.md
