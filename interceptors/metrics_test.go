@@ -105,6 +105,8 @@ func TestMetricsOfAHedgeAndOfWorkForNobody(t *testing.T) {
 		for _, want := range []string{
 			"grpc.client.call.hedges {hedge} {grpc.method=Idempotent,grpc.target=passthrough:///node} 1 of 1\n",
 			"hopbound.client.calls {call} {grpc.method=Idempotent,grpc.status=DEADLINE_EXCEEDED,grpc.target=passthrough:///node,hopbound.mode=enforce} 1\n",
+			// Both handlers return a success, which nobody gets.
+			"hopbound.server.calls {call} {grpc.method=Idempotent,grpc.status=DEADLINE_EXCEEDED,hopbound.mode=enforce} 2\n",
 			"hopbound.server.wasted s {grpc.method=Idempotent} 0.03\n", // of the first 10 ms, and of the second 20
 			"hopbound.server.deadline.headroom s {grpc.method=Idempotent} 2 of 0.03\n",
 		} {
