@@ -1,8 +1,6 @@
 package interceptors
 
 import (
-	"context"
-	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -82,11 +80,11 @@ func (k *call) verdict(a *attempt, err error, repeats func(codes.Code) bool) dec
 	if err == nil {
 		return done
 	}
-	switch k.ctx.Err() {
-	case context.DeadlineExceeded:
+	switch {
+	case k.deadlinePassed():
 		k.ranOut, k.reason = true, becausePassed
 		return outOfTime
-	case context.Canceled:
+	case k.ctx.Err() != nil:
 		k.reason = becauseCancelled
 		return notRetryable
 	}
@@ -117,6 +115,17 @@ func (k *call) verdict(a *attempt, err error, repeats func(codes.Code) bool) dec
 		return exhausted
 	}
 	return retried
+}
+
+// deadlinePassed reports whether the call's context has ended because its deadline
+// has passed. At that time the cancellation by a caller above, whose own deadline
+// it is, is often first.
+func (k *call) deadlinePassed() bool {
+	if k.ctx.Err() == nil {
+		return false
+	}
+	d, ok := k.ctx.Deadline()
+	return ok && time.Until(d) < derived
 }
 
 // nextPause draws the pause before the next attempt: what the server asked for,
@@ -189,10 +198,10 @@ func (k *call) pause(a *attempt, last error) (again bool, err error) {
 	}
 	k.ended = time.Now()
 	k.abandoned = true
-	if errors.Is(k.ctx.Err(), context.Canceled) {
-		k.decision, k.reason = notRetryable, becauseCancelled
-		return false, cancelledError()
+	if k.deadlinePassed() {
+		k.decision, k.reason = outOfTime, becausePassed
+		return false, last
 	}
-	k.decision, k.reason = outOfTime, becausePassed
-	return false, last
+	k.decision, k.reason = notRetryable, becauseCancelled
+	return false, cancelledError()
 }

@@ -342,3 +342,25 @@ func TestHandlerLogsItsOwnCallThoughItHasItsCallersContext(t *testing.T) {
 		t.Errorf("%v; a root that was granted nothing yet logs %s", err, atRoot)
 	}
 }
+
+// At a deadline the cancellation by the caller above, whose own deadline it is, may
+// come before the hop's: its attempt has run out of time all the same.
+func TestAttemptThatIsCancelledAtItsDeadlineHasRunOutOfTime(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			recorder, spans := traced()
+			n := serve(t, func(ctx context.Context) error {
+				<-ctx.Done()
+				return ctx.Err()
+			})
+			down := idempotent(n.dial(newClient(t, spans).DialOptions()...))
+			n = serve(t, func(ctx context.Context) error { return down(ctx) })
+			_ = within(t, idempotent(n.dial()), 100*ms)
+			time.Sleep(time.Second)
+			if got := decisionsOf(recorder.Ended(), "client"); got != "deadline/passed" {
+				t.Errorf("the attempt tells %q", got)
+			}
+		})
+	}
+}
