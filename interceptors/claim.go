@@ -66,11 +66,10 @@ func (in *incoming) serve(req any, handler grpc.UnaryHandler) (any, error) {
 // key all the same, its own calls get children of that: who repeats it, repeats
 // those too.
 func (in *incoming) unkept() context.Context {
-	values := metadata.ValueFromIncomingContext(&in.request, idempotency.Header)
-	if len(values) != 1 || in.mode == Observe || idempotency.Key(values[0]).Validate() != nil {
+	key := in.request.headerKey()
+	if key == "" || in.mode == Observe {
 		return &in.request
 	}
-	key := idempotency.Key(values[0])
 	return idempotency.WithRunning(&in.request, idempotency.NewID(in.tenant(), in.method.full, key), key, false)
 }
 

@@ -5,7 +5,6 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/hopbound/hopbound/budget"
 	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc/codes"
 )
@@ -50,12 +49,11 @@ func (c *Client) observeBudget() error {
 		return err
 	}
 	named := metric.WithAttributes(attrBudget.String(c.budget.Name()), attrMode.String(c.mode.String()))
-	registration, err := i.meter.RegisterCallback(func(purse *budget.Budget) metric.Callback {
-		return func(_ context.Context, o metric.Observer) error {
-			o.ObserveFloat64(gauge, purse.Balance(), named)
-			return nil
-		}
-	}(c.budget), gauge)
+	purse := c.budget // the callback must not hold on to the client
+	registration, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveFloat64(gauge, purse.Balance(), named)
+		return nil
+	}, gauge)
 	if err == nil {
 		runtime.AddCleanup(c, func(r metric.Registration) { _ = r.Unregister() }, registration)
 	}

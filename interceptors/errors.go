@@ -49,7 +49,7 @@ func cancelledError() error {
 }
 
 // codeOf returns the code that gRPC sends for an error that a handler returns,
-// or that a call has failed with.
+// or that a call has failed with: OK for nil.
 func codeOf(err error) codes.Code {
 	if st, ok := status.FromError(err); ok {
 		return st.Code()

@@ -250,14 +250,13 @@ func (h *race) ended(r *runner) bool {
 // decide ends the attempts that have failed and whose servers wanted the next one
 // later, by what became of that.
 func (h *race) decide(d decision) {
-	reason := h.reason
 	for _, r := range h.undecided {
 		if d == outrun {
 			r.hedge = hedgeLost
 		}
 		h.endAttempt(&r.attempt, r.err, d)
 	}
-	h.undecided, h.reason = nil, reason
+	h.undecided = nil
 }
 
 // pauseFor waits before the next attempt while none is under way.

@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -9,7 +10,6 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
 	"github.com/hopbound/hopbound/idempotency"
 	"go.opentelemetry.io/otel/attribute"
-	"google.golang.org/grpc/metadata"
 )
 
 // attrLeft is how many tokens are left to a request in its handler.
@@ -43,8 +43,8 @@ func LogFields(ctx context.Context) logging.Fields {
 //
 //	slog.New(interceptors.NewLogHandler(slog.NewJSONHandler(os.Stderr, nil)))
 //
-// Log with a context, such as by [slog.InfoContext]. A nil handler is an error of
-// the program, and panics.
+// Log with a context, such as by [slog.InfoContext]. A nil handler panics, as it
+// does with [slog.New].
 func NewLogHandler(next slog.Handler) slog.Handler {
 	if next == nil {
 		panic("hopbound: NewLogHandler: nil")
@@ -107,58 +107,37 @@ func (h *logHandler) and(do func(slog.Handler) slog.Handler) slog.Handler {
 // logAttrs returns what there is to log of the call that ctx belongs to.
 func logAttrs(ctx context.Context) []slog.Attr {
 	if c, ok := ctx.Value(attemptKey{}).(*attemptContext); ok {
-		return c.logged().attrs(ctx)
+		var tokens []slog.Attr
+		if c.call.mode == Enforce { // else it carries none
+			tokens = []slog.Attr{slog.Int(string(attrLeased), c.attempt.lease.Tokens())}
+		}
+		return callAttrs(ctx, c.attempt.n, tokens, c.call.sentKey())
 	}
-	if r := requestFromContext(ctx); r != nil {
-		return r.logged().attrs(ctx)
+	r := requestFromContext(ctx)
+	if r == nil {
+		return nil
 	}
-	return nil
-}
-
-// logged returns what there is to log of an attempt.
-func (c *attemptContext) logged() *logged {
-	l := &logged{attempt: c.attempt.n, key: c.call.sentKey()}
-	if c.call.mode == Enforce { // else it carries none
-		l.tokens(attrLeased, c.attempt.lease.Tokens())
-	}
-	return l
-}
-
-// logged returns what there is to log of an incoming request.
-func (r *request) logged() *logged {
-	l := &logged{attempt: r.attempt, key: r.key}
-	if values := metadata.ValueFromIncomingContext(r, idempotency.Header); len(values) == 1 && idempotency.Key(values[0]).Validate() == nil {
-		l.key = idempotency.Key(values[0])
-	}
+	var tokens []slog.Attr
 	// A root is granted its tokens at its first call.
 	if free := r.allotment.Free(); r.hop || free != 0 || r.allotment.Used() != 0 {
-		l.tokens(attrLeft, free)
+		tokens = []slog.Attr{slog.Int(string(attrLeft), free)}
 	}
-	return l
+	return callAttrs(ctx, r.attempt, tokens, cmp.Or(r.headerKey(), r.key))
 }
 
-// logged is what is logged of a call.
-type logged struct {
-	attempt int       // 0 if it is not known
-	budget  slog.Attr // empty if there is nothing to tell
-	key     idempotency.Key
-}
-
-func (l *logged) tokens(name attribute.Key, n int) { l.budget = slog.Int(string(name), n) }
-
-func (l *logged) attrs(ctx context.Context) []slog.Attr {
+// callAttrs returns what there is to log of a call: attempt is 0 and key is empty
+// if they are not known.
+func callAttrs(ctx context.Context, attempt int, tokens []slog.Attr, key idempotency.Key) []slog.Attr {
 	attrs := make([]slog.Attr, 0, 4)
-	if l.attempt > 0 {
-		attrs = append(attrs, slog.Int(string(attrAttempt), l.attempt))
+	if attempt > 0 {
+		attrs = append(attrs, slog.Int(string(attrAttempt), attempt))
 	}
 	if d, ok := ctx.Deadline(); ok {
 		attrs = append(attrs, slog.Float64(string(attrRemaining), millis(time.Until(d))))
 	}
-	if l.budget.Key != "" {
-		attrs = append(attrs, l.budget)
-	}
-	if l.key != "" {
-		attrs = append(attrs, slog.String(string(attrKeyHash), l.key.Hash()))
+	attrs = append(attrs, tokens...)
+	if key != "" {
+		attrs = append(attrs, slog.String(string(attrKeyHash), key.Hash()))
 	}
 	return attrs
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/idempotency"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 )
 
 // request is an incoming request at one hop: what its outgoing calls draw on,
@@ -50,6 +51,16 @@ func requestFromContext(ctx context.Context) *request {
 		return nil
 	}
 	return r
+}
+
+// headerKey returns the key among the request's metadata, or none unless there is
+// one that is valid.
+func (r *request) headerKey() idempotency.Key {
+	values := metadata.ValueFromIncomingContext(r, idempotency.Header)
+	if len(values) != 1 || idempotency.Key(values[0]).Validate() != nil {
+		return ""
+	}
+	return idempotency.Key(values[0])
 }
 
 // downstream is word of calls that failed and were not repeated, from which the

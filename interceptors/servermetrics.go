@@ -67,10 +67,7 @@ func (in *incoming) countEnd(err error, now time.Time) {
 	if c == nil {
 		return
 	}
-	code, s := codes.OK, in.series()
-	if err != nil {
-		code = codeOf(err)
-	}
+	code, s := codeOf(err), in.series()
 	late := now.Sub(in.arrived) - max(0, in.waited)
 	if in.waited == unbounded {
 		late = -unbounded

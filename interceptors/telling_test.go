@@ -3,6 +3,7 @@ package interceptors_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/hopbound/hopbound/internal/wire"
 	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 )
@@ -102,15 +104,7 @@ func TestHedgeThatIsToComeLaterIsToldOfWhenItHas(t *testing.T) {
 }
 
 func sorted(words string) string {
-	fields := strings.Fields(words)
-	for i := range fields {
-		for j := range i {
-			if fields[i] < fields[j] {
-				fields[i], fields[j] = fields[j], fields[i]
-			}
-		}
-	}
-	return strings.Join(fields, " ")
+	return strings.Join(slices.Sorted(strings.FieldsSeq(words)), " ")
 }
 
 // explosive is a propagator that panics the nth time that it is used.
@@ -362,5 +356,36 @@ func TestAttemptThatIsCancelledAtItsDeadlineHasRunOutOfTime(t *testing.T) {
 				t.Errorf("the attempt tells %q", got)
 			}
 		})
+	}
+}
+
+// Of several trace contexts the last is nearest to the wire.
+func TestServerBelongsToTheLastTraceContext(t *testing.T) {
+	t.Parallel()
+	recorder, spans := traced()
+	n := serve(t, func(context.Context) error { return nil }, newServer(t, spans).ServerOptions()...)
+	const first, last = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-01"
+	if err := idempotent(n.dial())(metadata.AppendToOutgoingContext(t.Context(), "traceparent", first, "traceparent", last)); err != nil {
+		t.Fatal(err)
+	}
+	if got := recorder.Ended()[0].Parent().SpanID().String(); got != "00f067aa0ba902b8" {
+		t.Errorf("the parent is %s", got)
+	}
+}
+
+func TestAttemptsHaveTheKindThatIsSet(t *testing.T) {
+	t.Parallel()
+	if _, err := interceptors.NewClient(interceptors.WithAttemptSpans(trace.SpanKindServer)); err == nil || !strings.Contains(err.Error(), "WithAttemptSpans(server)") {
+		t.Errorf("got %v", err)
+	}
+	for _, kind := range []trace.SpanKind{trace.SpanKindClient, trace.SpanKindInternal} {
+		recorder, spans := traced()
+		n := serve(t, func(context.Context) error { return nil })
+		if err := idempotent(n.dial(newClient(t, spans, interceptors.WithAttemptSpans(kind)).DialOptions()...))(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := recorder.Ended()[0].SpanKind(); got != kind {
+			t.Errorf("the attempt is %v, want %v", got, kind)
+		}
 	}
 }

@@ -98,10 +98,7 @@ func (t *tracing) options(name string) *spanOptions {
 
 // endSpan ends a span with the status of its call.
 func endSpan(span trace.Span, err error, mode Mode, failed func(codes.Code) bool, opts ...trace.SpanEndOption) {
-	code := codes.OK
-	if err != nil {
-		code = codeOf(err)
-	}
+	code := codeOf(err)
 	span.SetAttributes(semconv.RPCResponseStatusCode(codeName(code)))
 	if mode == Observe {
 		span.SetAttributes(attrMode.String(mode.String()))

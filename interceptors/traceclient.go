@@ -88,11 +88,7 @@ func (k *call) tracePause(a *attempt, last error) {
 // endCall ends the span of the call.
 func (k *call) endCall(err error) {
 	if k.count != nil {
-		code := codes.OK
-		if err != nil {
-			code = codeOf(err)
-		}
-		k.count.call(k.ctx, k.series(), code, k.attempts-1, k.policy.Hedge != nil, k.idle)
+		k.count.call(k.ctx, k.series(), codeOf(err), k.attempts-1, k.policy.Hedge != nil, k.idle)
 	}
 	if k.span == nil {
 		return

@@ -1,13 +1,45 @@
 package interceptors
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/hopbound/hopbound/internal/wire"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 )
+
+// Targets beyond those that a client keeps apart are one series.
+func TestTargetsBeyondManyAreOneLabel(t *testing.T) {
+	t.Parallel()
+	client, err := NewClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	label := func(name string) string {
+		t.Helper()
+		cc, err := grpc.NewClient("passthrough:///"+name, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cc.Close() })
+		return client.target(cc).label
+	}
+	if got := label("one"); got != "passthrough:///one" {
+		t.Errorf("the label is %q", got)
+	}
+	full := map[string]*target{}
+	for i := range cacheLimit {
+		full[strconv.Itoa(i)] = &target{}
+	}
+	client.targets.values.Store(&full)
+	if got := label("another"); got != otherMethods {
+		t.Errorf("the label is %q", got)
+	}
+}
 
 // Without providers all that would make spans, attributes and measurements of a
 // call, at both ends, allocates nothing, whether it succeeds or fails.

@@ -6,17 +6,18 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/hopbound/hopbound/internal/services"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 )
 
 // output is what a command prints while it runs.
@@ -145,6 +146,38 @@ func TestLiveServesWhatIsAskedFor(t *testing.T) {
 	}
 }
 
+// Each fault is what its button says, seen by a user whose calls are not repeated.
+func TestFaultsAreWhatTheySay(t *testing.T) {
+	t.Parallel()
+	for name, f := range map[string]fault{
+		"healthy": {}, "down": {fail: 1}, "lost": {lose: 1}, "slow": {slow: 50 * time.Millisecond},
+	} {
+		c, err := start(t.Context(), &config{depth: 1}, builder{stack: native, attempts: 1}, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.close)
+		began := time.Now()
+		err = c.request(t.Context(), time.Minute)
+		said := status.Convert(err).Message()
+		switch took := time.Since(began); {
+		case c.leafCalls.Load() != 1:
+			t.Errorf("%s: the leaf had %d calls", name, c.leafCalls.Load())
+		case (err != nil) != (name == "down" || name == "lost"):
+			t.Errorf("%s: %v", name, err)
+		case (said == "the last service is down") != (name == "down"):
+			t.Errorf("%s: the user is told %q", name, said)
+		case name == "slow" && took < f.slow:
+			t.Errorf("%s: it took %v", name, took)
+		}
+	}
+	for _, name := range []string{"healthy", "down", "slow", "failing", "lost"} {
+		if _, ok := faults()[name]; !ok {
+			t.Errorf("no button can choose %s", name)
+		}
+	}
+}
+
 // Whoever publishes waits for nobody, and nobody is owed more than the last.
 func TestPagesThatDoNotReadHoldNothingUp(t *testing.T) {
 	t.Parallel()
@@ -245,24 +278,11 @@ func (s *metricSink) Export(_ context.Context, req pmetricotlp.ExportRequest) (p
 
 func startSink(t *testing.T) (*sink, string) {
 	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := &sink{services: map[string]int{}, metrics: map[string]bool{}}
-	server := grpc.NewServer()
-	ptraceotlp.RegisterGRPCServer(server, &spanSink{sink: s})
-	pmetricotlp.RegisterGRPCServer(server, &metricSink{sink: s})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(listener)
-	}()
-	t.Cleanup(func() {
-		server.Stop()
-		<-done
+	return s, services.GRPC(t, func(server *grpc.Server) {
+		ptraceotlp.RegisterGRPCServer(server, &spanSink{sink: s})
+		pmetricotlp.RegisterGRPCServer(server, &metricSink{sink: s})
 	})
-	return s, listener.Addr().String()
 }
 
 func TestBackendGetsSpansAndMetricsOfTheLiveChains(t *testing.T) {

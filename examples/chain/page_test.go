@@ -165,7 +165,25 @@ func TestPageShowsAnOutage(t *testing.T) { //nolint:paralleltest // it takes the
 			t.Errorf("no %q in\n%s", want, why)
 		}
 	}
+	for decision, colour := range map[string]string{"retried": "again", "exhausted": "bad"} {
+		if !evaluate[bool](b, fmt.Sprintf(`document.querySelector("#rows [data-kind=attempt][data-decision=%s] .bar").classList.contains(%q)`, decision, colour)) {
+			t.Errorf("an attempt that was %s has another colour than %s", decision, colour)
+		}
+	}
+	for _, want := range []string{"ms left on arrival", "tokens"} {
+		if !strings.Contains(evaluate[string](b, `document.querySelector(".chain.hopbound").innerText`), want) {
+			t.Errorf("the hops do not tell of %s", want)
+		}
+	}
 	b.shoot("live-down.png")
+	hovered := evaluate[[]float64](b, `(() => {
+		const row = document.querySelector("#rows [data-kind=attempt][data-decision=retried]");
+		row.scrollIntoView({ block: "center" });
+		const box = row.getBoundingClientRect();
+		return [box.x + box.width / 2, box.y + box.height / 2];
+	})()`)
+	b.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, hovered[0], hovered[1]))
+	b.await(`document.getElementById("why").innerText.includes("It failed, and another attempt followed.")`)
 	looksRight(b)
 
 	quit()

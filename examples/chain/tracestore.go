@@ -89,8 +89,6 @@ func (s *traceStore) Shutdown(context.Context) error { return nil }
 
 func (t *keptTrace) add(s sdktrace.ReadOnlySpan) {
 	t.seen = s.EndTime()
-	n, _ := values(s.Attributes())["hopbound.attempts"].(int64)
-	t.most = max(t.most, n)
 	if s.SpanKind() == trace.SpanKindServer {
 		t.calls++
 	}
@@ -102,7 +100,10 @@ func (t *keptTrace) add(s sdktrace.ReadOnlySpan) {
 	if root {
 		t.root = len(t.spans)
 	}
-	t.spans = append(t.spans, keep(s))
+	kept := keep(s)
+	n, _ := kept.Attributes["hopbound.attempts"].(int64)
+	t.most = max(t.most, n)
+	t.spans = append(t.spans, kept)
 }
 
 func keep(s sdktrace.ReadOnlySpan) keptSpan {

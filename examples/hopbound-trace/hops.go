@@ -37,7 +37,7 @@ func writeHops(out io.Writer, traces map[string][]*tree.Span) error {
 	all := slices.SortedFunc(maps.Values(hops), func(a, b *hop) int {
 		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.name, b.name))
 	})
-	fmt.Fprintf(out, "%s\n\n", plural(len(traces), "request"))
+	fmt.Fprintf(out, "%s\n\n", tree.Plural(int64(len(traces)), "request"))
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "hop\tcalls got\tfor each request\tfailed\tcalls made\tattempts\tfor each call\tnot repeated, because\t")
 	for _, h := range all {
@@ -112,11 +112,4 @@ func reasons(decisions map[string]int) string {
 		names[i] = fmt.Sprintf("%s %d", name, decisions[name])
 	}
 	return cmp.Or(strings.Join(names, ", "), "–")
-}
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }

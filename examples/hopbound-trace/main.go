@@ -1,9 +1,9 @@
-// Command hopbound-trace reads spans in OTLP's JSON, as the OpenTelemetry
-// Collector's file exporter, Jaeger and Tempo write them, and prints the tree of a
+// Command hopbound-trace reads spans in OTLP's JSON, in lines as the OpenTelemetry
+// Collector's file exporter writes them, or in an envelope, and prints the tree of a
 // request's attempts, and how often each hop was called for each request.
 //
 //	hopbound-trace spans.json
-//	curl -s http://localhost:16686/api/v3/traces/$id | hopbound-trace
+//	hopbound-trace < spans.json
 //	hopbound-trace -trace 4bf92f35 spans.json
 //
 // Without -trace it shows the request with the most calls. What is malformed is

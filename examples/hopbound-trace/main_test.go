@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"unicode"
 
+	"github.com/hopbound/hopbound/internal/services"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"google.golang.org/grpc"
@@ -37,23 +37,14 @@ func (e *exporter) Export(_ context.Context, req ptraceotlp.ExportRequest) (ptra
 // export runs the example chain against the exporter, and returns what that wrote.
 func export(t *testing.T) string {
 	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, server := &exporter{}, grpc.NewServer()
-	ptraceotlp.RegisterGRPCServer(server, e)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(listener)
-	}()
-	out, err := exec.CommandContext(t.Context(), "go", "run", "../chain", "-depth", "2", "-requests", "1", "-stack", "hopbound", "-otlp", listener.Addr().String()).CombinedOutput()
-	server.Stop()
-	<-done
+	e := &exporter{}
+	address := services.GRPC(t, func(server *grpc.Server) { ptraceotlp.RegisterGRPCServer(server, e) })
+	out, err := exec.CommandContext(t.Context(), "go", "run", "../chain", "-depth", "2", "-requests", "1", "-stack", "hopbound", "-otlp", address).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	return e.file.String()
 }
 
@@ -162,7 +153,8 @@ func TestOddTreesAreShown(t *testing.T) {
 	}
 }
 
-// Tempo writes ids in base64 and kinds by their names, and calls resources batches.
+// Some backends write ids in base64 and kinds by their names, and name resources
+// batches.
 func TestOtherBackendsForms(t *testing.T) {
 	t.Parallel()
 	span := strings.NewReplacer(traceID, "S/kvNXezTaajzpKdDg5HNg==", "00f067aa0ba902b7", "APBnqgupArc=", `"kind":2`, `"kind":"SPAN_KIND_SERVER"`).Replace(good)

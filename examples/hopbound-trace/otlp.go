@@ -88,8 +88,9 @@ func (r *reader) traces() map[string][]*tree.Span {
 	return traces
 }
 
-// document reads what one export wrote: OTLP's own form, or that in an envelope,
-// as Jaeger ("result") and Tempo ("trace", "batches") have it, or a list of them.
+// document reads what one export wrote: OTLP's own form, or that in an envelope
+// ("result", "trace") or with another name for its resources ("batches"), as some
+// backends have it, or a list of them.
 func (r *reader) document(p piece) {
 	if len(p.text) > 0 && p.text[0] == '[' {
 		elements, err := p.elements()

@@ -167,17 +167,20 @@ func TestNobodyWaitsForAClosedStore(t *testing.T) {
 	for round := range 20 {
 		s := open(t, filepath.Join(t.TempDir(), "db"))
 		var wg sync.WaitGroup
+		begun := make(chan struct{})
+		first := sync.OnceFunc(func() { close(begun) })
 		for i := range 8 {
 			wg.Go(func() {
 				for n := range 20 {
 					c := claim(fmt.Sprint(round, i, n))
+					first()
 					if _, err := s.Begin(context.Background(), c); err != nil {
 						_ = s.Release(context.Background(), idempotency.Lease{ID: c.ID, Owner: "a"})
 					}
 				}
 			})
 		}
-		time.Sleep(time.Millisecond)
+		<-begun // so that it is closed in the midst of it
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}

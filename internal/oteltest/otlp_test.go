@@ -3,12 +3,12 @@ package oteltest
 import (
 	"context"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/internal/services"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"go.opentelemetry.io/otel/attribute"
@@ -50,34 +50,13 @@ func (r *receiver) Export(_ context.Context, req ptraceotlp.ExportRequest) (ptra
 	return ptraceotlp.NewExportResponse(), nil
 }
 
-// start runs the receiver on a loopback port until the test ends.
-func (r *receiver) start(t *testing.T) string {
-	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := grpc.NewServer()
-	ptraceotlp.RegisterGRPCServer(s, r)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = s.Serve(listener)
-	}()
-	t.Cleanup(func() {
-		s.Stop()
-		<-done
-	})
-	return listener.Addr().String()
-}
-
 // A backend gets exactly the spans that there were, and each with its parent, from
 // a chain of five services, of which each fails at random and the requests of which
 // are given up at random.
 func TestBackendGetsEverySpanOfAFailingChain(t *testing.T) {
 	t.Parallel()
 	backend := &receiver{}
-	address := backend.start(t)
+	address := services.GRPC(t, func(s *grpc.Server) { ptraceotlp.RegisterGRPCServer(s, backend) })
 	recorder := tracetest.NewSpanRecorder()
 	var providers []*sdktrace.TracerProvider
 	provider := func(service string) interceptors.Option {

@@ -209,15 +209,15 @@ func line(s *Span) string {
 	}
 	leased, _ := s.Int("hopbound.budget.leased")
 	spent, hop := s.Int("hopbound.budget.used")
-	used := plural(spent, "token")
+	used := Plural(spent, "token")
 	switch {
 	case s.IsAttempt():
 		n, _ := s.Int("hopbound.attempt")
 		return fmt.Sprintf("attempt %d: %s, %s after %v; leased %s, %s used below%s", n, decision, code, took,
-			plural(leased, "token"), used, left)
+			Plural(leased, "token"), used, left)
 	case s.IsCall():
 		n, _ := s.Int("hopbound.attempts")
-		return fmt.Sprintf("call of %s: %s, %s after %s and %v", s.Service, decision, code, plural(n, "attempt"), took)
+		return fmt.Sprintf("call of %s: %s, %s after %s and %v", s.Service, decision, code, Plural(n, "attempt"), took)
 	case s.Kind == Server && hop:
 		key := ""
 		if outcome := s.Text("hopbound.idempotency.outcome"); outcome != "" {
@@ -235,7 +235,8 @@ func line(s *Span) string {
 
 func round(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 
-func plural(n int64, noun string) string {
+// Plural returns how many there are of a noun.
+func Plural(n int64, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}
