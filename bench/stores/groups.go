@@ -168,41 +168,73 @@ scripts that do nothing at all; by rueidis, which redisstore uses, and by go-red
 	},
 }
 
-var postgresGroup = group{
-	title: "PostgreSQL",
-	text: `A transaction that inserts a row: plain, with a plain insert of the record in it,
-and by pgstore with transactions. And what leases take, beside two statements
-that insert and update. fsync is on.`,
+// openPostgres starts a server that has the tables.
+func openPostgres(e *environment) (*pgxpool.Pool, error) {
+	server := services.Postgres(e, "fsync=on")
+	config, err := pgxpool.ParseConfig(server.URL())
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = 32
+	ctx := context.Background()
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	e.Cleanup(pool.Close)
+	if err := pgstore.Migrate(ctx, pool); err != nil {
+		return nil, err
+	}
+	for _, sql := range []string{
+		"CREATE TABLE ledger (id bigint PRIMARY KEY, account text, cents bigint)",
+		"CREATE TABLE record (id bytea PRIMARY KEY, owner text, outcome bytea)",
+	} {
+		if _, err := pool.Exec(ctx, sql); err != nil {
+			return nil, err
+		}
+	}
+	return pool, nil
+}
+
+var leaseGroup = group{
+	title: "PostgreSQL with leases",
+	text: `Beside two statements that insert a plain record and update it with the outcome.
+fsync is on.`,
 	concurrency: []int{1, 8, 32},
 	open: func(e *environment) ([]contender, error) {
-		server := services.Postgres(e, "fsync=on")
-		config, err := pgxpool.ParseConfig(server.URL())
+		pool, err := openPostgres(e)
 		if err != nil {
 			return nil, err
-		}
-		config.MaxConns = 32
-		ctx := context.Background()
-		pool, err := pgxpool.NewWithConfig(ctx, config)
-		if err != nil {
-			return nil, err
-		}
-		e.Cleanup(pool.Close)
-		if err := pgstore.Migrate(ctx, pool); err != nil {
-			return nil, err
-		}
-		for _, sql := range []string{
-			"CREATE TABLE ledger (id bigint PRIMARY KEY, account text, cents bigint)",
-			"CREATE TABLE record (id bytea PRIMARY KEY, owner text, outcome bytea)",
-		} {
-			if _, err := pool.Exec(ctx, sql); err != nil {
-				return nil, err
-			}
 		}
 		leases, err := pgstore.New(pool)
 		if err != nil {
 			return nil, err
 		}
 		e.Cleanup(leases.Close)
+		return []contender{
+			{"two statements", func(ctx context.Context, n uint64) error {
+				id := idOf(n)
+				if _, err := pool.Exec(ctx, "INSERT INTO record VALUES ($1, $2, NULL)", id[:], owner); err != nil {
+					return err
+				}
+				_, err := pool.Exec(ctx, "UPDATE record SET outcome = $2 WHERE id = $1", id[:], outcome)
+				return err
+			}},
+			{"pgstore with leases", with(leases, retention)},
+		}, nil
+	},
+}
+
+var transactionGroup = group{
+	title: "PostgreSQL with transactions",
+	text: `A transaction that inserts a row: beside the same one with a plain insert of the
+record in it, without any record, and with pgstore's. fsync is on.`,
+	concurrency: []int{1, 8, 32},
+	open: func(e *environment) ([]contender, error) {
+		pool, err := openPostgres(e)
+		if err != nil {
+			return nil, err
+		}
 		transactions, err := pgstore.New(pool, pgstore.WithTransactions())
 		if err != nil {
 			return nil, err
@@ -229,9 +261,9 @@ that insert and update. fsync is on.`,
 			}
 		}
 		return []contender{
-			{"a transaction", plain(false)},
-			{"a transaction with a plain record", plain(true)},
-			{"pgstore with transactions", func(ctx context.Context, n uint64) error {
+			{"with a plain record", plain(true)},
+			{"without a record", plain(false)},
+			{"with pgstore's", func(ctx context.Context, n uint64) error {
 				var failed error
 				begun, err := transactions.Transact(ctx, idempotency.Claim{ID: idOf(n), Owner: owner, Lease: 10 * time.Second},
 					func(ctx context.Context) idempotency.Verdict {
@@ -247,15 +279,6 @@ that insert and update. fsync is on.`,
 				}
 				return failed
 			}},
-			{"two statements", func(ctx context.Context, n uint64) error {
-				id := idOf(n)
-				if _, err := pool.Exec(ctx, "INSERT INTO record VALUES ($1, $2, NULL)", id[:], owner); err != nil {
-					return err
-				}
-				_, err := pool.Exec(ctx, "UPDATE record SET outcome = $2 WHERE id = $1", id[:], outcome)
-				return err
-			}},
-			{"pgstore with leases", with(leases, retention)},
 		}, nil
 	},
 }

@@ -21,8 +21,9 @@ func main() {
 	rounds := flag.Int("rounds", 15, "blocks of each contender")
 	block := flag.Duration("block", 300*time.Millisecond, "how long a block lasts")
 	out := flag.String("out", "", "file to append the tables to; standard output if empty")
+	only := flag.String("only", "", "what the title of the stores to measure begins with; all if empty")
 	flag.Parse()
-	text, err := run(*rounds, *block)
+	text, err := run(*rounds, *block, *only)
 	if err == nil {
 		err = write(*out, text)
 	}
@@ -67,13 +68,20 @@ ratio is the median of those to the first in the same round, with its quartiles.
 The servers run on the same %d cores.
 `
 
-func run(rounds int, block time.Duration) (string, error) {
+func run(rounds int, block time.Duration, only string) (string, error) {
 	if rounds < 3 || block <= 0 {
 		return "", errors.New("-rounds must be at least 3, and -block more than nothing")
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, page, rounds, block, runtime.NumCPU())
-	for _, g := range []group{memoryGroup, boltGroup, redisGroup, postgresGroup} {
+	groups := []group{memoryGroup, boltGroup, redisGroup, transactionGroup, leaseGroup}
+	if only != "" {
+		groups = slices.DeleteFunc(groups, func(g group) bool { return !strings.HasPrefix(strings.ToLower(g.title), strings.ToLower(only)) })
+	}
+	if len(groups) == 0 {
+		return "", fmt.Errorf("-only %q: there is no such store", only)
+	}
+	for _, g := range groups {
 		if err := g.run(&text, rounds, block); err != nil {
 			return "", fmt.Errorf("%s: %w", g.title, err)
 		}

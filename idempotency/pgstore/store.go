@@ -2,6 +2,7 @@ package pgstore
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -72,21 +73,22 @@ func (s *Store) Kind() string { return "postgres" }
 
 // statements are those of the store, with the names of its tables in them.
 type statements struct {
-	insert, claim, read, complete, extend, release, look, left, finish, expire string
+	insert, claim, read, complete, extend, release, look, left, expire string // of leases, and of both
+	seize, wait, keep, finish                                          string // of transactions
 }
 
 func newStatements(prefix string) statements {
 	with := func(sql string) string {
 		return strings.NewReplacer("{t}", prefix+"hopbound_idempotency", "{µs}", "interval '1 microsecond'").Replace(sql)
 	}
-	const record = `INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, until, expires)
-SELECT $1, $2, nextval('{t}_fence'), $3, $4, clock_timestamp() + $5::float8 * {µs}, clock_timestamp() + $6::float8 * {µs} `
 	return statements{
-		// A claim of a new record, as almost all are. A transaction that has claimed it is
-		// waited for as long as the timeout says.
-		insert: with(record + `FROM set_config('lock_timeout', $7, true) ON CONFLICT (id) DO NOTHING RETURNING fence`),
+		// A claim of a new record, as almost all are. It finds nothing to insert if a
+		// transaction is about to make the record.
+		insert: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, until, expires)
+SELECT $1, $2, nextval('{t}_fence'), $3, $4, clock_timestamp() + $5::float8 * {µs}, clock_timestamp() + $6::float8 * {µs}
+WHERE pg_try_advisory_xact_lock_shared($7) ON CONFLICT (id) DO NOTHING RETURNING fence`),
 		claim: with(`SELECT o_claimed, o_taken_over, o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_outcome
-FROM {t}_claim($1, $2, $3, $4, $5, $6)`),
+FROM {t}_claim($1, $2, $3, $4, $5, $6, $7, $8)`),
 		read: with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), outcome FROM {t} WHERE id = $1`),
 		complete: with(`UPDATE {t} SET done = true, outcome = $4, until = clock_timestamp() + $5::float8 * {µs}
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($6, $7)::text END`),
@@ -97,13 +99,22 @@ WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done`),
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($4, $5)::text END`),
 		look: with(`UPDATE {t} SET waited = true WHERE id = $1 AND NOT done AND NOT waited`),
 		left: with(`SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {t} WHERE id = $1 AND NOT done`),
-		// A transaction must not be committed without its record, which the handler may
-		// have rolled back or deleted, or have made invisible by another search_path:
-		// dividing by zero refuses it.
-		finish: with(`WITH done AS (UPDATE {t} SET done = true, outcome = $3, until = clock_timestamp() + $4::float8 * {µs}
-WHERE id = $1 AND owner = $2 AND NOT done RETURNING 1) SELECT 1 / count(*) FROM done`),
 		expire: with(`DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE expires <= clock_timestamp()
 AND until <= clock_timestamp() - CASE WHEN done THEN interval '0' ELSE $2::float8 * {µs} END LIMIT $1 FOR UPDATE SKIP LOCKED)`),
+
+		// The record is to be read by the statement after the one that takes the lock,
+		// which sees what was committed until then.
+		seize: with(`SELECT pg_try_advisory_xact_lock($1), '{t}'::regclass::oid, now()`),
+		wait:  `SELECT pg_advisory_xact_lock($1)`,
+		// A transaction must not be committed without its record, nor one that the handler
+		// has begun, nor with a record in the table that another search_path finds:
+		// dividing by zero refuses it. Nobody holds a lease of a record that is done, so
+		// that it has no fence; whoever claims it when it has expired draws one.
+		keep: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, done, outcome, until, expires)
+SELECT $1, $2, 0 / ('{t}'::regclass = $7 AND now() = $8)::int, $3, $4, true, $5,
+clock_timestamp() + $6::float8 * {µs}, clock_timestamp() + $6::float8 * {µs}`),
+		finish: with(`WITH done AS (UPDATE {t} SET done = true, outcome = $3, until = clock_timestamp() + $4::float8 * {µs}
+WHERE id = $1 AND owner = $2 AND NOT done RETURNING 1) SELECT 1 / count(*) FROM done`),
 	}
 }
 
@@ -202,8 +213,13 @@ func (r *row) setFingerprint(schema string, sum []byte) error {
 func (s *Store) claimArgs(c *idempotency.Claim, more ...any) []any {
 	lease := float64(c.Lease.Microseconds())
 	expires := max(lease+micros(abandoned), micros(c.Retention))
-	return append([]any{c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], lease, expires}, more...)
+	return append([]any{c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], lease, expires, lockOf(c.ID)}, more...)
 }
+
+// lockOf returns the advisory lock of a record, which is locked for as long as a
+// transaction may make it. Two records whose IDs begin with the same eight bytes
+// of a hash wait for each other, and come to no harm.
+func lockOf(id idempotency.ID) int64 { return int64(binary.BigEndian.Uint64(id[:])) } //nolint:gosec // any bits will do
 
 // micros returns a duration as the statements take it.
 func micros(d time.Duration) float64 { return float64(max(0, min(d, longest)).Microseconds()) }
@@ -213,7 +229,7 @@ func micros(d time.Duration) float64 { return float64(max(0, min(d, longest)).Mi
 const longest = 200 * 365 * 24 * time.Hour
 
 // briefly is for how long, in milliseconds, a claim under a lease waits for a
-// transaction that has claimed the record.
+// transaction that has the record.
 const briefly = "50"
 
 // steadily takes a step again that PostgreSQL has refused under an isolation that
@@ -245,9 +261,9 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 }
 
 func (s *Store) begin(ctx context.Context, claim *idempotency.Claim) (idempotency.Begun, bool, error) {
-	t, err := scanInsert(s.pool.QueryRow(ctx, s.sql.insert, s.claimArgs(claim, briefly)...))
+	t, err := scanInsert(s.pool.QueryRow(ctx, s.sql.insert, s.claimArgs(claim)...))
 	if err == nil && !t.claimed {
-		t, err = scanClaim(s.pool.QueryRow(ctx, s.sql.claim, s.claimArgs(claim)...))
+		t, err = scanClaim(s.pool.QueryRow(ctx, s.sql.claim, s.claimArgs(claim, briefly)...))
 	}
 	switch {
 	case hasCode(err, codeSerialization): // under an isolation that is not the one to use

@@ -79,6 +79,12 @@ type flight struct {
 	patience context.Context // bounds waits
 	run      func(ctx context.Context) idempotency.Verdict
 	waits    int // for others
+
+	// Of the transaction: whether it is to make the record rather than to change one
+	// that has expired, in which table, and when it began.
+	fresh bool
+	table uint32
+	began time.Time
 }
 
 // attempt tries once. It is to be tried again if it returns neither an answer nor
@@ -139,7 +145,6 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 	inner, what, err := f.begin(ctx, conn)
 	switch {
 	case hasCode(err, codeLockTimeout), hasCode(err, codeCanceled) && ctx.Err() == nil: // by the role's own timeout
-		f.waits++
 		return idempotency.Begun{State: idempotency.Join}, true, f.rollback(ctx, conn)
 	case err != nil:
 		_ = f.rollback(ctx, conn)
@@ -169,38 +174,70 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 // begin begins the transaction and claims the record in it, waiting for whoever
 // has claimed it in another.
 func (f *flight) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, t told, err error) {
+	var free bool
 	b := &pgx.Batch{}
 	b.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
-	b.Queue(f.store.sql.insert, f.store.claimArgs(f.claim, lockTimeout(f.patience))...).QueryRow(func(row pgx.Row) (err error) {
-		t, err = scanInsert(row)
-		return err
+	b.Queue(f.store.sql.seize, lockOf(f.claim.ID)).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&free, &f.table, &f.began)
 	})
-	b.Queue(ownLockTimeout)
-	b.Queue("SAVEPOINT hopbound")
+	f.queueRead(b, &t)
+	b.Queue(savepoint)
 	results := conn.SendBatch(ctx, b)
 	err = results.Close()
-	if err == nil && !t.claimed {
-		t, err = f.claimThere(ctx, conn)
+	if err == nil && !free {
+		t, err = f.wait(ctx, conn)
+	}
+	f.fresh = t.row == nil
+	switch {
+	case err != nil:
+	case f.fresh:
+		t.claimed, t.row = true, &row{}
+	default:
+		if _, ok := t.begun(f.claim); !ok {
+			t, err = f.claimThere(ctx, conn)
+		}
 	}
 	return results.Tx(), t, err
 }
 
-// claimThere claims a record that is there, if it has expired, or reads it.
-func (f *flight) claimThere(ctx context.Context, conn *pgx.Conn) (t told, err error) {
-	b := &pgx.Batch{}
-	b.Queue("RELEASE SAVEPOINT hopbound") // which is to be after the claim
-	b.Queue("SELECT set_config('lock_timeout', $1, true)", lockTimeout(f.patience))
-	b.Queue(f.store.sql.claim, f.store.claimArgs(f.claim)...).QueryRow(func(row pgx.Row) (err error) {
-		t, err = scanClaim(row)
+func (f *flight) queueRead(b *pgx.Batch, t *told) {
+	b.Queue(f.store.sql.read, f.claim.ID[:]).QueryRow(func(row pgx.Row) (err error) {
+		t.row, err = scanRow(row)
 		return err
 	})
-	b.Queue(ownLockTimeout)
-	b.Queue("SAVEPOINT hopbound")
+}
+
+// wait waits for the lock of the record, and reads the record then.
+func (f *flight) wait(ctx context.Context, conn *pgx.Conn) (t told, err error) {
+	f.waits++
+	b := &pgx.Batch{}
+	b.Queue(dropSavepoint) // which is to be after the lock
+	b.Queue("SELECT set_config('lock_timeout', $1, true)", lockTimeout(f.patience))
+	b.Queue(f.store.sql.wait, lockOf(f.claim.ID))
+	b.Queue("SET LOCAL lock_timeout TO DEFAULT") // for the handler to have that of its role
+	f.queueRead(b, &t)
+	b.Queue(savepoint)
 	return t, conn.SendBatch(ctx, b).Close()
 }
 
-// ownLockTimeout gives the handler the lock_timeout that its role has.
-const ownLockTimeout = "SET LOCAL lock_timeout TO DEFAULT"
+// claimThere claims a record that has expired.
+func (f *flight) claimThere(ctx context.Context, conn *pgx.Conn) (t told, err error) {
+	b := &pgx.Batch{}
+	b.Queue(dropSavepoint) // which is to be after the claim
+	b.Queue(f.store.sql.claim, f.store.claimArgs(f.claim, nil)...).QueryRow(func(row pgx.Row) (err error) {
+		t, err = scanClaim(row)
+		return err
+	})
+	b.Queue(savepoint)
+	return t, conn.SendBatch(ctx, b).Close()
+}
+
+// The mark in the transaction before which the handler's own writes begin.
+const (
+	savepoint     = "SAVEPOINT hopbound"
+	dropSavepoint = "RELEASE SAVEPOINT hopbound"
+	undo          = "ROLLBACK TO SAVEPOINT hopbound"
+)
 
 // lockTimeout returns how long to wait for a lock until ctx ends, in milliseconds
 // as text; 0 is without end.
@@ -237,7 +274,6 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 	case status != inTransaction && status != hasFailed:
 		return fmt.Errorf("pgstore: transact: the handler has ended the transaction: %w", idempotency.ErrOutcomeUnknown)
 	}
-	const undo = "ROLLBACK TO SAVEPOINT hopbound"
 	b := &pgx.Batch{}
 	switch {
 	case !v.Commit && status == inTransaction:
@@ -248,7 +284,7 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 			return wrap("transact: it was not committed", err)
 		}
 	}
-	b.Queue(f.store.sql.finish, f.claim.ID[:], f.claim.Owner, notNil(v.Outcome), micros(v.Retention))
+	f.queueOutcome(b, v)
 	b.Queue("COMMIT")
 	err := conn.SendBatch(ctx, b).Close()
 	switch {
@@ -260,6 +296,15 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 	default:
 		_ = conn.Close(ctx)
 		return &lostCommitError{err}
+	}
+}
+
+func (f *flight) queueOutcome(b *pgx.Batch, v idempotency.Verdict) {
+	c, outcome, retention := f.claim, notNil(v.Outcome), micros(v.Retention)
+	if f.fresh {
+		b.Queue(f.store.sql.keep, c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], outcome, retention, f.table, f.began)
+	} else {
+		b.Queue(f.store.sql.finish, c.ID[:], c.Owner, outcome, retention)
 	}
 }
 

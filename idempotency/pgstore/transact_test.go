@@ -64,6 +64,23 @@ func (d *desk) paid(account string) bool {
 	return n > 0
 }
 
+// expired leaves a record whose retention has ended.
+func (d *desk) expired(key string) {
+	d.Helper()
+	brief := commit
+	brief.Retention = time.Microsecond
+	if _, err := d.store.Transact(d.Context(), claimOf(key), func(context.Context) idempotency.Verdict { return brief }); err != nil {
+		d.Fatal(err)
+	}
+	const until = "SELECT count(*), pg_sleep(0.001) FROM hopbound_idempotency WHERE id = $1 AND until < clock_timestamp() GROUP BY id"
+	id := claimOf(key).ID
+	for rows := 0; rows == 0; {
+		if err := d.pool.QueryRow(d.Context(), until, id[:]).Scan(&rows, nil); err != nil {
+			d.Fatal(err)
+		}
+	}
+}
+
 // want checks what is known of a key.
 func (d *desk) want(key string, state idempotency.State, outcome string) {
 	d.Helper()
@@ -176,9 +193,8 @@ func TestHandlerCannotEndTheTransaction(t *testing.T) {
 	for name, end := range map[string]string{
 		"rolled back":            "ROLLBACK",
 		"rolled back and begun":  "ROLLBACK; BEGIN",
-		"record deleted":         "DELETE FROM hopbound_idempotency",
 		"to before its own mark": "ROLLBACK TO SAVEPOINT hopbound; ROLLBACK; BEGIN",
-		"in another schema":      "CREATE SCHEMA other; CREATE TABLE other.hopbound_idempotency (LIKE hopbound_idempotency); SET LOCAL search_path = other, public",
+		"in another schema":      "CREATE SCHEMA other; CREATE TABLE other.hopbound_idempotency (LIKE hopbound_idempotency INCLUDING ALL); SET LOCAL search_path = other, public",
 	} {
 		_, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context) idempotency.Verdict {
 			tx, _ := pgstore.Tx(ctx)
@@ -197,6 +213,27 @@ func TestHandlerCannotEndTheTransaction(t *testing.T) {
 		if name != "rolled back" && d.paid(name+" and then") {
 			t.Errorf("%s: what came after was committed without an outcome", name)
 		}
+	}
+}
+
+// What a handler deletes of the records is not its own, unless it has taken one
+// over: without that it is not committed.
+func TestHandlerThatDeletesItsRecordIsRefused(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.expired("k")
+	_, err := d.store.Transact(t.Context(), claimOf("k"), func(ctx context.Context) idempotency.Verdict {
+		tx, _ := pgstore.Tx(ctx)
+		if _, err := tx.Exec(ctx, "DELETE FROM hopbound_idempotency"); err != nil {
+			t.Error(err)
+		}
+		if err := pay(ctx, "k"); err != nil {
+			t.Error(err)
+		}
+		return commit
+	})
+	if err == nil || errors.Is(err, idempotency.ErrOutcomeUnknown) || d.paid("k") {
+		t.Errorf("%v; paid %v", err, d.paid("k"))
 	}
 }
 
@@ -222,8 +259,8 @@ func TestPanicRollsBack(t *testing.T) {
 	d.want("k", idempotency.Run, "")
 }
 
-// Duplicates wait for the transaction: on the index if it is another process's,
-// and for no longer than they may.
+// Duplicates wait for the transaction: on its lock if it is another process's, and
+// for no longer than they may.
 func TestDuplicatesWaitForTheTransaction(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -271,12 +308,7 @@ func TestDuplicatesWaitForATransactionThatTakesOver(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	other := newStore(t, d.pool, pgstore.WithTransactions())
-	brief := commit
-	brief.Retention = time.Millisecond
-	if _, err := d.store.Transact(t.Context(), claimOf("k"), func(context.Context) idempotency.Verdict { return brief }); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(5 * time.Millisecond)
+	d.expired("k")
 	b, err := d.store.Transact(t.Context(), claimOf("k"), func(ctx context.Context) idempotency.Verdict {
 		claim := claimOf("k")
 		claim.Owner, claim.Wait = "another", 50*time.Millisecond

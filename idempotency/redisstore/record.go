@@ -10,33 +10,25 @@ import (
 	"strconv"
 
 	"github.com/hopbound/hopbound/idempotency"
+	"github.com/redis/rueidis"
 )
 
 // A record is one value: 'p' or 'd' for pending or done, the fence in 16 digits,
-// a hash of the fingerprint's schema and the fingerprint's sum, the length of the
-// owner in 2 bytes and the owner, and the outcome. The scripts know where these
+// the length of the owner in 2 bytes and the owner, a hash of the fingerprint's
+// schema, the fingerprint's sum, and the outcome. The scripts know where these
 // are. When its lease ends is told by the time to live that Redis has for it,
 // which is that of the lease and the time for which an abandoned record is kept.
 const (
-	pending   = 'p'
-	done      = 'd'
-	claimed   = 'c' // with a fence: the answer to a claim of a new record
-	takenOver = 't' // or of one whose lease had run out
+	pending = 'p'
+	done    = 'd'
 
 	fenceAt       = 1
 	fenceLen      = 16
-	schemaAt      = fenceAt + fenceLen
-	schemaLen     = 16
-	sumAt         = schemaAt + schemaLen
-	ownerAt       = sumAt + sha256.Size
+	ownerLenAt    = fenceAt + fenceLen
+	ownerAt       = ownerLenAt + ownerLenBytes
 	ownerLenBytes = 2
+	schemaLen     = 16
 )
-
-// ownerPart returns an owner as it is in a record.
-func ownerPart(owner string) string {
-	length := [ownerLenBytes]byte{byte(len(owner) >> 8), byte(len(owner))} //nolint:gosec // checkOwner bounds it
-	return string(length[:]) + owner
-}
 
 func checkOwner(owner string) error {
 	if owner == "" || len(owner) > math.MaxUint16 {
@@ -45,14 +37,35 @@ func checkOwner(owner string) error {
 	return nil
 }
 
-// fencePart returns a fence as it is in a record.
-func fencePart(fence uint64) string {
+// pendingPart returns what the pending record of a lease begins with.
+func pendingPart(lease idempotency.Lease) string {
+	b := make([]byte, 0, ownerAt+len(lease.Owner))
+	b = append(b, pending)
+	b = appendFence(b, lease.Fence)
+	return rueidis.BinaryString(appendOwner(b, lease.Owner))
+}
+
+// claimPart returns what a record has of a claim.
+func claimPart(claim *idempotency.Claim) string {
+	b := make([]byte, 0, ownerLenBytes+len(claim.Owner)+schemaLen+sha256.Size)
+	schema := schemaHash(claim.Fingerprint.Schema)
+	b = append(appendOwner(b, claim.Owner), schema[:]...)
+	return rueidis.BinaryString(append(b, claim.Fingerprint.Sum[:]...))
+}
+
+// appendFence appends a fence as it is in a record.
+func appendFence(b []byte, fence uint64) []byte {
 	var digits [fenceLen]byte
 	for i := len(digits) - 1; i >= 0; i-- {
 		digits[i] = byte('0' + fence%10)
 		fence /= 10
 	}
-	return string(digits[:])
+	return append(b, digits[:]...)
+}
+
+// appendOwner appends an owner as it is in a record. checkOwner bounds its length.
+func appendOwner(b []byte, owner string) []byte {
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(owner))), owner...) //nolint:gosec // it is bounded
 }
 
 // schemaHash names a schema in 16 bytes; no schema is zeros.
@@ -64,55 +77,41 @@ func schemaHash(schema string) (h [schemaLen]byte) {
 	return h
 }
 
-// fingerprintPart returns a fingerprint as it is in a record.
-func fingerprintPart(f idempotency.Fingerprint) string {
-	var part [schemaLen + sha256.Size]byte
-	schema := schemaHash(f.Schema)
-	copy(part[copy(part[:], schema[:]):], f.Sum[:])
-	return string(part[:])
-}
-
-// readBegun reads what a claim is answered with. An error wraps
+// readRecord reads a record for whoever claims it. An error wraps
 // [idempotency.ErrCorrupt].
-func readBegun(answer []byte, claim *idempotency.Claim) (idempotency.Begun, error) {
+func readRecord(record []byte, claim *idempotency.Claim) (idempotency.Begun, error) {
 	corrupt := func(what string) (idempotency.Begun, error) {
 		return idempotency.Begun{}, fmt.Errorf("%w: %s", idempotency.ErrCorrupt, what)
 	}
-	if len(answer) < fenceAt+fenceLen {
+	if len(record) < ownerAt {
 		return corrupt("it is too short")
 	}
-	fence, err := strconv.ParseUint(string(answer[fenceAt:schemaAt]), 10, 64)
+	fence, err := strconv.ParseUint(string(record[fenceAt:ownerLenAt]), 10, 64)
 	if err != nil {
 		return corrupt("its fence is no number")
 	}
-	switch answer[0] {
-	case claimed, takenOver:
-		if len(answer) > schemaAt {
-			return corrupt("it is too long")
-		}
-		return idempotency.Begun{State: idempotency.Run, Fence: fence, TakenOver: answer[0] == takenOver}, nil
-	case pending, done:
-	default:
-		return corrupt(fmt.Sprintf("it begins with %q", answer[0]))
-	}
-	if len(answer) < ownerAt+ownerLenBytes {
-		return corrupt("it is too short")
-	}
-	outcomeAt := ownerAt + ownerLenBytes + int(binary.BigEndian.Uint16(answer[ownerAt:]))
-	if len(answer) < outcomeAt || outcomeAt == ownerAt+ownerLenBytes {
+	schemaAt := ownerAt + int(binary.BigEndian.Uint16(record[ownerLenAt:]))
+	sumAt := schemaAt + schemaLen
+	outcomeAt := sumAt + sha256.Size
+	switch {
+	case record[0] != pending && record[0] != done:
+		return corrupt(fmt.Sprintf("it begins with %q", record[0]))
+	case schemaAt == ownerAt:
 		return corrupt("it has no owner")
+	case len(record) < outcomeAt:
+		return corrupt("it is too short")
+	case record[0] == pending && len(record) > outcomeAt:
+		return corrupt("it is pending, and has an outcome")
 	}
 	schema := schemaHash(claim.Fingerprint.Schema)
-	differs := claim.Fingerprint.Schema != "" && bytes.Equal(schema[:], answer[schemaAt:sumAt]) &&
-		!bytes.Equal(claim.Fingerprint.Sum[:], answer[sumAt:ownerAt])
+	differs := claim.Fingerprint.Schema != "" && bytes.Equal(schema[:], record[schemaAt:sumAt]) &&
+		!bytes.Equal(claim.Fingerprint.Sum[:], record[sumAt:outcomeAt])
 	switch {
 	case differs:
 		return idempotency.Begun{State: idempotency.Reused}, nil
-	case answer[0] == done:
-		return idempotency.Begun{State: idempotency.Replay, Outcome: answer[outcomeAt:]}, nil
-	case len(answer) > outcomeAt:
-		return corrupt("it is pending, and has an outcome")
-	case string(answer[ownerAt+ownerLenBytes:outcomeAt]) == claim.Owner:
+	case record[0] == done:
+		return idempotency.Begun{State: idempotency.Replay, Outcome: record[outcomeAt:]}, nil
+	case string(record[ownerAt:schemaAt]) == claim.Owner:
 		return idempotency.Begun{State: idempotency.Run, Fence: fence}, nil
 	default:
 		return idempotency.Begun{State: idempotency.Join}, nil

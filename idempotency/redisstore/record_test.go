@@ -7,20 +7,21 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// Whatever Redis answers is understood or corrupt.
-func FuzzAnswer(f *testing.F) {
+// Whatever Redis has for a record is understood or corrupt.
+func FuzzRecord(f *testing.F) {
 	claim := idempotency.Claim{Owner: "owner", Fingerprint: idempotency.Fingerprint{Schema: "schema", Sum: [32]byte{1}}}
-	rest := fencePart(7) + fingerprintPart(claim.Fingerprint) + ownerPart(claim.Owner)
-	for _, answer := range []string{"c" + fencePart(1), "t" + fencePart(2), "p" + rest, "d" + rest + "outcome", ""} {
-		f.Add([]byte(answer))
+	begin, rest := pendingPart(idempotency.Lease{Owner: claim.Owner, Fence: 7}), claimPart(&claim)
+	record := begin + rest[ownerLenBytes+len(claim.Owner):]
+	for _, r := range []string{record, "d" + record[1:], "d" + record[1:] + "outcome", record + "outcome", begin, ""} {
+		f.Add([]byte(r))
 	}
-	f.Fuzz(func(t *testing.T, answer []byte) {
-		begun, err := readBegun(answer, &claim)
+	f.Fuzz(func(t *testing.T, record []byte) {
+		begun, err := readRecord(record, &claim)
 		if (err == nil) != (begun.State != 0) {
-			t.Errorf("%q is %+v, %v", answer, begun, err)
+			t.Errorf("%q is %+v, %v", record, begun, err)
 		}
 		if err != nil && !errors.Is(err, idempotency.ErrCorrupt) {
-			t.Errorf("%q: %v", answer, err)
+			t.Errorf("%q: %v", record, err)
 		}
 	})
 }

@@ -30,9 +30,6 @@ type Store struct {
 
 var _ idempotency.Store = (*Store)(nil)
 
-// abandonedMillis is what of the time to live of a record is after its lease.
-var abandonedMillis = strconv.FormatInt(abandoned.Milliseconds(), 10)
-
 // abandoned is how long a pending record is kept after its lease has run out, so
 // that its owner may still complete it if nobody takes over.
 const abandoned = time.Hour
@@ -58,7 +55,9 @@ func (s *Store) Kind() string { return "redis" }
 // script is one step of the store. Redis knows it by its hash once it has run it.
 type script struct{ text, sha string }
 
+// newScript returns a script, which may mention ABANDONED, in milliseconds.
 func newScript(text string) script {
+	text = strings.ReplaceAll(text, "ABANDONED", strconv.FormatInt(abandoned.Milliseconds(), 10))
 	sum := sha1.Sum([]byte(text)) //nolint:gosec // as Redis has it
 	return script{text, hex.EncodeToString(sum[:])}
 }
@@ -134,13 +133,26 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 	if claim.Lease <= 0 {
 		return idempotency.Begun{}, errors.New("redisstore: a claim needs a lease of more than nothing")
 	}
-	answer, err := s.run(ctx, &beginScript, []string{s.key(&claim.ID), s.fences[tag(&claim.ID)]},
-		ownerPart(claim.Owner), fingerprintPart(claim.Fingerprint), kept(claim.Lease), abandonedMillis).AsBytes()
+	answer, err := s.run(ctx, &beginScript, []string{s.key(&claim.ID), s.fences[tag(&claim.ID)]}, claimPart(&claim), kept(claim.Lease)).ToMessage()
 	if err != nil {
 		return idempotency.Begun{}, wrap("begin", err)
 	}
-	begun, err := readBegun(answer, &claim)
+	begun, err := readAnswer(&answer, &claim)
 	return begun, wrap("begin", err)
+}
+
+// readAnswer reads what a claim is answered with: a fence, or the record that is
+// there.
+func readAnswer(answer *rueidis.RedisMessage, claim *idempotency.Claim) (idempotency.Begun, error) {
+	if answer.IsInt64() {
+		fence, err := answer.AsInt64()
+		return idempotency.Begun{State: idempotency.Run, Fence: uint64(max(fence, -fence)), TakenOver: fence < 0}, err //nolint:gosec // it is not negative
+	}
+	record, err := answer.AsBytes()
+	if err != nil {
+		return idempotency.Begun{}, err
+	}
+	return readRecord(record, claim)
 }
 
 // Complete ends a write with its outcome.
@@ -163,15 +175,12 @@ func (s *Store) step(ctx context.Context, name string, sc *script, lease idempot
 	if err := checkOwner(lease.Owner); err != nil {
 		return err
 	}
-	args = append([]string{fencePart(lease.Fence), ownerPart(lease.Owner)}, args...)
-	answer, err := s.run(ctx, sc, []string{s.key(&lease.ID)}, args...).ToString()
-	switch {
-	case err != nil:
+	mine, err := s.run(ctx, sc, []string{s.key(&lease.ID)}, append([]string{pendingPart(lease)}, args...)...).AsBool()
+	if err != nil {
 		return wrap(name, err)
-	case answer == "lost":
+	}
+	if !mine {
 		return idempotency.ErrLeaseLost
-	case answer != "ok":
-		return wrap(name, fmt.Errorf("the answer is %q", answer))
 	}
 	if name != "extend" {
 		s.waiting.Wake(lease.ID)

@@ -2,7 +2,6 @@ package redisstore
 
 import (
 	"context"
-	"strconv"
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
@@ -19,11 +18,7 @@ const (
 // Wait returns when the record may have ceased to be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
 	err := s.waiting.Wait(ctx, id, watch.Pace{Least: leastPause, Most: mostPause}, func(ctx context.Context) (time.Duration, error) {
-		text, err := s.run(ctx, &lookScript, []string{s.key(&id)}).ToString()
-		if err != nil {
-			return 0, err
-		}
-		ms, err := strconv.ParseInt(text, 10, 64)
+		ms, err := s.run(ctx, &lookScript, []string{s.key(&id)}).AsInt64()
 		return time.Duration(ms)*time.Millisecond - abandoned, err
 	})
 	return wrap("wait", err)

@@ -24,19 +24,29 @@ COMMENT ON TABLE {schema}hopbound_idempotency IS 'Hopbound: outcomes of calls by
 
 -- Claims a record that is there, if its retention or its lease has ended, in that
 -- last case only for the same request. Otherwise it tells what there is, or nothing
--- if that was gone or changed when it was looked at. Times are in microseconds, and
--- by clock_timestamp(), since now() stands still.
+-- if that was gone or changed when it was looked at. With p_wait, in milliseconds, it
+-- waits that long for a transaction that holds the record, or p_lock if there is no
+-- record. Times are in microseconds, and by clock_timestamp(), since now() stands
+-- still.
 CREATE FUNCTION {schema}hopbound_idempotency_claim(
     p_id bytea, p_owner text, p_schema text, p_sum bytea, p_lease double precision, p_expires double precision,
+    p_lock bigint, p_wait text,
     OUT o_claimed boolean, OUT o_taken_over boolean, OUT o_fence bigint, OUT o_owner text,
     OUT o_schema text, OUT o_sum bytea, OUT o_done boolean, OUT o_live boolean, OUT o_outcome bytea
 ) LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     o_claimed := false;
+    IF p_wait IS NOT NULL THEN
+        PERFORM set_config('lock_timeout', p_wait, true);
+    END IF;
     SELECT r.fence, r.owner, r.fp_schema, r.fp_sum, r.done, r.until > clock_timestamp(), r.outcome
     INTO o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_outcome
     FROM {schema}hopbound_idempotency AS r WHERE r.id = p_id;
-    IF FOUND AND NOT o_live AND (o_done OR o_owner = '' OR o_owner <> p_owner AND (o_schema = '' OR o_schema <> p_schema OR o_sum = p_sum)) THEN
+    IF NOT FOUND THEN
+        IF p_wait IS NOT NULL THEN
+            PERFORM pg_advisory_xact_lock_shared(p_lock);
+        END IF;
+    ELSIF NOT o_live AND (o_done OR o_owner = '' OR o_owner <> p_owner AND (o_schema = '' OR o_schema <> p_schema OR o_sum = p_sum)) THEN
         UPDATE {schema}hopbound_idempotency AS r SET owner = p_owner, fence = nextval('{schema}hopbound_idempotency_fence'),
             fp_schema = p_schema, fp_sum = p_sum, done = false, waited = false, outcome = NULL,
             until = clock_timestamp() + p_lease * interval '1 microsecond',

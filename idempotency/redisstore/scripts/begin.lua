@@ -1,19 +1,18 @@
 -- KEYS: record, fences of the record's hash tag.
 -- ARGV: owner and fingerprint as they are in a record, for how many milliseconds
--- the record is kept if nobody extends it, and how many of these are after its
--- lease.
--- A record that is there, and is not to be taken over, is returned as it is.
-local call, key, owner, fingerprint, kept = redis.call, KEYS[1], ARGV[1], ARGV[2], ARGV[3]
-local fence = string.format('%016.0f', call('INCR', KEYS[2]))
-local claim = 'p' .. fence .. fingerprint .. owner
-local record = call('SET', key, claim, 'NX', 'GET', 'PX', kept)
-if not record then return 'c' .. fence end
+-- the record is kept if nobody extends it.
+-- A new record is answered with its fence, one that is taken over with its fence
+-- below zero, and any other is returned as it is.
+local call, key, claim, kept = redis.call, KEYS[1], ARGV[1], ARGV[2]
+local fence = call('INCR', KEYS[2])
+local made = 'p' .. string.format('%016.0f', fence) .. claim
+local record = call('SET', key, made, 'NX', 'GET', 'PX', kept)
+if not record then return fence end
+local sub, owner = string.sub, 2 + 256 * string.byte(claim, 1) + string.byte(claim, 2)
+if sub(record, 1, 1) ~= 'p' or sub(record, 18, 17 + owner) == sub(claim, 1, owner) then return record end
 local left = call('PTTL', key) -- -1 if somebody has made it last for good
-if string.sub(record, 1, 1) ~= 'p'
-  or string.sub(record, 66, 65 + #owner) == owner
-  or left == -1 or left > tonumber(ARGV[4]) then return record end
-local schema = string.sub(fingerprint, 1, 16)
-if schema ~= string.rep('\0', 16) and schema == string.sub(record, 18, 33)
-  and string.sub(fingerprint, 17) ~= string.sub(record, 34, 65) then return record end
-call('SET', key, claim, 'PX', kept)
-return 't' .. fence
+if left == -1 or left > ABANDONED then return record end
+local ours, theirs = sub(claim, owner + 1), sub(record, -48)
+if sub(ours, 1, 16) ~= string.rep('\0', 16) and ours ~= theirs and sub(ours, 1, 16) == sub(theirs, 1, 16) then return record end
+call('SET', key, made, 'PX', kept)
+return -fence

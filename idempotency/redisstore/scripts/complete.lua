@@ -1,10 +1,13 @@
 #!lua flags=allow-oom
 -- KEYS: record.
--- ARGV: fence and owner as they are in a record, outcome, retention in
--- milliseconds.
-local call, key, sub, owner = redis.call, KEYS[1], string.sub, ARGV[2]
+-- ARGV: what the pending record begins with, outcome, retention in milliseconds.
+-- Returns 0 if the record is not the owner's any more.
+local call, key, sub, begin = redis.call, KEYS[1], string.sub, ARGV[1]
 local record = call('GET', key)
-if not record or sub(record, 2, 17) ~= ARGV[1] or sub(record, 66, 65 + #owner) ~= owner then return 'lost' end
-if sub(record, 1, 1) == 'd' then return 'ok' end
-call('SET', key, 'd' .. sub(record, 2) .. ARGV[3], 'PX', ARGV[4])
-return 'ok'
+if not record then return 0 end
+if sub(record, 1, #begin) == begin then
+  call('SET', key, 'd' .. sub(record, 2) .. ARGV[2], 'PX', ARGV[3])
+elseif sub(record, 1, #begin) ~= 'd' .. sub(begin, 2) then -- it was completed before, and the answer lost
+  return 0
+end
+return 1

@@ -1,8 +1,7 @@
 -- KEYS: record.
--- ARGV: fence and owner as they are in a record, for how many milliseconds the
--- record is kept.
+-- ARGV: what the pending record begins with, for how many milliseconds it is kept.
+-- Returns 0 if the record is not the owner's any more.
 local record = redis.call('GET', KEYS[1])
-if not record or string.sub(record, 1, 17) ~= 'p' .. ARGV[1]
-  or string.sub(record, 66, 65 + #ARGV[2]) ~= ARGV[2] then return 'lost' end
-if tonumber(ARGV[3]) > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
-return 'ok'
+if not record or string.sub(record, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
+if tonumber(ARGV[2]) > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 1

@@ -1,8 +1,8 @@
 -- KEYS: record.
--- ARGV: fence and owner as they are in a record.
+-- ARGV: what the pending record begins with.
+-- Returns 0 if the record is another's, or done.
 local record = redis.call('GET', KEYS[1])
-if not record then return 'ok' end
-if string.sub(record, 1, 17) ~= 'p' .. ARGV[1]
-  or string.sub(record, 66, 65 + #ARGV[2]) ~= ARGV[2] then return 'lost' end
+if not record then return 1 end
+if string.sub(record, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
-return 'ok'
+return 1
