@@ -44,8 +44,8 @@ func (s *slab) free(at slot) {
 	s.unused = at
 }
 
-// page is an instant of the store's time, in units of near.
-type page int64
+// instant is a time of the store's, in units of near.
+type instant int64
 
 // How exactly it is known when a record is due: to near within the next minute,
 // and later to far, so that there are few pages however many records there are.
@@ -55,39 +55,81 @@ const (
 	horizon = time.Minute
 )
 
-// pageOf returns the page of a time, which is no earlier than the time.
-func pageOf(t, now time.Duration) page {
-	p := page((t + near - 1) / near)
+// instantOf returns the instant at which a record is dropped that is due at t,
+// and no earlier than that.
+func instantOf(t, now time.Duration) instant {
+	i := instant((t + near - 1) / near)
 	if t-now > horizon {
-		const pages = page(far / near)
-		p = (p + pages - 1) / pages * pages
+		const instants = instant(far / near)
+		i = (i + instants - 1) / instants * instants
 	}
-	return p
+	return i
 }
 
 // calendar has a page for each instant at which records are due, and on it these
 // records, in a ring. To put a record on a page, or to take it off, takes the
 // same time however many there are.
 type calendar struct {
-	pages map[page]slot // the first of each ring, or none if all were taken off
-	order []page        // a heap of them
+	pages  []page
+	unused []int32 // pages
+	known  map[instant]int32
+	recent [recentPages]int32 // pages that were asked for last, as most are again
+	order  []int32            // a heap of pages
 }
 
-// add puts the record in a slot on a page.
-func (c *calendar) add(s *slab, at slot, p page) {
-	r := s.at(at)
-	r.page, r.before, r.after = p, at, at
-	first, known := c.pages[p]
-	if !known {
-		c.push(p)
+type page struct {
+	at    instant // noInstant if it is unused
+	first slot    // of the ring, or none if all were taken off
+}
+
+const noInstant instant = -1
+
+const recentPages = 8 // a power of two
+
+func newCalendar() calendar { return calendar{known: map[instant]int32{}} }
+
+// page returns the page of an instant.
+func (c *calendar) page(at instant) int32 {
+	recent := &c.recent[(at^at>>7)&(recentPages-1)] // those that are far are multiples of 128
+	if i := *recent; int(i) < len(c.pages) && c.pages[i].at == at {
+		return i
 	}
-	if first == none {
-		c.pages[p] = at
+	i, ok := c.known[at]
+	if !ok {
+		i = c.turn(at)
+	}
+	*recent = i
+	return i
+}
+
+// turn begins a page.
+func (c *calendar) turn(at instant) int32 {
+	var i int32
+	if last := len(c.unused) - 1; last >= 0 {
+		i = c.unused[last]
+		c.unused = c.unused[:last]
+	} else {
+		i = int32(len(c.pages)) //nolint:gosec // there are as many as instants in some years
+		c.pages = append(c.pages, page{})
+	}
+	c.pages[i] = page{at: at}
+	c.known[at] = i
+	c.push(i)
+	return i
+}
+
+// add puts the record in a slot on the page of an instant.
+func (c *calendar) add(s *slab, at slot, due instant) {
+	r := s.at(at)
+	r.page, r.before, r.after = c.page(due), at, at
+	p := &c.pages[r.page]
+	if p.first == none {
+		p.first = at
 		return
 	}
-	head := s.at(first)
+	head := s.at(p.first)
 	last := s.at(head.before)
-	r.before, r.after = head.before, first
+	r.before, r.after = head.before, p.first
 	last.after, head.before = at, at
 }
 
@@ -96,11 +138,11 @@ func (c *calendar) remove(s *slab, r *memoryRecord) slot {
 	before, after := s.at(r.before), s.at(r.after)
 	at := before.after
 	before.after, after.before = r.after, r.before
-	switch {
+	switch p := &c.pages[r.page]; {
 	case r.after == at: // it was alone
-		c.pages[r.page] = none
-	case c.pages[r.page] == at:
-		c.pages[r.page] = r.after
+		p.first = none
+	case p.first == at:
+		p.first = r.after
 	}
 	r.before, r.after = none, none
 	return at
@@ -108,21 +150,30 @@ func (c *calendar) remove(s *slab, r *memoryRecord) slot {
 
 // first returns a record that is due, or none.
 func (c *calendar) first(now time.Duration) slot {
-	for len(c.order) > 0 && c.order[0] <= page(now/near) {
-		if at := c.pages[c.order[0]]; at != none {
-			return at
+	for len(c.order) > 0 {
+		i := c.order[0]
+		p := &c.pages[i]
+		switch {
+		case p.at > instant(now/near):
+			return none
+		case p.first != none:
+			return p.first
 		}
-		delete(c.pages, c.order[0])
+		delete(c.known, p.at)
+		p.at = noInstant
+		c.unused = append(c.unused, i)
 		c.pop()
 	}
 	return none
 }
 
-func (c *calendar) push(p page) {
+func (c *calendar) earlier(a, b int) bool { return c.pages[c.order[a]].at < c.pages[c.order[b]].at }
+
+func (c *calendar) push(p int32) {
 	c.order = append(c.order, p)
 	for i := len(c.order) - 1; i > 0; {
 		parent := (i - 1) / 2
-		if c.order[parent] <= c.order[i] {
+		if !c.earlier(i, parent) {
 			return
 		}
 		c.order[i], c.order[parent] = c.order[parent], c.order[i]
@@ -138,7 +189,7 @@ func (c *calendar) pop() {
 	for i := 0; ; {
 		least := i
 		for _, child := range [...]int{2*i + 1, 2*i + 2} {
-			if child < last && c.order[child] < c.order[least] {
+			if child < last && c.earlier(child, least) {
 				least = child
 			}
 		}

@@ -15,7 +15,8 @@ import (
 // retention lasts. What it keeps is gone when the process ends.
 //
 // Records are kept in shards, each with its lock. Each shard has a calendar of
-// when its records are due to be dropped, so that nothing is ever scanned, and keeps them in slabs that are used again, so that a store in use allocates
+// when its records are due to be dropped, so that nothing is ever scanned, and
+// keeps them in slabs that are used again, so that a store in use allocates
 // little and leaves the garbage collector little to look at.
 type Memory struct {
 	shards   []shard
@@ -44,9 +45,10 @@ type shard struct {
 type memoryRecord struct {
 	id     ID
 	until  time.Duration // the end of the lease, or of the retention
-	page   page          // of the calendar, on which it is between others
+	page   int32         // of the calendar, on which it is between others
 	before slot
-	after  slot // or the next that is free
+	after  slot   // or the next that is free
+	hash   uint32 // by which the table knows it
 	done   bool
 
 	owner       string
@@ -101,7 +103,7 @@ func NewMemory(opts ...MemoryOption) *Memory {
 	seed := maphash.MakeSeed()
 	for i := range m.shards {
 		m.shards[i].records = newTable(seed)
-		m.shards[i].due.pages = map[page]slot{}
+		m.shards[i].due = newCalendar()
 	}
 	return m
 }
@@ -138,14 +140,15 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(now)
-	r := s.record(claim.ID)
+	hash := s.records.hash(&claim.ID)
+	r := s.find(&claim.ID, hash)
 	if r != nil && r.done && r.until <= now {
 		s.remove(r)
 		r = nil
 	}
 	switch {
 	case r == nil:
-		return s.claim(claim, now, m.capacity)
+		return s.claim(&claim, hash, now, m.capacity)
 	case claim.Fingerprint.Differs(r.fingerprint):
 		return Begun{State: Reused}, nil
 	case r.done:
@@ -164,23 +167,26 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 }
 
 // claim makes a new record.
-func (s *shard) claim(claim Claim, now time.Duration, capacity int) (Begun, error) {
+func (s *shard) claim(claim *Claim, hash uint32, now time.Duration, capacity int) (Begun, error) {
 	if s.records.n >= capacity {
 		return Begun{}, ErrFull
 	}
 	s.fence++
 	at := s.slab.take()
 	r := s.slab.at(at)
-	r.id, r.owner, r.fence, r.fingerprint = claim.ID, claim.Owner, s.fence, claim.Fingerprint
+	r.id, r.hash, r.owner, r.fence, r.fingerprint = claim.ID, hash, claim.Owner, s.fence, claim.Fingerprint
 	r.until = now + clamp(claim.Lease)
-	s.records.add(&s.slab, &claim.ID, at)
-	s.due.add(&s.slab, at, pageOf(r.due(), now))
+	s.records.add(at, hash)
+	s.due.add(&s.slab, at, instantOf(r.due(), now))
 	return Begun{State: Run, Fence: r.fence}, nil
 }
 
 // record returns the record of an ID, or nil if there is none.
-func (s *shard) record(id ID) *memoryRecord {
-	at := s.records.get(&s.slab, &id)
+func (s *shard) record(id *ID) *memoryRecord { return s.find(id, s.records.hash(id)) }
+
+// find returns the record of an ID with this hash, or nil if there is none.
+func (s *shard) find(id *ID, hash uint32) *memoryRecord {
+	at := s.records.get(&s.slab, id, hash)
 	if at == none {
 		return nil
 	}
@@ -190,9 +196,8 @@ func (s *shard) record(id ID) *memoryRecord {
 // keep sets until when a record is what it is.
 func (s *shard) keep(r *memoryRecord, until, now time.Duration) {
 	r.until = until
-	if p := pageOf(r.due(), now); p != r.page {
-		at := s.due.remove(&s.slab, r)
-		s.due.add(&s.slab, at, p)
+	if due := instantOf(r.due(), now); due != s.due.pages[r.page].at {
+		s.due.add(&s.slab, s.due.remove(&s.slab, r), due)
 	}
 }
 
@@ -204,7 +209,7 @@ func (m *Memory) Complete(ctx context.Context, lease Lease, outcome []byte, rete
 	s, now := m.shard(lease.ID), m.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.owned(lease)
+	r := s.owned(&lease)
 	if r == nil {
 		return ErrLeaseLost
 	}
@@ -225,7 +230,7 @@ func (m *Memory) Extend(ctx context.Context, lease Lease, d time.Duration) error
 	s, now := m.shard(lease.ID), m.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.owned(lease)
+	r := s.owned(&lease)
 	if r == nil || r.done {
 		return ErrLeaseLost
 	}
@@ -241,9 +246,9 @@ func (m *Memory) Release(ctx context.Context, lease Lease) error {
 	s := m.shard(lease.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.owned(lease)
+	r := s.owned(&lease)
 	switch {
-	case s.record(lease.ID) == nil:
+	case s.record(&lease.ID) == nil:
 		return nil
 	case r == nil, r.done:
 		return ErrLeaseLost
@@ -256,7 +261,7 @@ func (m *Memory) Release(ctx context.Context, lease Lease) error {
 func (m *Memory) Wait(ctx context.Context, id ID) error {
 	s, now := m.shard(id), m.now()
 	s.mu.Lock()
-	r := s.record(id)
+	r := s.record(&id)
 	if r == nil || r.done || r.until <= now {
 		s.mu.Unlock()
 		return ctx.Err()
@@ -292,8 +297,8 @@ func (m *Memory) Len() int {
 }
 
 // owned returns the record of a lease, or nil if it is not its owner's any more.
-func (s *shard) owned(lease Lease) *memoryRecord {
-	r := s.record(lease.ID)
+func (s *shard) owned(lease *Lease) *memoryRecord {
+	r := s.record(&lease.ID)
 	if r == nil || r.owner != lease.Owner || r.fence != lease.Fence {
 		return nil
 	}
@@ -301,9 +306,10 @@ func (s *shard) owned(lease Lease) *memoryRecord {
 }
 
 func (s *shard) remove(r *memoryRecord) {
-	s.records.remove(&s.slab, &r.id)
 	r.tell()
-	s.slab.free(s.due.remove(&s.slab, r))
+	at := s.due.remove(&s.slab, r)
+	s.records.remove(at, r.hash)
+	s.slab.free(at)
 }
 
 // tell wakes those who wait for the record.

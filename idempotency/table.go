@@ -25,7 +25,7 @@ func newTable(seed maphash.Seed) table {
 
 func (t *table) hash(id *ID) uint32 { return uint32(maphash.Bytes(t.seed, id[:])) } //nolint:gosec // as many bits as are needed
 
-// find returns the place of an ID, or of where it is to be put.
+// find returns the place of an ID with this hash, or of where it is to be put.
 func (t *table) find(s *slab, id *ID, hash uint32) int {
 	mask := uint32(len(t.entries) - 1) //nolint:gosec // there are as many slots at most
 	i := hash & mask
@@ -38,41 +38,47 @@ func (t *table) find(s *slab, id *ID, hash uint32) int {
 	}
 }
 
-// get returns the slot of an ID, or none.
-func (t *table) get(s *slab, id *ID) slot { return t.entries[t.find(s, id, t.hash(id))].at }
+// get returns the slot of an ID with this hash, or none.
+func (t *table) get(s *slab, id *ID, hash uint32) slot { return t.entries[t.find(s, id, hash)].at }
 
-// add puts in an ID that is not there.
-func (t *table) add(s *slab, id *ID, at slot) {
+// add puts in the record in a slot, whose ID is not there.
+func (t *table) add(at slot, hash uint32) {
 	if 4*(t.n+1) > 3*len(t.entries) {
 		t.grow()
 	}
-	hash := t.hash(id)
-	t.entries[t.find(s, id, hash)] = entry{hash, at}
+	t.put(entry{hash, at})
 	t.n++
+}
+
+// put puts an entry where it belongs, or behind those that are there.
+func (t *table) put(e entry) {
+	mask := uint32(len(t.entries) - 1) //nolint:gosec // there are as many slots at most
+	i := e.hash & mask
+	for t.entries[i].at != none {
+		i = (i + 1) & mask
+	}
+	t.entries[i] = e
 }
 
 // grow doubles the table.
 func (t *table) grow() {
 	old := t.entries
 	t.entries = make([]entry, 2*len(old))
-	mask := uint32(len(t.entries) - 1) //nolint:gosec // there are as many slots at most
 	for _, e := range old {
-		if e.at == none {
-			continue
+		if e.at != none {
+			t.put(e)
 		}
-		i := e.hash & mask
-		for t.entries[i].at != none {
-			i = (i + 1) & mask
-		}
-		t.entries[i] = e
 	}
 }
 
-// remove takes out an ID that is there, and moves back those after it that were
+// remove takes out the record in a slot, and moves back those after it that were
 // kept from where they belong.
-func (t *table) remove(s *slab, id *ID) {
-	mask := uint32(len(t.entries) - 1)        //nolint:gosec // there are as many slots at most
-	hole := uint32(t.find(s, id, t.hash(id))) //nolint:gosec // likewise
+func (t *table) remove(at slot, hash uint32) {
+	mask := uint32(len(t.entries) - 1) //nolint:gosec // there are as many slots at most
+	hole := hash & mask
+	for t.entries[hole].at != at {
+		hole = (hole + 1) & mask
+	}
 	for i := (hole + 1) & mask; t.entries[i].at != none; i = (i + 1) & mask {
 		if home := t.entries[i].hash & mask; (i-home)&mask >= (i-hole)&mask {
 			t.entries[hole] = t.entries[i]

@@ -13,7 +13,7 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 	for range 50 {
 		var (
 			s      slab
-			c      = calendar{pages: map[page]slot{}}
+			c      = newCalendar()
 			tab    = newTable(maphash.MakeSeed())
 			want   = map[ID]slot{}
 			ids    []ID
@@ -24,9 +24,12 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 			id := ids[i]
 			ids[i] = ids[len(ids)-1]
 			ids = ids[:len(ids)-1]
-			r := s.at(tab.get(&s, &id))
-			tab.remove(&s, &id)
-			s.free(c.remove(&s, r))
+			at := tab.get(&s, &id, tab.hash(&id))
+			if got := c.remove(&s, s.at(at)); got != at {
+				t.Fatalf("the calendar has %d for slot %d", got, at)
+			}
+			tab.remove(at, tab.hash(&id))
+			s.free(at)
 			delete(want, id)
 		}
 		for range 3000 {
@@ -42,15 +45,15 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 					t.Fatal("a slot was not emptied")
 				}
 				r.id, r.owner, r.until, r.done = id, "owner", random(), true
-				tab.add(&s, &id, at)
-				c.add(&s, at, pageOf(r.due(), now))
+				tab.add(at, tab.hash(&id))
+				c.add(&s, at, instantOf(r.due(), now))
 				want[id], ids = at, append(ids, id)
 			case n < 7 && len(ids) > 0:
 				remove(rand.IntN(len(ids)))
 			case n < 8 && len(ids) > 0: // moves to another page
 				r := s.at(want[ids[rand.IntN(len(ids))]])
 				r.until = random()
-				c.add(&s, c.remove(&s, r), pageOf(r.due(), now))
+				c.add(&s, c.remove(&s, r), instantOf(r.due(), now))
 			default:
 				now += time.Duration(rand.Int64N(int64(2 * time.Second)))
 				for at := c.first(now); at != none; at = c.first(now) {
@@ -77,7 +80,7 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 		for a := range 256 {
 			for b := range 256 {
 				id := ID{byte(a), byte(b)}
-				if got := tab.get(&s, &id); got != want[id] {
+				if got := tab.get(&s, &id, tab.hash(&id)); got != want[id] {
 					t.Fatalf("%v is in slot %d, want %d", id[:2], got, want[id])
 				}
 			}
