@@ -20,7 +20,8 @@ type Transactor interface {
 	// Transact is Begin, but waits for whoever runs the write, until ctx ends, and
 	// if the answer is Run calls run with a context that holds the transaction,
 	// and does what it returns before it returns itself. The answer is Join if the
-	// wait has ended.
+	// wait has ended. If the write was claimed under a lease that has run out, the
+	// context that run gets is one of [WithRunning] for which [TakenOver] is true.
 	//
 	// An error wraps [ErrOutcomeUnknown] if nobody can tell whether the transaction
 	// was committed. Any other means that it was not.

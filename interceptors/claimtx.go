@@ -25,7 +25,8 @@ func (c *claim) transact(t idempotency.Transactor, req any, handler grpc.UnaryHa
 	begun, failed := t.Transact(&c.request, c.claim, func(ctx context.Context) (v idempotency.Verdict) {
 		ran = true
 		c.count.storeStep(ctx, c.storeKind, stepBegin, time.Since(began), nil)
-		ctx = idempotency.WithRunning(ctx, c.claim.ID, c.key, false)
+		c.takenOver = idempotency.TakenOver(ctx)
+		ctx = idempotency.WithRunning(ctx, c.claim.ID, c.key, c.takenOver)
 		held = holdMetadata(ctx)
 		c.became = keyReleased // if it panics
 		reply, err = handler(grpc.NewContextWithServerTransportStream(ctx, held), req)

@@ -16,11 +16,11 @@
 // on an advisory lock, or within the same process without a connection.
 //
 // A transaction takes the lock of its record, pg_advisory_xact_lock of the first
-// eight bytes of the record's ID, for others to wait for, and writes the record
-// with its outcome when the handler has returned; that it is the only one is seen
-// to by the unique index. Advisory locks of the application's own in the same
-// database do no harm, but that two which are the same by chance wait for each
-// other.
+// eight bytes of the record's ID and of the table, for others to wait for, and
+// writes the record with its outcome when the handler has returned; that it is the
+// only one is seen to by the unique index. Advisory locks of the application's own
+// in the same database do no harm, but that two which are the same by chance wait
+// for each other.
 //
 // What a handler does elsewhere, in other services or databases, is not part of
 // the transaction; calls to other services carry keys of their own. A handler

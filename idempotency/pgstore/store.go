@@ -79,16 +79,17 @@ type statements struct {
 
 func newStatements(prefix string) statements {
 	with := func(sql string) string {
-		return strings.NewReplacer("{t}", prefix+"hopbound_idempotency", "{µs}", "interval '1 microsecond'").Replace(sql)
+		table := prefix + "hopbound_idempotency"
+		return strings.NewReplacer("{t}", table, "{table}", "('"+table+"'::regclass::oid::bigint << 32)", "{µs}", "interval '1 microsecond'").Replace(sql)
 	}
 	return statements{
 		// A claim of a new record, as almost all are. It finds nothing to insert if a
 		// transaction is about to make the record.
 		insert: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, until, expires)
 SELECT $1, $2, nextval('{t}_fence'), $3, $4, clock_timestamp() + $5::float8 * {µs}, clock_timestamp() + $6::float8 * {µs}
-WHERE pg_try_advisory_xact_lock_shared($7) ON CONFLICT (id) DO NOTHING RETURNING fence`),
+WHERE pg_try_advisory_xact_lock_shared($7 # {table}) ON CONFLICT (id) DO NOTHING RETURNING fence`),
 		claim: with(`SELECT o_claimed, o_taken_over, o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_outcome
-FROM {t}_claim($1, $2, $3, $4, $5, $6, $7, $8)`),
+FROM {t}_claim($1, $2, $3, $4, $5, $6, $7 # {table}, $8)`),
 		read: with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), outcome FROM {t} WHERE id = $1`),
 		complete: with(`UPDATE {t} SET done = true, outcome = $4, until = clock_timestamp() + $5::float8 * {µs}
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($6, $7)::text END`),
@@ -104,17 +105,17 @@ AND until <= clock_timestamp() - CASE WHEN done THEN interval '0' ELSE $2::float
 
 		// The record is to be read by the statement after the one that takes the lock,
 		// which sees what was committed until then.
-		seize: with(`SELECT pg_try_advisory_xact_lock($1), '{t}'::regclass::oid, now()`),
-		wait:  `SELECT pg_advisory_xact_lock($1)`,
+		seize: with(`SELECT pg_try_advisory_xact_lock($1 # {table}), '{t}'::regclass::oid, date_part('epoch', now())`),
+		wait:  with(`SELECT pg_advisory_xact_lock($1 # {table})`),
 		// A transaction must not be committed without its record, nor one that the handler
 		// has begun, nor with a record in the table that another search_path finds:
 		// dividing by zero refuses it. Nobody holds a lease of a record that is done, so
 		// that it has no fence; whoever claims it when it has expired draws one.
 		keep: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, done, outcome, until, expires)
-SELECT $1, $2, 0 / ('{t}'::regclass = $7 AND now() = $8)::int, $3, $4, true, $5,
+SELECT $1, $2, 0 / ('{t}'::regclass = $7 AND date_part('epoch', now()) = $8)::int, $3, $4, true, $5,
 clock_timestamp() + $6::float8 * {µs}, clock_timestamp() + $6::float8 * {µs}`),
 		finish: with(`WITH done AS (UPDATE {t} SET done = true, outcome = $3, until = clock_timestamp() + $4::float8 * {µs}
-WHERE id = $1 AND owner = $2 AND NOT done RETURNING 1) SELECT 1 / count(*) FROM done`),
+WHERE id = $1 AND owner = $2 AND NOT done AND date_part('epoch', now()) = $5 RETURNING 1) SELECT 1 / count(*) FROM done`),
 	}
 }
 
@@ -132,7 +133,7 @@ type row struct {
 func (r *row) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
 	differs := claim.Fingerprint.Differs(r.fingerprint)
 	switch {
-	case r.done && !r.live:
+	case r.done && !r.live, !r.done && r.owner == "": // it has expired, or was released
 		return idempotency.Begun{}, false
 	case differs:
 		return idempotency.Begun{State: idempotency.Reused}, true
@@ -217,8 +218,9 @@ func (s *Store) claimArgs(c *idempotency.Claim, more ...any) []any {
 }
 
 // lockOf returns the advisory lock of a record, which is locked for as long as a
-// transaction may make it. Two records whose IDs begin with the same eight bytes
-// of a hash wait for each other, and come to no harm.
+// transaction may make it. The statements add which table it is in. Two records
+// whose IDs begin with the same eight bytes of a hash wait for each other, and come
+// to no harm.
 func lockOf(id idempotency.ID) int64 { return int64(binary.BigEndian.Uint64(id[:])) } //nolint:gosec // any bits will do
 
 // micros returns a duration as the statements take it.

@@ -84,7 +84,7 @@ type flight struct {
 	// that has expired, in which table, and when it began.
 	fresh bool
 	table uint32
-	began time.Time
+	began float64 // by the database's clock, in seconds
 }
 
 // attempt tries once. It is to be tried again if it returns neither an answer nor
@@ -167,7 +167,11 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 			err = ended
 		}
 	}()
-	verdict = f.run(context.WithValue(ctx, txContext{}, t))
+	inTx := context.WithValue(ctx, txContext{}, t)
+	if what.takenOver {
+		inTx = idempotency.WithRunning(inTx, f.claim.ID, "", true)
+	}
+	verdict = f.run(inTx)
 	return begun, true, nil
 }
 
@@ -212,25 +216,37 @@ func (f *flight) wait(ctx context.Context, conn *pgx.Conn) (t told, err error) {
 	f.waits++
 	b := &pgx.Batch{}
 	b.Queue(dropSavepoint) // which is to be after the lock
+	b.Queue(saveLockTimeout)
 	b.Queue("SELECT set_config('lock_timeout', $1, true)", lockTimeout(f.patience))
 	b.Queue(f.store.sql.wait, lockOf(f.claim.ID))
-	b.Queue("SET LOCAL lock_timeout TO DEFAULT") // for the handler to have that of its role
+	b.Queue(ownLockTimeout)
 	f.queueRead(b, &t)
 	b.Queue(savepoint)
-	return t, conn.SendBatch(ctx, b).Close()
+	err = conn.SendBatch(ctx, b).Close()
+	return t, err
 }
 
 // claimThere claims a record that has expired.
 func (f *flight) claimThere(ctx context.Context, conn *pgx.Conn) (t told, err error) {
 	b := &pgx.Batch{}
 	b.Queue(dropSavepoint) // which is to be after the claim
-	b.Queue(f.store.sql.claim, f.store.claimArgs(f.claim, nil)...).QueryRow(func(row pgx.Row) (err error) {
+	b.Queue(saveLockTimeout)
+	b.Queue(f.store.sql.claim, f.store.claimArgs(f.claim, lockTimeout(f.patience))...).QueryRow(func(row pgx.Row) (err error) {
 		t, err = scanClaim(row)
 		return err
 	})
+	b.Queue(ownLockTimeout)
 	b.Queue(savepoint)
-	return t, conn.SendBatch(ctx, b).Close()
+	err = conn.SendBatch(ctx, b).Close()
+	return t, err
 }
+
+// The handler is to have the lock_timeout of its session, whatever was needed to
+// wait.
+const (
+	saveLockTimeout = "SELECT set_config('hopbound.lock_timeout', current_setting('lock_timeout'), true)"
+	ownLockTimeout  = "SELECT set_config('lock_timeout', current_setting('hopbound.lock_timeout'), true)"
+)
 
 // The mark in the transaction before which the handler's own writes begin.
 const (
@@ -304,7 +320,7 @@ func (f *flight) queueOutcome(b *pgx.Batch, v idempotency.Verdict) {
 	if f.fresh {
 		b.Queue(f.store.sql.keep, c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], outcome, retention, f.table, f.began)
 	} else {
-		b.Queue(f.store.sql.finish, c.ID[:], c.Owner, outcome, retention)
+		b.Queue(f.store.sql.finish, c.ID[:], c.Owner, outcome, retention, f.began)
 	}
 }
 

@@ -218,22 +218,24 @@ func TestHandlerCannotEndTheTransaction(t *testing.T) {
 
 // What a handler deletes of the records is not its own, unless it has taken one
 // over: without that it is not committed.
-func TestHandlerThatDeletesItsRecordIsRefused(t *testing.T) {
+func TestHandlerThatLosesTheRecordItTookOverIsRefused(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
-	d.expired("k")
-	_, err := d.store.Transact(t.Context(), claimOf("k"), func(ctx context.Context) idempotency.Verdict {
-		tx, _ := pgstore.Tx(ctx)
-		if _, err := tx.Exec(ctx, "DELETE FROM hopbound_idempotency"); err != nil {
-			t.Error(err)
+	for _, how := range []string{"DELETE FROM hopbound_idempotency", "COMMIT; BEGIN"} {
+		d.expired(how)
+		_, err := d.store.Transact(t.Context(), claimOf(how), func(ctx context.Context) idempotency.Verdict {
+			tx, _ := pgstore.Tx(ctx)
+			if _, err := tx.Conn().Exec(ctx, how); err != nil {
+				t.Error(err)
+			}
+			if err := pay(ctx, how); err != nil {
+				t.Error(err)
+			}
+			return commit
+		})
+		if err == nil || errors.Is(err, idempotency.ErrOutcomeUnknown) || d.paid(how) {
+			t.Errorf("%s: %v; paid %v", how, err, d.paid(how))
 		}
-		if err := pay(ctx, "k"); err != nil {
-			t.Error(err)
-		}
-		return commit
-	})
-	if err == nil || errors.Is(err, idempotency.ErrOutcomeUnknown) || d.paid("k") {
-		t.Errorf("%v; paid %v", err, d.paid("k"))
 	}
 }
 
@@ -351,9 +353,13 @@ func TestTransactionsWaitForLeases(t *testing.T) {
 		t.Errorf("got %v, %v", b, err)
 	}
 	waiting.Wait = 0
-	b, err = d.store.Transact(t.Context(), waiting, func(context.Context) idempotency.Verdict { return commit })
-	if err != nil || b.State != idempotency.Run || !b.TakenOver {
-		t.Errorf("after the lease: got %+v, %v", b, err)
+	told := false
+	b, err = d.store.Transact(t.Context(), waiting, func(ctx context.Context) idempotency.Verdict {
+		told = idempotency.TakenOver(ctx)
+		return commit
+	})
+	if err != nil || b.State != idempotency.Run || !b.TakenOver || !told {
+		t.Errorf("after the lease: got %+v, %v; the handler was told %v", b, err, told)
 	}
 	if err := leases.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, nil, time.Hour); !errors.Is(err, idempotency.ErrLeaseLost) {
 		t.Errorf("the zombie: %v", err)

@@ -190,6 +190,108 @@ func TestServerThatIsFullOrCorruptSaysSo(t *testing.T) {
 	}
 }
 
+// pendingKey claims a record and returns where it is.
+func pendingKey(t *testing.T, s *redisstore.Store, c rueidis.Client, claim idempotency.Claim) (idempotency.Lease, string) {
+	t.Helper()
+	begun, err := s.Begin(t.Context(), claim)
+	if err != nil || begun.State != idempotency.Run {
+		t.Fatal(begun, err)
+	}
+	keys, err := c.Do(t.Context(), c.B().Keys().Pattern("hopbound:{*}:"+claim.ID.String()).Build()).AsStrSlice()
+	if err != nil || len(keys) != 1 {
+		t.Fatalf("keys %q, %v", keys, err)
+	}
+	return idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, keys[0]
+}
+
+// A record that is not whole is neither completed nor taken over, also when its
+// lease has run out.
+func TestCorruptRecordIsNobodys(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	for name, spoil := range map[string]func(string) string{
+		"cut off":          func(r string) string { return r[:len(r)-30] },
+		"longer":           func(r string) string { return r + "xx" },
+		"without a fence":  func(r string) string { return "p" + strings.Repeat("x", 16) + r[17:] },
+		"junk":             func(string) string { return "pjunk" },
+		"nothing but a p":  func(string) string { return "p" },
+		"another's length": func(r string) string { return r[:17] + "\x01\x00" + r[19:] },
+	} {
+		claim := idempotency.Claim{ID: idempotency.NewID("", "", idempotency.Key(name)), Owner: "a", Lease: time.Minute, Fingerprint: idempotency.Fingerprint{Schema: "s", Sum: [32]byte{1}}}
+		lease, key := pendingKey(t, s, c, claim)
+		record, err := c.Do(t.Context(), c.B().Get().Key(key).Build()).ToString()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// What is left of the time to live is less than what a record is kept after its
+		// lease.
+		if err := c.Do(t.Context(), c.B().Set().Key(key).Value(spoil(record)).PxMilliseconds(60_000).Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Hour); !errors.Is(err, idempotency.ErrLeaseLost) {
+			t.Errorf("%s: completed with %v", name, err)
+		}
+		claim.Owner = "b"
+		for range 2 {
+			if b, err := s.Begin(t.Context(), claim); !errors.Is(err, idempotency.ErrCorrupt) {
+				t.Errorf("%s: got %v, %v", name, b.State, err)
+			}
+			claim.Fingerprint = idempotency.Fingerprint{Schema: "s", Sum: [32]byte{2}}
+		}
+	}
+}
+
+// A server without memory still tells what it knows.
+func TestServerThatIsFullReplays(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	claim := idempotency.Claim{ID: idempotency.NewID("", "", "done"), Owner: "a", Lease: time.Minute}
+	lease, _ := pendingKey(t, s, c, claim)
+	if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	pending := claim
+	pending.ID = idempotency.NewID("", "", "pending")
+	pendingKey(t, s, c, pending)
+	if err := c.Do(t.Context(), c.B().ConfigSet().ParameterValue().ParameterValue("maxmemory", "1").Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := s.Begin(t.Context(), pending); err != nil || b.State != idempotency.Run {
+		t.Errorf("the owner asks again: %v, %v", b.State, err)
+	}
+	claim.Owner, pending.Owner = "b", "b"
+	if b, err := s.Begin(t.Context(), claim); err != nil || b.State != idempotency.Replay || string(b.Outcome) != "outcome" {
+		t.Errorf("done: %v, %v", b.State, err)
+	}
+	if b, err := s.Begin(t.Context(), pending); err != nil || b.State != idempotency.Join {
+		t.Errorf("pending: %v, %v", b.State, err)
+	}
+}
+
+// A record that somebody has made to last for good is waited for, and not taken
+// over.
+func TestRecordThatLastsForGoodIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	claim := idempotency.Claim{ID: idempotency.NewID("", "", "k"), Owner: "a", Lease: time.Millisecond}
+	_, key := pendingKey(t, s, c, claim)
+	if err := c.Do(t.Context(), c.B().Persist().Key(key).Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	claim.Owner = "b"
+	if b, err := s.Begin(t.Context(), claim); err != nil || b.State != idempotency.Join {
+		t.Errorf("got %v, %v", b.State, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.Wait(ctx, claim.ID); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the wait ended with %v", err)
+	}
+}
+
 // A server that was restarted has forgotten the scripts.
 func TestScriptsAreLoadedAgain(t *testing.T) {
 	t.Parallel()

@@ -24,9 +24,9 @@ COMMENT ON TABLE {schema}hopbound_idempotency IS 'Hopbound: outcomes of calls by
 
 -- Claims a record that is there, if its retention or its lease has ended, in that
 -- last case only for the same request. Otherwise it tells what there is, or nothing
--- if that was gone or changed when it was looked at. With p_wait, in milliseconds, it
--- waits that long for a transaction that holds the record, or p_lock if there is no
--- record. Times are in microseconds, and by clock_timestamp(), since now() stands
+-- if that was gone or changed when it was looked at. It waits for p_wait, in
+-- milliseconds, for a transaction that holds the record, or p_lock if there is no
+-- record, and leaves lock_timeout set to that. Times are in microseconds, and by clock_timestamp(), since now() stands
 -- still.
 CREATE FUNCTION {schema}hopbound_idempotency_claim(
     p_id bytea, p_owner text, p_schema text, p_sum bytea, p_lease double precision, p_expires double precision,
@@ -36,16 +36,12 @@ CREATE FUNCTION {schema}hopbound_idempotency_claim(
 ) LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     o_claimed := false;
-    IF p_wait IS NOT NULL THEN
-        PERFORM set_config('lock_timeout', p_wait, true);
-    END IF;
+    PERFORM set_config('lock_timeout', p_wait, true);
     SELECT r.fence, r.owner, r.fp_schema, r.fp_sum, r.done, r.until > clock_timestamp(), r.outcome
     INTO o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_outcome
     FROM {schema}hopbound_idempotency AS r WHERE r.id = p_id;
     IF NOT FOUND THEN
-        IF p_wait IS NOT NULL THEN
-            PERFORM pg_advisory_xact_lock_shared(p_lock);
-        END IF;
+        PERFORM pg_advisory_xact_lock_shared(p_lock);
     ELSIF NOT o_live AND (o_done OR o_owner = '' OR o_owner <> p_owner AND (o_schema = '' OR o_schema <> p_schema OR o_sum = p_sum)) THEN
         UPDATE {schema}hopbound_idempotency AS r SET owner = p_owner, fence = nextval('{schema}hopbound_idempotency_fence'),
             fp_schema = p_schema, fp_sum = p_sum, done = false, waited = false, outcome = NULL,

@@ -1,0 +1,134 @@
+package pgstore_test
+
+import (
+	"context"
+	"encoding/binary"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/idempotency/pgstore"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// What was released is nobody's, and any request may come with its key.
+func TestTransactionTakesWhatALeaseHasReleased(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	leases := newStore(t, d.pool)
+	claim := claimOf("k")
+	claim.Fingerprint = idempotency.Fingerprint{Schema: "v1", Sum: [32]byte{1}}
+	begun, err := leases.Begin(t.Context(), claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := leases.Release(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}); err != nil {
+		t.Fatal(err)
+	}
+	claim.Owner, claim.Fingerprint.Sum = "another", [32]byte{2}
+	b, err := d.store.Transact(t.Context(), claim, func(context.Context) idempotency.Verdict { return commit })
+	if err != nil || b.State != idempotency.Run || b.TakenOver {
+		t.Errorf("got %+v, %v", b, err)
+	}
+	d.want("k", idempotency.Replay, "paid")
+}
+
+// Stores in two schemas of one database know nothing of each other: a service may
+// call another with the same key, and both have a record.
+func TestStoresInTwoSchemasDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	if _, err := d.pool.Exec(t.Context(), "CREATE SCHEMA other"); err != nil {
+		t.Fatal(err)
+	}
+	other := newStore(t, d.pool, pgstore.WithTransactions(), pgstore.WithSchema("other"))
+	claim := claimOf("k")
+	claim.Wait = 100 * time.Millisecond
+	_, err := d.store.Transact(t.Context(), claim, func(ctx context.Context) idempotency.Verdict {
+		b, err := other.Transact(ctx, claim, func(context.Context) idempotency.Verdict { return record })
+		if err != nil || b.State != idempotency.Run {
+			t.Errorf("in the other schema: got %v, %v", b.State, err)
+		}
+		return commit
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	d.want("k", idempotency.Replay, "paid")
+}
+
+// Whoever holds a record that has expired is waited for no longer than allowed.
+func TestTransactionWaitsForARowAsLongAsItMay(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.expired("k")
+	holder, err := d.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := holder.Exec(t.Context(), "SELECT FROM hopbound_idempotency FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	claim := claimOf("k")
+	claim.Wait = 50 * time.Millisecond
+	b, err := d.store.Transact(t.Context(), claim, func(context.Context) idempotency.Verdict { return commit })
+	if err != nil || b.State != idempotency.Join {
+		t.Errorf("got %v, %v", b.State, err)
+	}
+	if err := holder.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.want("k", idempotency.Run, "")
+}
+
+// The handler has the settings of its session, also after a wait, and however
+// dates are written in it.
+func TestHandlerHasTheSettingsOfItsSession(t *testing.T) {
+	t.Parallel()
+	server, pool := newDatabase(t)
+	config, err := pgxpool.ParseConfig(server.URL() + "&default_query_exec_mode=exec")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
+		_, err := c.Exec(ctx, "SET lock_timeout = '7s'; SET datestyle = 'German'; SET timezone = 'Asia/Kathmandu'")
+		return err
+	}
+	through, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(through.Close)
+	d := newDeskAt(t, pool, through)
+	d.expired("taken over")
+	for _, key := range []string{"new", "taken over", "after a wait"} {
+		if key == "after a wait" {
+			holder, err := pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(50*time.Millisecond, func() { _ = holder.Rollback(context.Background()) })
+			id := claimOf(key).ID
+			const lock = "SELECT pg_advisory_xact_lock($1 # ('hopbound_idempotency'::regclass::oid::bigint << 32))"
+			if _, err := holder.Exec(t.Context(), lock, int64(binary.BigEndian.Uint64(id[:]))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b, err := d.store.Transact(t.Context(), claimOf(key), func(ctx context.Context) idempotency.Verdict {
+			tx, _ := pgstore.Tx(ctx)
+			var timeout string
+			if err := tx.QueryRow(ctx, "SHOW lock_timeout").Scan(&timeout); err != nil || timeout != "7s" {
+				t.Errorf("%s: lock_timeout is %s, %v", key, timeout, err)
+			}
+			if _, err := tx.Exec(ctx, "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'"); err != nil {
+				t.Error(err)
+			}
+			return commit
+		})
+		if err != nil || b.State != idempotency.Run || b.Waited != strings.Contains(key, "wait") {
+			t.Errorf("%s: got %+v, %v", key, b, err)
+		}
+	}
+}
