@@ -38,7 +38,7 @@ func write(out, text string) error {
 		_, err := fmt.Fprint(os.Stdout, text)
 		return err
 	}
-	f, err := os.OpenFile(out, os.O_APPEND|os.O_WRONLY, 0o644) //nolint:gosec // a document for all to read
+	f, err := os.OpenFile(out, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644) //nolint:gosec // a document for all to read
 	if err != nil {
 		return err
 	}
