@@ -109,12 +109,12 @@ func TestHandlerHasTheSettingsOfItsSession(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			time.AfterFunc(50*time.Millisecond, func() { _ = holder.Rollback(context.Background()) })
 			id := claimOf(key).ID
 			const lock = "SELECT pg_advisory_xact_lock($1 # ('hopbound_idempotency'::regclass::oid::bigint << 32))"
 			if _, err := holder.Exec(t.Context(), lock, int64(binary.BigEndian.Uint64(id[:]))); err != nil {
 				t.Fatal(err)
 			}
+			time.AfterFunc(50*time.Millisecond, func() { _ = holder.Rollback(context.Background()) })
 		}
 		b, err := d.store.Transact(t.Context(), claimOf(key), func(ctx context.Context) idempotency.Verdict {
 			tx, _ := pgstore.Tx(ctx)
