@@ -22,6 +22,10 @@
 // in the same database do no harm, but that two which are the same by chance wait
 // for each other.
 //
+// A handler leaves the role and the search_path of the transaction as they are: if
+// the records cannot be written with them any more, or are other tables, nothing
+// is committed.
+//
 // What a handler does elsewhere, in other services or databases, is not part of
 // the transaction; calls to other services carry keys of their own. A handler
 // holds a connection while it runs, so that the pool bounds how many do.

@@ -2,6 +2,7 @@ package pgstore_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -39,6 +40,38 @@ func TestLeasesWaitForTransactions(t *testing.T) {
 		if b, err := leases.Begin(t.Context(), claim); err != nil || b.State != tc.after {
 			t.Errorf("after a transaction %s: got %v, %v", name, b.State, err)
 		}
+	}
+}
+
+// A server with transactions and one with leases can share records, as they do
+// while one is replaced by the other.
+func TestTransactionsWaitForLeases(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	leases := newStore(t, d.pool)
+	claim := claimOf("k")
+	claim.Lease = 300 * time.Millisecond
+	begun, err := leases.Begin(t.Context(), claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting := claimOf("k")
+	waiting.Owner, waiting.Wait = "b", 50*time.Millisecond
+	b, err := d.store.Transact(t.Context(), waiting, func(context.Context) idempotency.Verdict { return commit })
+	if err != nil || b.State != idempotency.Join {
+		t.Errorf("got %v, %v", b, err)
+	}
+	waiting.Wait = 0
+	told := false
+	b, err = d.store.Transact(t.Context(), waiting, func(ctx context.Context) idempotency.Verdict {
+		told = idempotency.TakenOver(ctx)
+		return commit
+	})
+	if err != nil || b.State != idempotency.Run || !b.TakenOver || !told {
+		t.Errorf("after the lease: got %+v, %v; the handler was told %v", b, err, told)
+	}
+	if err := leases.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, nil, time.Hour); !errors.Is(err, idempotency.ErrLeaseLost) {
+		t.Errorf("the zombie: %v", err)
 	}
 }
 

@@ -334,38 +334,6 @@ func TestDuplicatesWaitForATransactionThatTakesOver(t *testing.T) {
 	d.want("k", idempotency.Replay, "paid")
 }
 
-// A server with transactions and one with leases can share records, as they do
-// while one is replaced by the other.
-func TestTransactionsWaitForLeases(t *testing.T) {
-	t.Parallel()
-	d := newDesk(t)
-	leases := newStore(t, d.pool)
-	claim := claimOf("k")
-	claim.Lease = 300 * time.Millisecond
-	begun, err := leases.Begin(t.Context(), claim)
-	if err != nil {
-		t.Fatal(err)
-	}
-	waiting := claimOf("k")
-	waiting.Owner, waiting.Wait = "b", 50*time.Millisecond
-	b, err := d.store.Transact(t.Context(), waiting, func(context.Context) idempotency.Verdict { return commit })
-	if err != nil || b.State != idempotency.Join {
-		t.Errorf("got %v, %v", b, err)
-	}
-	waiting.Wait = 0
-	told := false
-	b, err = d.store.Transact(t.Context(), waiting, func(ctx context.Context) idempotency.Verdict {
-		told = idempotency.TakenOver(ctx)
-		return commit
-	})
-	if err != nil || b.State != idempotency.Run || !b.TakenOver || !told {
-		t.Errorf("after the lease: got %+v, %v; the handler was told %v", b, err, told)
-	}
-	if err := leases.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, nil, time.Hour); !errors.Is(err, idempotency.ErrLeaseLost) {
-		t.Errorf("the zombie: %v", err)
-	}
-}
-
 // When the connection is cut at the commit, the store finds out what became of
 // it, and says that it does not know only if it cannot.
 func TestCommitWithoutAnAnswerIsResolved(t *testing.T) {
