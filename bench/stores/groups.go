@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/idempotency/boltstore"
@@ -20,13 +23,26 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// outcome is what is kept of each write.
-var outcome = make([]byte, 200)
+const retention = time.Hour
 
-const (
-	retention = time.Hour
-	owner     = "an owner of twenty-six let" // as long as those that servers draw
-)
+// noise is what owners and outcomes are pieces of, so that those of one write are
+// not those of another: Redis's scripts know a string again that they had before.
+var noise = func() string {
+	var b strings.Builder
+	for b.Len() < 1<<16 {
+		b.WriteString(rand.Text())
+	}
+	return b.String()
+}()
+
+// ownerOf returns an owner that is as long as those that servers draw.
+func ownerOf(n uint64) string { return noise[n%(1<<15):][:26] }
+
+// outcomeOf returns what is kept of a write.
+func outcomeOf(n uint64) string { return noise[n%(1<<15):][:200] }
+
+// bytesOf returns the bytes of a piece of noise, which must not be changed.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
 // idOf returns the ID of a write, which has the bits of a hash.
 func idOf(n uint64) (id idempotency.ID) {
@@ -38,7 +54,7 @@ func idOf(n uint64) (id idempotency.ID) {
 // with makes a write with a store.
 func with(s idempotency.Store, retention time.Duration) func(ctx context.Context, n uint64) error {
 	return func(ctx context.Context, n uint64) error {
-		id := idOf(n)
+		id, owner := idOf(n), ownerOf(n)
 		begun, err := s.Begin(ctx, idempotency.Claim{ID: id, Owner: owner, Lease: 10 * time.Second})
 		if err != nil {
 			return err
@@ -46,7 +62,7 @@ func with(s idempotency.Store, retention time.Duration) func(ctx context.Context
 		if begun.State != idempotency.Run {
 			return fmt.Errorf("a new key is told %v", begun.State)
 		}
-		return s.Complete(ctx, idempotency.Lease{ID: id, Owner: owner, Fence: begun.Fence}, outcome, retention)
+		return s.Complete(ctx, idempotency.Lease{ID: id, Owner: owner, Fence: begun.Fence}, bytesOf(outcomeOf(n)), retention)
 	}
 }
 
@@ -62,8 +78,8 @@ time is that of cache misses.`,
 		return []contender{
 			{"sync.Map", func(_ context.Context, n uint64) error {
 				id := idOf(n)
-				m.LoadOrStore(id, owner)
-				m.Store(id, outcome)
+				m.LoadOrStore(id, ownerOf(n))
+				m.Store(id, bytesOf(outcomeOf(n)))
 				m.Delete(idOf(n - window))
 				return nil
 			}},
@@ -100,7 +116,7 @@ the disk.`,
 		return []contender{
 			{"two puts", func(_ context.Context, n uint64) error {
 				id := idOf(n)
-				for _, value := range [][]byte{[]byte(owner), outcome} {
+				for _, value := range [][]byte{bytesOf(ownerOf(n)), bytesOf(outcomeOf(n))} {
 					if err := db.Batch(func(tx *bolt.Tx) error { return tx.Bucket([]byte("b")).Put(id[:], value) }); err != nil {
 						return err
 					}
@@ -137,11 +153,11 @@ scripts that do nothing at all; by rueidis, which redisstore uses, and by go-red
 		if err != nil {
 			return nil, err
 		}
-		args := [2][]string{{owner, "10000"}, {string(outcome), "3600000"}}
 		bare := func(texts ...string) func(ctx context.Context, n uint64) error {
 			scripts := []*rueidis.Lua{rueidis.NewLuaScript(texts[0]), rueidis.NewLuaScript(texts[1])}
 			return func(ctx context.Context, n uint64) error {
 				key := []string{"bare:" + idOf(n).String()}
+				args := [2][]string{{ownerOf(n), "10000"}, {outcomeOf(n), "3600000"}}
 				for i, sc := range scripts {
 					if err := sc.Exec(ctx, client, key, args[i]).Error(); err != nil {
 						return err
@@ -155,6 +171,7 @@ scripts that do nothing at all; by rueidis, which redisstore uses, and by go-red
 			{"two scripts that SET, rueidis", bare(bareClaim, bareComplete)},
 			{"two scripts that SET, go-redis", func(ctx context.Context, n uint64) error {
 				key := []string{"bare:" + idOf(n).String()}
+				args := [2][]string{{ownerOf(n), "10000"}, {outcomeOf(n), "3600000"}}
 				for i, sc := range theirs {
 					if err := sc.Run(ctx, other, key, args[i][0], args[i][1]).Err(); err != nil {
 						return err
@@ -214,10 +231,10 @@ fsync is on.`,
 		return []contender{
 			{"two statements", func(ctx context.Context, n uint64) error {
 				id := idOf(n)
-				if _, err := pool.Exec(ctx, "INSERT INTO record VALUES ($1, $2, NULL)", id[:], owner); err != nil {
+				if _, err := pool.Exec(ctx, "INSERT INTO record VALUES ($1, $2, NULL)", id[:], ownerOf(n)); err != nil {
 					return err
 				}
-				_, err := pool.Exec(ctx, "UPDATE record SET outcome = $2 WHERE id = $1", id[:], outcome)
+				_, err := pool.Exec(ctx, "UPDATE record SET outcome = $2 WHERE id = $1", id[:], bytesOf(outcomeOf(n)))
 				return err
 			}},
 			{"pgstore with leases", with(leases, retention)},
@@ -250,7 +267,7 @@ record in it, without any record, and with pgstore's. fsync is on.`,
 				defer func() { _ = tx.Rollback(ctx) }()
 				if record {
 					id := idOf(n)
-					if _, err := tx.Exec(ctx, "INSERT INTO record VALUES ($1, $2, $3)", id[:], owner, outcome); err != nil {
+					if _, err := tx.Exec(ctx, "INSERT INTO record VALUES ($1, $2, $3)", id[:], ownerOf(n), bytesOf(outcomeOf(n))); err != nil {
 						return err
 					}
 				}
@@ -265,11 +282,11 @@ record in it, without any record, and with pgstore's. fsync is on.`,
 			{"without a record", plain(false)},
 			{"with pgstore's", func(ctx context.Context, n uint64) error {
 				var failed error
-				begun, err := transactions.Transact(ctx, idempotency.Claim{ID: idOf(n), Owner: owner, Lease: 10 * time.Second},
+				begun, err := transactions.Transact(ctx, idempotency.Claim{ID: idOf(n), Owner: ownerOf(n), Lease: 10 * time.Second},
 					func(ctx context.Context) idempotency.Verdict {
 						tx, _ := pgstore.Tx(ctx)
 						_, failed = tx.Exec(ctx, insert, int64(n))
-						return idempotency.Verdict{Keep: true, Commit: failed == nil, Outcome: outcome, Retention: retention}
+						return idempotency.Verdict{Keep: true, Commit: failed == nil, Outcome: bytesOf(outcomeOf(n)), Retention: retention}
 					})
 				if err == nil && begun.State != idempotency.Run {
 					err = fmt.Errorf("a new key is told %v", begun.State)

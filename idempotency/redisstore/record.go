@@ -4,77 +4,53 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"math"
-	"strconv"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/redis/rueidis"
 )
 
-// A record is one value: 'p' or 'd' for pending or done, the fence in 16 digits,
-// the length of the owner in 2 bytes and the owner, a hash of the fingerprint's
-// schema, the fingerprint's sum, and the outcome. The scripts know where these
-// are. When its lease ends is told by the time to live that Redis has for it,
-// which is that of the lease and the time for which an abandoned record is kept.
+// A record is one value: the version of its format, the fence in 7 bytes, and of
+// hashes that tell one from another 12 bytes of the owner's, 8 of the fingerprint's
+// schema and 16 of the fingerprint. If it is done, a 'd' and the outcome come after
+// these. Numbers are big-endian. The scripts know where all this is. When its lease
+// ends is told by the time to live that Redis has for it, which is that of the
+// lease and the time for which an abandoned record is kept.
+//
+// It is short because Lua hashes each byte that it is given, and because Redis keeps
+// values of no more than 44 bytes in one piece with what it knows of them.
 const (
-	pending = 'p'
+	version = 1
 	done    = 'd'
 
-	fenceAt       = 1
-	fenceLen      = 16
-	ownerLenAt    = fenceAt + fenceLen
-	ownerAt       = ownerLenAt + ownerLenBytes
-	ownerLenBytes = 2
-	schemaLen     = 16
+	ownerAt       = 8
+	fingerprintAt = ownerAt + 12
+	sumAt         = fingerprintAt + 8
+	doneAt        = sumAt + 16
+	mostFence     = 1 << 53 // that Lua knows exactly
 )
 
-func checkOwner(owner string) error {
-	if owner == "" || len(owner) > math.MaxUint16 {
-		return errors.New("redisstore: an owner has 1 to 65535 bytes")
-	}
-	return nil
+// appendLease appends what the record of a lease begins with.
+func appendLease(b []byte, lease *idempotency.Lease) []byte {
+	return appendOwner(binary.BigEndian.AppendUint64(b, version<<56|lease.Fence&(1<<56-1)), lease.Owner)
 }
 
-// pendingPart returns what the pending record of a lease begins with.
-func pendingPart(lease idempotency.Lease) string {
-	b := make([]byte, 0, ownerAt+len(lease.Owner))
-	b = append(b, pending)
-	b = appendFence(b, lease.Fence)
-	return rueidis.BinaryString(appendOwner(b, lease.Owner))
+// appendClaim appends what a record has of a claim.
+func appendClaim(b []byte, claim *idempotency.Claim) []byte {
+	return appendFingerprint(appendOwner(b, claim.Owner), &claim.Fingerprint)
 }
 
-// claimPart returns what a record has of a claim.
-func claimPart(claim *idempotency.Claim) string {
-	b := make([]byte, 0, ownerLenBytes+len(claim.Owner)+schemaLen+sha256.Size)
-	schema := schemaHash(claim.Fingerprint.Schema)
-	b = append(appendOwner(b, claim.Owner), schema[:]...)
-	return rueidis.BinaryString(append(b, claim.Fingerprint.Sum[:]...))
-}
-
-// appendFence appends a fence as it is in a record.
-func appendFence(b []byte, fence uint64) []byte {
-	var digits [fenceLen]byte
-	for i := len(digits) - 1; i >= 0; i-- {
-		digits[i] = byte('0' + fence%10)
-		fence /= 10
-	}
-	return append(b, digits[:]...)
-}
-
-// appendOwner appends an owner as it is in a record. checkOwner bounds its length.
 func appendOwner(b []byte, owner string) []byte {
-	return append(binary.BigEndian.AppendUint16(b, uint16(len(owner))), owner...) //nolint:gosec // it is bounded
+	sum := sha256.Sum256([]byte(owner))
+	return append(b, sum[:fingerprintAt-ownerAt]...)
 }
 
-// schemaHash names a schema in 16 bytes; no schema is zeros.
-func schemaHash(schema string) (h [schemaLen]byte) {
-	if schema != "" {
-		sum := sha256.Sum256([]byte(schema))
-		copy(h[:], sum[:])
+// appendFingerprint appends a fingerprint as it is in a record. None is zeros.
+func appendFingerprint(b []byte, f *idempotency.Fingerprint) []byte {
+	if f.Schema == "" {
+		return append(b, make([]byte, doneAt-fingerprintAt)...)
 	}
-	return h
+	schema := sha256.Sum256([]byte(f.Schema))
+	return append(append(b, schema[:sumAt-fingerprintAt]...), f.Sum[:doneAt-sumAt]...)
 }
 
 // readRecord reads a record for whoever claims it. An error wraps
@@ -83,35 +59,27 @@ func readRecord(record []byte, claim *idempotency.Claim) (idempotency.Begun, err
 	corrupt := func(what string) (idempotency.Begun, error) {
 		return idempotency.Begun{}, fmt.Errorf("%w: %s", idempotency.ErrCorrupt, what)
 	}
-	if len(record) < ownerAt {
+	if len(record) < doneAt {
 		return corrupt("it is too short")
 	}
-	fence, err := strconv.ParseUint(string(record[fenceAt:ownerLenAt]), 10, 64)
-	if err != nil {
-		return corrupt("its fence is no number")
-	}
-	schemaAt := ownerAt + int(binary.BigEndian.Uint16(record[ownerLenAt:]))
-	sumAt := schemaAt + schemaLen
-	outcomeAt := sumAt + sha256.Size
+	fence := binary.BigEndian.Uint64(record) & (1<<56 - 1)
 	switch {
-	case record[0] != pending && record[0] != done:
-		return corrupt(fmt.Sprintf("it begins with %q", record[0]))
-	case schemaAt == ownerAt:
-		return corrupt("it has no owner")
-	case len(record) < outcomeAt:
-		return corrupt("it is too short")
-	case record[0] == pending && len(record) > outcomeAt:
-		return corrupt("it is pending, and has an outcome")
+	case record[0] != version:
+		return corrupt(fmt.Sprintf("its version is %d", record[0]))
+	case fence == 0 || fence > mostFence:
+		return corrupt("its fence is out of range")
+	case len(record) > doneAt && record[doneAt] != done:
+		return corrupt("it is too long")
 	}
-	schema := schemaHash(claim.Fingerprint.Schema)
-	differs := claim.Fingerprint.Schema != "" && bytes.Equal(schema[:], record[schemaAt:sumAt]) &&
-		!bytes.Equal(claim.Fingerprint.Sum[:], record[sumAt:outcomeAt])
+	ours := appendClaim(nil, claim)
+	owner, fingerprint := ours[:fingerprintAt-ownerAt], ours[fingerprintAt-ownerAt:]
+	sameSchema := bytes.Equal(fingerprint[:sumAt-fingerprintAt], record[fingerprintAt:sumAt])
 	switch {
-	case differs:
+	case sameSchema && !bytes.Equal(fingerprint, record[fingerprintAt:doneAt]):
 		return idempotency.Begun{State: idempotency.Reused}, nil
-	case record[0] == done:
-		return idempotency.Begun{State: idempotency.Replay, Outcome: record[outcomeAt:]}, nil
-	case string(record[ownerAt:schemaAt]) == claim.Owner:
+	case len(record) > doneAt:
+		return idempotency.Begun{State: idempotency.Replay, Outcome: record[doneAt+1:]}, nil
+	case bytes.Equal(owner, record[ownerAt:fingerprintAt]):
 		return idempotency.Begun{State: idempotency.Run, Fence: fence}, nil
 	default:
 		return idempotency.Begun{State: idempotency.Join}, nil

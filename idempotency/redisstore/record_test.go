@@ -2,6 +2,8 @@ package redisstore
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/hopbound/hopbound/idempotency"
@@ -10,9 +12,8 @@ import (
 // Whatever Redis has for a record is understood or corrupt.
 func FuzzRecord(f *testing.F) {
 	claim := idempotency.Claim{Owner: "owner", Fingerprint: idempotency.Fingerprint{Schema: "schema", Sum: [32]byte{1}}}
-	begin, rest := pendingPart(idempotency.Lease{Owner: claim.Owner, Fence: 7}), claimPart(&claim)
-	record := begin + rest[ownerLenBytes+len(claim.Owner):]
-	for _, r := range []string{record, "d" + record[1:], "d" + record[1:] + "outcome", record + "outcome", begin, ""} {
+	record := string(appendFingerprint(appendLease(nil, &idempotency.Lease{Owner: claim.Owner, Fence: 7}), &claim.Fingerprint))
+	for _, r := range []string{record, record + "d", record + "doutcome", record + "outcome", record[:doneAt-1], ""} {
 		f.Add([]byte(r))
 	}
 	f.Fuzz(func(t *testing.T, record []byte) {
@@ -24,4 +25,38 @@ func FuzzRecord(f *testing.F) {
 			t.Errorf("%q: %v", record, err)
 		}
 	})
+}
+
+// slot returns the slot that a Cluster keeps the keys with a hash tag in: CRC-16
+// (XMODEM) of it.
+func slot(tag string) int {
+	var crc uint16
+	for _, b := range []byte(tag) {
+		crc ^= uint16(b) << 8
+		for range 8 {
+			carry := crc&0x8000 != 0
+			crc <<= 1
+			if carry {
+				crc ^= 0x1021
+			}
+		}
+	}
+	return int(crc % 16384)
+}
+
+func TestHashTagsSpreadEvenly(t *testing.T) {
+	t.Parallel()
+	if got := slot("123456789"); got != 0x31c3 { // as the specification of Redis Cluster has it
+		t.Fatalf("slot is %x", got)
+	}
+	begin, _ := newTags("hopbound")
+	var found [tags]bool
+	for _, key := range begin {
+		_, rest, _ := strings.Cut(key, "{")
+		tag, _, _ := strings.Cut(rest, "}")
+		found[slot(tag)*tags/16384] = true
+	}
+	if slices.Contains(found[:], false) {
+		t.Error("some slots have no tag, and others several")
+	}
 }

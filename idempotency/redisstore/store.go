@@ -82,7 +82,7 @@ var (
 )
 
 // run runs a script by its hash, and by its text where Redis does not know it.
-func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...string) rueidis.RedisResult {
+func (s *Store) run(ctx context.Context, sc *script, keys, args []string) rueidis.RedisResult {
 	result := s.client.Do(ctx, s.client.B().Evalsha().Sha1(sc.sha).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
 	if err, ok := rueidis.IsRedisErr(result.Error()); ok && err.IsNoScript() {
 		return s.client.Do(ctx, s.client.B().Eval().Script(sc.text).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
@@ -90,50 +90,59 @@ func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...stri
 	return result
 }
 
-// tags is how many hash tags there are.
-const tags = 1 << 12
+// tags is how many hash tags there are: three octal digits, of which each has 32 of
+// a Cluster's slots for itself, so that they spread as evenly as they can over its
+// nodes. With more of them the counters of their fences would not stay in a
+// processor's cache (ADR 0013).
+const tags = 1 << 9
 
 // tag returns the number of a record's hash tag, which is the first bits of its ID.
 // The fences of all records with the tag are drawn from one counter, which outlives
 // them.
-func tag(id *idempotency.ID) int { return int(id[0])<<4 | int(id[1])>>4 }
+func tag(id *idempotency.ID) int { return int(id[0])<<1 | int(id[1])>>7 }
 
 // newTags returns what the keys with each hash tag begin with, and those of the
 // fences.
 func newTags(prefix string) (begin, fences []string) {
 	begin, fences = make([]string, tags), make([]string, tags)
 	for i := range tags {
-		fences[i] = fmt.Sprintf("%s:{%03x}:fence", prefix, i)
+		fences[i] = fmt.Sprintf("%s:{%03o}:fence", prefix, i)
 		begin[i] = strings.TrimSuffix(fences[i], "fence")
 	}
 	return begin, fences
 }
 
-// key returns the key of a record.
-func (s *Store) key(id *idempotency.ID) string {
-	var buf [128]byte
-	return string(base64.RawURLEncoding.AppendEncode(append(buf[:0], s.begin[tag(id)]...), id[:]))
+// appendKey appends the key of a record.
+func (s *Store) appendKey(b []byte, id *idempotency.ID) []byte {
+	return base64.RawURLEncoding.AppendEncode(append(b, s.begin[tag(id)]...), id[:])
 }
 
-// millis returns a duration as Redis takes it. Redis's own time is that of the
-// last millisecond, so that one more is needed for nothing to end early.
-func millis(d time.Duration) string {
+// millis returns a duration as Redis takes it. Redis's own time is that of the last
+// millisecond, so that one more is needed for nothing to end early.
+func millis(d time.Duration) int64 {
 	const longest = 100 * 365 * 24 * time.Hour
-	return strconv.FormatInt(int64((max(0, min(d, longest))+time.Millisecond-1)/time.Millisecond)+1, 10)
+	return int64((max(0, min(d, longest))+time.Millisecond-1)/time.Millisecond) + 1
 }
 
-// kept is for how long a pending record with a lease is kept.
-func kept(lease time.Duration) string { return millis(min(lease, math.MaxInt64-abandoned) + abandoned) }
+// kept is for how many milliseconds a pending record with a lease is kept.
+func kept(lease time.Duration) int64 { return millis(min(lease, math.MaxInt64-abandoned) + abandoned) }
+
+// argsLen is as many bytes as the key and the arguments of a step have that a
+// server takes, but for the outcome. They share one allocation.
+const argsLen = 112
 
 // Begin claims a write, or tells what is known of it.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
-	if err := checkOwner(claim.Owner); err != nil {
-		return idempotency.Begun{}, err
+	if claim.Owner == "" || claim.Lease <= 0 {
+		return idempotency.Begun{}, errors.New("redisstore: a claim needs an owner, and a lease of more than nothing")
 	}
-	if claim.Lease <= 0 {
-		return idempotency.Begun{}, errors.New("redisstore: a claim needs a lease of more than nothing")
-	}
-	answer, err := s.run(ctx, &beginScript, []string{s.key(&claim.ID), s.fences[tag(&claim.ID)]}, claimPart(&claim), kept(claim.Lease)).ToMessage()
+	b := s.appendKey(make([]byte, 0, argsLen), &claim.ID)
+	claimAt := len(b)
+	b = appendClaim(b, &claim)
+	keptAt := len(b)
+	text := rueidis.BinaryString(strconv.AppendInt(b, kept(claim.Lease), 10))
+	keys := []string{text[:claimAt], s.fences[tag(&claim.ID)]}
+	answer, err := s.run(ctx, &beginScript, keys, []string{text[claimAt:keptAt], text[keptAt:]}).ToMessage()
 	if err != nil {
 		return idempotency.Begun{}, wrap("begin", err)
 	}
@@ -157,25 +166,28 @@ func readAnswer(answer *rueidis.RedisMessage, claim *idempotency.Claim) (idempot
 
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	return s.step(ctx, "complete", &completeScript, lease, rueidis.BinaryString(outcome), millis(retention))
+	return s.step(ctx, "complete", &completeScript, &lease, millis(retention), rueidis.BinaryString(outcome))
 }
 
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
-	return s.step(ctx, "extend", &extendScript, lease, kept(d))
+	return s.step(ctx, "extend", &extendScript, &lease, kept(d))
 }
 
 // Release gives up a write that had no effect.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease) error {
-	return s.step(ctx, "release", &releaseScript, lease)
+	return s.step(ctx, "release", &releaseScript, &lease, 0)
 }
 
-// step takes a step of an owner's.
-func (s *Store) step(ctx context.Context, name string, sc *script, lease idempotency.Lease, args ...string) error {
-	if err := checkOwner(lease.Owner); err != nil {
-		return err
-	}
-	mine, err := s.run(ctx, sc, []string{s.key(&lease.ID)}, append([]string{pendingPart(lease)}, args...)...).AsBool()
+// step takes a step of an owner's, after which the record is kept for some
+// milliseconds.
+func (s *Store) step(ctx context.Context, name string, sc *script, lease *idempotency.Lease, kept int64, args ...string) error {
+	b := s.appendKey(make([]byte, 0, argsLen), &lease.ID)
+	leaseAt := len(b)
+	b = appendLease(b, lease)
+	keptAt := len(b)
+	text := rueidis.BinaryString(strconv.AppendInt(b, kept, 10))
+	mine, err := s.run(ctx, sc, []string{text[:leaseAt]}, append([]string{text[leaseAt:keptAt], text[keptAt:]}, args...)).AsBool()
 	if err != nil {
 		return wrap(name, err)
 	}

@@ -18,7 +18,7 @@ const (
 // Wait returns when the record may have ceased to be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
 	err := s.waiting.Wait(ctx, id, watch.Pace{Least: leastPause, Most: mostPause}, func(ctx context.Context) (time.Duration, error) {
-		ms, err := s.run(ctx, &lookScript, []string{s.key(&id)}).AsInt64()
+		ms, err := s.run(ctx, &lookScript, []string{string(s.appendKey(nil, &id))}, nil).AsInt64()
 		return time.Duration(ms)*time.Millisecond - abandoned, err
 	})
 	return wrap("wait", err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,10 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		first, again := s.run("a"), s.run("a")
 		if first != again {
 			s.Errorf("fence %d, and then %d", first.Fence, again.Fence)
+		}
+		time.Sleep(lease + beyond)
+		if late := s.run("a"); late != first {
+			s.Errorf("fence %d, and then %d", first.Fence, late.Fence)
 		}
 	}},
 	{"whoever asks for what is done gets its outcome", func(s *scene) {
@@ -169,6 +174,28 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		s.want(s.begin("b", schema("x", "1")), idempotency.Replay)
 		s.want(s.begin("b", schema("y", "2")), idempotency.Replay)
 	}},
+	{"requests of another kind are not compared, and may take over", func(s *scene) {
+		s.want(s.begin("a", schema("x", "1")), idempotency.Run)
+		time.Sleep(lease + beyond)
+		s.want(s.begin("b", schema("y", "2")), idempotency.Run)
+		s.want(s.begin("c", schema("y", "3")), idempotency.Reused)
+		s.want(s.begin("c", schema("x", "3")), idempotency.Join)
+		time.Sleep(lease + beyond)
+		s.want(s.begin("c"), idempotency.Run)
+		s.want(s.begin("d", schema("y", "3")), idempotency.Join)
+	}},
+	{"owners of any length are told apart", func(s *scene) {
+		long := strings.Repeat("o", 300)
+		l := s.run(long + "a")
+		s.want(s.begin(long+"b"), idempotency.Join)
+		s.want(s.begin(long+"a"), idempotency.Run)
+		s.lost(s.complete(idempotency.Lease{ID: l.ID, Owner: long + "b", Fence: l.Fence}, "theirs"))
+		time.Sleep(lease + beyond)
+		next := s.run(long + "b")
+		s.lost(s.complete(l, "of a zombie"))
+		s.ok(s.complete(next, outcome))
+		s.want(s.begin("c"), idempotency.Replay)
+	}},
 	{"a lease that has run out is taken over", func(s *scene) {
 		old := s.run("a")
 		time.Sleep(lease + beyond)
@@ -300,8 +327,12 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 			}
 			<-ended
 		}
+		ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
+		defer cancel()
 		s.id = newID(s.T) // which nobody has begun
-		s.ok(s.store.Wait(s.Context(), s.id))
+		s.ok(s.store.Wait(ctx, s.id))
+		s.ok(s.store.Complete(ctx, s.run("a"), []byte(outcome), 24*time.Hour))
+		s.ok(s.store.Wait(ctx, s.id))
 	}},
 	{"of many that ask at once one runs, and all get its outcome", func(s *scene) {
 		const clients = 64
