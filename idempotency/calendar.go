@@ -9,9 +9,9 @@ const none slot = 0
 
 // slab keeps records in chunks, which are used again and not given back.
 type slab struct {
-	chunks []*[chunkLen]memoryRecord
 	used   slot // how many have ever been used
 	unused slot // the first that is free again; the others come after it
+	chunks []*[chunkLen]memoryRecord
 }
 
 const chunkLen = 64
@@ -22,8 +22,7 @@ func (s *slab) at(at slot) *memoryRecord {
 	return &s.chunks[i/chunkLen][i%chunkLen]
 }
 
-// take returns a slot with a record that is the zero one but for what every claim
-// sets.
+// take returns a slot, whose record is to be set.
 func (s *slab) take() slot {
 	if at := s.unused; at != none {
 		s.unused = s.at(at).after
@@ -39,7 +38,7 @@ func (s *slab) take() slot {
 // free empties a slot: what it refers to is let go.
 func (s *slab) free(at slot) {
 	r := s.at(at)
-	r.owner, r.outcome, r.changed, r.fingerprint.Schema, r.done = "", nil, nil, "", false
+	r.outcome, r.changed = nil, nil
 	r.after = s.unused
 	s.unused = at
 }

@@ -20,7 +20,8 @@ import (
 // little and leaves the garbage collector little to look at.
 type Memory struct {
 	shards   []shard
-	capacity int       // of each shard
+	capacity int // of each shard
+	seed     maphash.Seed
 	begun    time.Time // what the store's time counts from
 }
 
@@ -31,17 +32,18 @@ const (
 	leastOfShard  = 4096
 )
 
+// shard begins with what every claim changes, in one cache line.
 type shard struct {
 	mu      sync.Mutex
+	fence   uint64 // the highest given out in the shard, by which it outlives records
 	records table
 	slab    slab
 	due     calendar
-	fence   uint64   // the highest given out in the shard, by which it outlives records
-	_       [24]byte // shards do not share a cache line
+	_       [40]byte // shards do not share a cache line
 }
 
-// memoryRecord is three cache lines: what is looked at to find a record and to drop
-// it, what is let go when it is dropped, and the rest.
+// memoryRecord is two cache lines: what is looked at to find a record and to drop it,
+// and the rest. Of names and fingerprints it has hashes, which nobody can choose.
 type memoryRecord struct {
 	id     ID
 	until  time.Duration // the end of the lease, or of the retention
@@ -51,12 +53,27 @@ type memoryRecord struct {
 	hash   uint32 // by which the table knows it
 	done   bool
 
-	owner       string
-	outcome     []byte
-	changed     chan struct{} // closed when it ceases to be pending or to be its owner's; nil if nobody waits
-	fingerprint Fingerprint
-	fence       uint64
-	_           [24]byte
+	owner   uint64
+	request requestHash
+	fence   uint64
+	outcome []byte
+	changed chan struct{} // closed when it ceases to be pending or to be its owner's; nil if nobody waits
+}
+
+// requestHash is a fingerprint, hashed. The zero value is none.
+type requestHash struct{ schema, sum uint64 }
+
+// request hashes a fingerprint.
+func (m *Memory) request(f *Fingerprint) requestHash {
+	if f.Schema == "" {
+		return requestHash{}
+	}
+	return requestHash{maphash.String(m.seed, f.Schema), maphash.Bytes(m.seed, f.Sum[:])}
+}
+
+// differs is as [Fingerprint.Differs] has it.
+func (h requestHash) differs(other requestHash) bool {
+	return h != requestHash{} && h.schema == other.schema && h.sum != other.sum
 }
 
 // due returns when the record may be dropped.
@@ -98,11 +115,11 @@ func NewMemory(opts ...MemoryOption) *Memory {
 	m := &Memory{
 		shards:   make([]shard, shards),
 		capacity: max(1, s.capacity/shards),
+		seed:     maphash.MakeSeed(), // so that nobody can choose keys that meet
 		begun:    time.Now(),
 	}
-	seed := maphash.MakeSeed()
 	for i := range m.shards {
-		m.shards[i].records = newTable(seed)
+		m.shards[i].records = newTable()
 		m.shards[i].due = newCalendar()
 	}
 	return m
@@ -122,9 +139,15 @@ func clamp(d time.Duration) time.Duration {
 // now returns the store's time.
 func (m *Memory) now() time.Duration { return time.Since(m.begun) }
 
+// hash returns what tables know an ID by.
+func (m *Memory) hash(id *ID) uint32 { return uint32(maphash.Bytes(m.seed, id[:])) } //nolint:gosec // as many bits as are needed
+
+// owner hashes the name of an owner.
+func (m *Memory) owner(name string) uint64 { return maphash.String(m.seed, name) }
+
 // shard returns where an ID is kept. IDs are hashes, so that any of their bits
 // will do.
-func (m *Memory) shard(id ID) *shard {
+func (m *Memory) shard(id *ID) *shard {
 	return &m.shards[binary.BigEndian.Uint64(id[:])&uint64(len(m.shards)-1)] //nolint:gosec // there are some
 }
 
@@ -136,53 +159,49 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	if claim.Owner == "" || claim.Lease <= 0 {
 		return Begun{}, errors.New("idempotency: a claim needs an owner, and a lease of more than nothing")
 	}
-	s, now := m.shard(claim.ID), m.now()
+	owner, request, hash := m.owner(claim.Owner), m.request(&claim.Fingerprint), m.hash(&claim.ID)
+	s, now := m.shard(&claim.ID), m.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(now)
-	hash := s.records.hash(&claim.ID)
 	r := s.find(&claim.ID, hash)
 	if r != nil && r.done && r.until <= now {
 		s.remove(r)
 		r = nil
 	}
+	until := now + clamp(claim.Lease)
 	switch {
+	case r == nil && s.records.n >= m.capacity:
+		return Begun{}, ErrFull
 	case r == nil:
-		return s.claim(&claim, hash, now, m.capacity)
-	case claim.Fingerprint.Differs(r.fingerprint):
+		s.fence++
+		s.add(memoryRecord{id: claim.ID, hash: hash, owner: owner, request: request, fence: s.fence, until: until}, now)
+		return Begun{State: Run, Fence: s.fence}, nil
+	case request.differs(r.request):
 		return Begun{State: Reused}, nil
 	case r.done:
 		return Begun{State: Replay, Outcome: r.outcome}, nil
-	case r.owner == claim.Owner: // asked again, for want of an answer
+	case r.owner == owner: // asked again, for want of an answer
 		return Begun{State: Run, Fence: r.fence}, nil
 	case r.until > now:
 		return Begun{State: Join}, nil
 	}
-	r.owner, r.fingerprint = claim.Owner, claim.Fingerprint
-	s.keep(r, now+clamp(claim.Lease), now)
+	r.owner, r.request = owner, request
+	s.keep(r, until, now)
 	s.fence++
 	r.fence = s.fence
 	r.tell()
 	return Begun{State: Run, Fence: r.fence, TakenOver: true}, nil
 }
 
-// claim makes a new record.
-func (s *shard) claim(claim *Claim, hash uint32, now time.Duration, capacity int) (Begun, error) {
-	if s.records.n >= capacity {
-		return Begun{}, ErrFull
-	}
-	s.fence++
+// add adds a record that is pending. The one that was in its slot is empty.
+func (s *shard) add(new memoryRecord, now time.Duration) {
 	at := s.slab.take()
 	r := s.slab.at(at)
-	r.id, r.hash, r.owner, r.fence, r.fingerprint = claim.ID, hash, claim.Owner, s.fence, claim.Fingerprint
-	r.until = now + clamp(claim.Lease)
-	s.records.add(at, hash)
+	*r = new
+	s.records.add(at, r.hash)
 	s.due.add(&s.slab, at, instantOf(r.due(), now))
-	return Begun{State: Run, Fence: r.fence}, nil
 }
-
-// record returns the record of an ID, or nil if there is none.
-func (s *shard) record(id *ID) *memoryRecord { return s.find(id, s.records.hash(id)) }
 
 // find returns the record of an ID with this hash, or nil if there is none.
 func (s *shard) find(id *ID, hash uint32) *memoryRecord {
@@ -206,11 +225,12 @@ func (m *Memory) Complete(ctx context.Context, lease Lease, outcome []byte, rete
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("complete: %w", err)
 	}
-	s, now := m.shard(lease.ID), m.now()
+	hash, owner := m.hash(&lease.ID), m.owner(lease.Owner)
+	s, now := m.shard(&lease.ID), m.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.owned(&lease)
-	if r == nil {
+	r := s.find(&lease.ID, hash)
+	if !r.is(owner, lease.Fence) {
 		return ErrLeaseLost
 	}
 	if r.done { // asked again, for want of an answer
@@ -227,11 +247,12 @@ func (m *Memory) Extend(ctx context.Context, lease Lease, d time.Duration) error
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("extend: %w", err)
 	}
-	s, now := m.shard(lease.ID), m.now()
+	hash, owner := m.hash(&lease.ID), m.owner(lease.Owner)
+	s, now := m.shard(&lease.ID), m.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.owned(&lease)
-	if r == nil || r.done {
+	r := s.find(&lease.ID, hash)
+	if !r.is(owner, lease.Fence) || r.done {
 		return ErrLeaseLost
 	}
 	s.keep(r, max(r.until, now+clamp(d)), now)
@@ -243,14 +264,15 @@ func (m *Memory) Release(ctx context.Context, lease Lease) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("release: %w", err)
 	}
-	s := m.shard(lease.ID)
+	hash, owner := m.hash(&lease.ID), m.owner(lease.Owner)
+	s := m.shard(&lease.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.owned(&lease)
+	r := s.find(&lease.ID, hash)
 	switch {
-	case s.record(&lease.ID) == nil:
+	case r == nil:
 		return nil
-	case r == nil, r.done:
+	case !r.is(owner, lease.Fence), r.done:
 		return ErrLeaseLost
 	}
 	s.remove(r)
@@ -259,9 +281,10 @@ func (m *Memory) Release(ctx context.Context, lease Lease) error {
 
 // Wait returns when the record may have ceased to be pending.
 func (m *Memory) Wait(ctx context.Context, id ID) error {
-	s, now := m.shard(id), m.now()
+	hash := m.hash(&id)
+	s, now := m.shard(&id), m.now()
 	s.mu.Lock()
-	r := s.record(&id)
+	r := s.find(&id, hash)
 	if r == nil || r.done || r.until <= now {
 		s.mu.Unlock()
 		return ctx.Err()
@@ -296,20 +319,16 @@ func (m *Memory) Len() int {
 	return n
 }
 
-// owned returns the record of a lease, or nil if it is not its owner's any more.
-func (s *shard) owned(lease *Lease) *memoryRecord {
-	r := s.record(&lease.ID)
-	if r == nil || r.owner != lease.Owner || r.fence != lease.Fence {
-		return nil
-	}
-	return r
-}
-
 func (s *shard) remove(r *memoryRecord) {
 	r.tell()
 	at := s.due.remove(&s.slab, r)
 	s.records.remove(at, r.hash)
 	s.slab.free(at)
+}
+
+// is tells whether there is a record and it is an owner's.
+func (r *memoryRecord) is(owner, fence uint64) bool {
+	return r != nil && r.owner == owner && r.fence == fence
 }
 
 // tell wakes those who wait for the record.
@@ -320,11 +339,15 @@ func (r *memoryRecord) tell() {
 	}
 }
 
-// drop drops records that are due: a few at a time, more than one call adds.
+// behind is how late a record may be dropped while others come as fast.
+const behind = 4 * near
+
+// drop drops a record that is due, and a second one if it should have been dropped
+// before: more than one call adds. As many as are added are used again at once, while
+// they are in the processor's cache.
 func (s *shard) drop(now time.Duration) {
-	const few = 2
-	for range few {
-		at := s.due.first(now)
+	for _, late := range [...]time.Duration{0, behind} {
+		at := s.due.first(now - late)
 		if at == none {
 			return
 		}

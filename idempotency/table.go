@@ -1,14 +1,11 @@
 package idempotency
 
-import "hash/maphash"
-
 // table finds the slots of IDs: a hash table with open addressing, whose entries
 // are no larger than they must be, so that looking one up costs a cache miss and
 // the record's own. A map would keep the IDs a second time.
 type table struct {
-	seed    maphash.Seed // so that nobody can choose keys that meet
-	entries []entry      // a power of two of them
 	n       int
+	entries []entry // a power of two of them
 }
 
 // entry is a place in the table. The hash says where it belongs.
@@ -19,11 +16,7 @@ type entry struct {
 
 const leastEntries = 16
 
-func newTable(seed maphash.Seed) table {
-	return table{seed: seed, entries: make([]entry, leastEntries)}
-}
-
-func (t *table) hash(id *ID) uint32 { return uint32(maphash.Bytes(t.seed, id[:])) } //nolint:gosec // as many bits as are needed
+func newTable() table { return table{entries: make([]entry, leastEntries)} }
 
 // find returns the place of an ID with this hash, or of where it is to be put.
 func (t *table) find(s *slab, id *ID, hash uint32) int {

@@ -14,7 +14,8 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 		var (
 			s      slab
 			c      = newCalendar()
-			tab    = newTable(maphash.MakeSeed())
+			tab    = newTable()
+			hash   = (&Memory{seed: maphash.MakeSeed()}).hash
 			want   = map[ID]slot{}
 			ids    []ID
 			now    time.Duration
@@ -24,11 +25,11 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 			id := ids[i]
 			ids[i] = ids[len(ids)-1]
 			ids = ids[:len(ids)-1]
-			at := tab.get(&s, &id, tab.hash(&id))
+			at := tab.get(&s, &id, hash(&id))
 			if got := c.remove(&s, s.at(at)); got != at {
 				t.Fatalf("the calendar has %d for slot %d", got, at)
 			}
-			tab.remove(at, tab.hash(&id))
+			tab.remove(at, hash(&id))
 			s.free(at)
 			delete(want, id)
 		}
@@ -41,11 +42,11 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 				}
 				at := s.take()
 				r := s.at(at)
-				if r.owner != "" || r.outcome != nil {
+				if r.outcome != nil || r.changed != nil {
 					t.Fatal("a slot was not emptied")
 				}
-				r.id, r.owner, r.until, r.done = id, "owner", random(), true
-				tab.add(at, tab.hash(&id))
+				r.id, r.outcome, r.until, r.done = id, []byte("outcome"), random(), true
+				tab.add(at, hash(&id))
 				c.add(&s, at, instantOf(r.due(), now))
 				want[id], ids = at, append(ids, id)
 			case n < 7 && len(ids) > 0:
@@ -80,7 +81,7 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 		for a := range 256 {
 			for b := range 256 {
 				id := ID{byte(a), byte(b)}
-				if got := tab.get(&s, &id, tab.hash(&id)); got != want[id] {
+				if got := tab.get(&s, &id, hash(&id)); got != want[id] {
 					t.Fatalf("%v is in slot %d, want %d", id[:2], got, want[id])
 				}
 			}

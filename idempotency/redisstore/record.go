@@ -11,10 +11,11 @@ import (
 
 // A record is one value: the version of its format, the fence in 7 bytes, and of
 // hashes that tell one from another 12 bytes of the owner's, 8 of the fingerprint's
-// schema and 16 of the fingerprint. If it is done, a 'd' and the outcome come after
-// these. Numbers are big-endian. The scripts know where all this is. When its lease
-// ends is told by the time to live that Redis has for it, which is that of the
-// lease and the time for which an abandoned record is kept.
+// schema's, and 16 that are both halves of the fingerprint's sum. If it is done, a
+// 'd' and the outcome come after these. Numbers are big-endian. The scripts know
+// where all this is. When its lease ends is told by the time to live that Redis has
+// for it, which is that of the lease and the time for which an abandoned record is
+// kept.
 //
 // It is short because Lua hashes each byte that it is given, and because Redis keeps
 // values of no more than 44 bytes in one piece with what it knows of them.
@@ -29,9 +30,10 @@ const (
 	mostFence     = 1 << 53 // that Lua knows exactly
 )
 
-// appendLease appends what the record of a lease begins with.
+// appendLease appends what the record of a lease begins with. A fence that is larger
+// than any makes another version of it.
 func appendLease(b []byte, lease *idempotency.Lease) []byte {
-	return appendOwner(binary.BigEndian.AppendUint64(b, version<<56|lease.Fence&(1<<56-1)), lease.Owner)
+	return appendOwner(binary.BigEndian.AppendUint64(b, version<<56+lease.Fence), lease.Owner)
 }
 
 // appendClaim appends what a record has of a claim.
@@ -50,7 +52,11 @@ func appendFingerprint(b []byte, f *idempotency.Fingerprint) []byte {
 		return append(b, make([]byte, doneAt-fingerprintAt)...)
 	}
 	schema := sha256.Sum256([]byte(f.Schema))
-	return append(append(b, schema[:sumAt-fingerprintAt]...), f.Sum[:doneAt-sumAt]...)
+	b = append(b, schema[:sumAt-fingerprintAt]...)
+	for i, c := range f.Sum[:doneAt-sumAt] {
+		b = append(b, c^f.Sum[doneAt-sumAt+i])
+	}
+	return b
 }
 
 // readRecord reads a record for whoever claims it. An error wraps

@@ -62,10 +62,13 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 	}},
 	{"an owner keeps to its fence, and what is done is done", func(s *scene) {
 		l := s.run("a")
-		wrong := l
-		wrong.Fence++
-		s.lost(s.store.Extend(s.Context(), wrong, time.Hour))
-		s.lost(s.store.Release(s.Context(), wrong))
+		for _, off := range []uint64{1, math.MaxUint64, 1 << 32, 1 << 56, 1 << 63} {
+			wrong := l
+			wrong.Fence += off
+			s.lost(s.store.Extend(s.Context(), wrong, time.Hour))
+			s.lost(s.store.Release(s.Context(), wrong))
+			s.lost(s.complete(wrong, "theirs"))
+		}
 		s.want(s.begin("b"), idempotency.Join)
 		s.ok(s.complete(l, outcome))
 		s.lost(s.store.Extend(s.Context(), l, time.Hour))
@@ -162,6 +165,9 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 	{"another request with the key is told so", func(s *scene) {
 		s.want(s.begin("a", schema("x", "1")), idempotency.Run)
 		s.want(s.begin("b", schema("x", "2")), idempotency.Reused)
+		last := schema("x", "1")
+		last.Sum[len(last.Sum)-1]++
+		s.want(s.begin("b", last), idempotency.Reused)
 		s.want(s.begin("b", schema("y", "2")), idempotency.Join)
 		s.want(s.begin("b"), idempotency.Join)
 	}},
