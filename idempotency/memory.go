@@ -195,10 +195,10 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 }
 
 // add adds a record that is pending. The one that was in its slot is empty.
-func (s *shard) add(new memoryRecord, now time.Duration) {
+func (s *shard) add(record memoryRecord, now time.Duration) {
 	at := s.slab.take()
 	r := s.slab.at(at)
-	*r = new
+	*r = record
 	s.records.add(at, r.hash)
 	s.due.add(&s.slab, at, instantOf(r.due(), now))
 }
