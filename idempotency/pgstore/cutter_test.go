@@ -10,14 +10,20 @@ import (
 )
 
 // cutter is a proxy that cuts a connection when a client sends a word: before the
-// server gets it, or after.
+// server gets it, or when it has answered, or, if it is hasty, as soon as it has it,
+// and then what would cancel it does not arrive.
 type cutter struct {
 	listener net.Listener
 	target   string
 	word     atomic.Pointer[string]
 	before   atomic.Bool
+	hasty    atomic.Bool
 	wg       sync.WaitGroup
 }
+
+// cancelRequest is what a message begins with by which a client asks, on a connection
+// of its own, for a statement to be cancelled.
+var cancelRequest = []byte{0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e}
 
 func newCutter(t *testing.T, target string) *cutter {
 	t.Helper()
@@ -75,9 +81,17 @@ func (c *cutter) pass(client net.Conn) {
 				break
 			}
 		}
-		if _, err := server.Write(buf[:n]); err != nil {
+		if c.hasty.Load() && bytes.HasPrefix(buf[:n], cancelRequest) {
 			break
 		}
+		_, err = server.Write(buf[:n])
+		hasAll := bytes.HasSuffix(buf[:n], []byte("S\x00\x00\x00\x04")) // Sync, which ends what is sent together
+		if err != nil || cut.Load() && c.hasty.Load() && hasAll {
+			break
+		}
+	}
+	if cut.Load() && c.hasty.Load() {
+		_ = client.Close()
 	}
 	if cut.Load() && !c.before.Load() {
 		_, _ = io.Copy(io.Discard, server)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -81,6 +82,68 @@ func TestTransactionWaitsForARowAsLongAsItMay(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.want("k", idempotency.Run, "")
+}
+
+// What has changed while a claim waited for its row is looked at again.
+func TestClaimSeesWhatItHasWaitedFor(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	leases := newStore(t, d.pool)
+	for name, change := range map[string]struct {
+		sql   string
+		state idempotency.State
+		waits time.Duration
+	}{
+		"extended":           {"until = clock_timestamp() + interval '1 hour'", idempotency.Join, 500 * time.Millisecond},
+		"completed":          {"until = clock_timestamp() + interval '1 hour', done = true, outcome = 'theirs'", idempotency.Replay, time.Minute},
+		"completed and over": {"until = clock_timestamp(), done = true, outcome = 'theirs'", idempotency.Run, time.Minute},
+	} {
+		claim := claimOf(name)
+		claim.Lease = time.Microsecond
+		if b, err := leases.Begin(t.Context(), claim); err != nil || b.State != idempotency.Run {
+			t.Fatalf("%v, %v", b.State, err)
+		}
+		holder, err := d.pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := holder.Exec(t.Context(), "UPDATE hopbound_idempotency SET "+change.sql+" WHERE id = $1", claim.ID[:]); err != nil {
+			t.Fatal(err)
+		}
+		claim.Owner, claim.Lease, claim.Wait = "another", time.Minute, change.waits
+		var asked sync.WaitGroup
+		asked.Go(func() {
+			b, err := d.store.Transact(t.Context(), claim, func(context.Context) idempotency.Verdict { return commit })
+			if err != nil || b.State != change.state || b.TakenOver {
+				t.Errorf("%s: got %v, taken over %v, %v", name, b.State, b.TakenOver, err)
+			}
+		})
+		d.awaitWaiter()
+		if err := holder.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		asked.Wait()
+	}
+}
+
+// A session may have bounds of its own for how long a statement takes.
+func TestWaitEndsWithTheSessionsStatementTimeout(t *testing.T) {
+	t.Parallel()
+	server, pool := newDatabase(t)
+	d := newDeskAt(t, pool, newPool(t, server.URL()+"&statement_timeout=300"))
+	holder := newStore(t, pool, pgstore.WithTransactions())
+	claim := claimOf("k")
+	_, err := holder.Transact(t.Context(), claim, func(context.Context) idempotency.Verdict {
+		claim.Owner, claim.Wait = "another", time.Minute
+		b, err := d.store.Transact(t.Context(), claim, func(context.Context) idempotency.Verdict { return commit })
+		if err != nil || b.State != idempotency.Join {
+			t.Errorf("got %v, %v", b.State, err)
+		}
+		return commit
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // The handler has the settings of its session, also after a wait, and however

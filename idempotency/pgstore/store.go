@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
@@ -27,6 +28,11 @@ type Store struct {
 	waiting  watch.Group
 	listener listener
 	flights  flights
+
+	// Whether transactions are to ask for their isolation, since that of some sessions
+	// is another by default. PostgreSQL looks at each of its settings at the end of a
+	// transaction that has asked for any.
+	isolates atomic.Bool
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -105,8 +111,9 @@ AND until <= clock_timestamp() - CASE WHEN done THEN interval '0' ELSE $2::float
 
 		// The record is to be read by the statement after the one that takes the lock,
 		// which sees what was committed until then.
-		seize: with(`SELECT pg_try_advisory_xact_lock($1 # {table}), '{t}'::regclass::oid, date_part('epoch', now())`),
-		wait:  with(`SELECT pg_advisory_xact_lock($1 # {table})`),
+		seize: with(`SELECT pg_try_advisory_xact_lock($1 # {table}), '{t}'::regclass::oid, date_part('epoch', now()),
+current_setting('transaction_isolation') = 'read committed'`),
+		wait: with(`SELECT pg_advisory_xact_lock($1 # {table})`),
 		// A transaction must not be committed without its record, nor one that the handler
 		// has begun, nor with a record in the table that another search_path finds:
 		// dividing by zero refuses it. Nobody holds a lease of a record that is done, so

@@ -178,16 +178,29 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 // begin begins the transaction and claims the record in it, waiting for whoever
 // has claimed it in another.
 func (f *flight) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, t told, err error) {
-	var free bool
+	var (
+		free, readCommitted bool
+		options             pgx.TxOptions
+	)
+	if f.store.isolates.Load() {
+		options.IsoLevel = pgx.ReadCommitted
+	}
 	b := &pgx.Batch{}
-	b.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	b.BeginTx(options)
 	b.Queue(f.store.sql.seize, lockOf(f.claim.ID)).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&free, &f.table, &f.began)
+		return row.Scan(&free, &f.table, &f.began, &readCommitted)
 	})
 	f.queueRead(b, &t)
 	b.Queue(savepoint)
 	results := conn.SendBatch(ctx, b)
 	err = results.Close()
+	if err == nil && !readCommitted && options.IsoLevel == "" {
+		f.store.isolates.Store(true)
+		if err := f.rollback(ctx, conn); err != nil {
+			return nil, t, err
+		}
+		return f.begin(ctx, conn)
+	}
 	if err == nil && !free {
 		t, err = f.wait(ctx, conn)
 	}

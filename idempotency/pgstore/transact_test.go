@@ -82,6 +82,17 @@ func (d *desk) expired(key string) {
 }
 
 // want checks what is known of a key.
+// awaitWaiter returns when somebody waits for a lock.
+func (d *desk) awaitWaiter() {
+	d.Helper()
+	for waiting := false; !waiting; {
+		const sql = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.001)"
+		if err := d.pool.QueryRow(d.Context(), sql).Scan(&waiting, nil); err != nil {
+			d.Fatal(err)
+		}
+	}
+}
+
 func (d *desk) want(key string, state idempotency.State, outcome string) {
 	d.Helper()
 	claim := claimOf(key)
@@ -334,6 +345,13 @@ func TestDuplicatesWaitForATransactionThatTakesOver(t *testing.T) {
 	d.want("k", idempotency.Replay, "paid")
 }
 
+// slowCommit makes a commit take longer than it takes a client to ask what became
+// of it.
+const slowCommit = `
+CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON ledger DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW WHEN (NEW.account = 'slow') EXECUTE FUNCTION dawdle()`
+
 // When the connection is cut at the commit, the store finds out what became of
 // it, and says that it does not know only if it cannot.
 func TestCommitWithoutAnAnswerIsResolved(t *testing.T) {
@@ -372,9 +390,52 @@ func TestCommitWithoutAnAnswerIsResolved(t *testing.T) {
 		t.Errorf("%v, paid %v", err, d.paid("never sent"))
 	}
 	d.want("never sent", idempotency.Run, "")
+	if _, err := pool.Exec(t.Context(), slowCommit); err != nil {
+		t.Fatal(err)
+	}
+	c.hasty.Store(true)
+	if err := run("slow", false, nil); err != nil || !d.paid("slow") {
+		t.Errorf("%v, paid %v", err, d.paid("slow"))
+	}
+	d.want("slow", idempotency.Replay, "paid")
+	c.hasty.Store(false)
 	every := "" // every packet, so that nothing can be found out
 	err := run("unknown", true, func() { c.word.Store(&every) })
 	if !errors.Is(err, idempotency.ErrOutcomeUnknown) {
 		t.Errorf("got %v, want that it is not known", err)
+	}
+}
+
+// Sessions may have another isolation by default, under which nobody would see what
+// has been committed while it waited.
+func TestTransactionsAreReadCommitted(t *testing.T) {
+	t.Parallel()
+	server, pool := newDatabase(t)
+	d := newDeskAt(t, pool, newPool(t, server.URL()+"&default_transaction_isolation=serializable"))
+	other := newStore(t, newPool(t, server.URL()+"&default_transaction_isolation=repeatable%20read"), pgstore.WithTransactions())
+	claim := claimOf("a")
+	var running sync.WaitGroup
+	begun, err := d.store.Transact(t.Context(), claim, func(ctx context.Context) idempotency.Verdict {
+		tx, _ := pgstore.Tx(ctx)
+		var isolation string
+		if err := tx.QueryRow(ctx, "SHOW transaction_isolation").Scan(&isolation); err != nil || isolation != "read committed" {
+			t.Errorf("the isolation is %q, %v", isolation, err)
+		}
+		running.Go(func() { // and waits, in another process
+			claim.Owner = "another"
+			b, err := other.Transact(t.Context(), claim, func(context.Context) idempotency.Verdict {
+				t.Error("it ran twice")
+				return commit
+			})
+			if err != nil || b.State != idempotency.Replay || !b.Waited {
+				t.Errorf("the other got %v, waited %v, %v", b.State, b.Waited, err)
+			}
+		})
+		d.awaitWaiter()
+		return commit
+	})
+	running.Wait()
+	if err != nil || begun.State != idempotency.Run {
+		t.Errorf("got %v, %v", begun.State, err)
 	}
 }
