@@ -7,14 +7,15 @@ type slot uint32
 
 const none slot = 0
 
-// slab keeps records in chunks, which are used again and not given back.
+// slab keeps records in chunks, which are used again and not given back. A chunk is
+// so large that Go gives it pages of its own, and its records lie on cache lines.
 type slab struct {
 	used   slot // how many have ever been used
 	unused slot // the first that is free again; the others come after it
 	chunks []*[chunkLen]memoryRecord
 }
 
-const chunkLen = 64
+const chunkLen = 256
 
 // at returns the record in a slot.
 func (s *slab) at(at slot) *memoryRecord {
@@ -35,10 +36,10 @@ func (s *slab) take() slot {
 	return s.used
 }
 
-// free empties a slot: what it refers to is let go.
+// free empties a slot for whose record nobody waits: its outcome is let go.
 func (s *slab) free(at slot) {
 	r := s.at(at)
-	r.outcome, r.changed = nil, nil
+	r.outcome = nil
 	r.after = s.unused
 	s.unused = at
 }

@@ -12,7 +12,8 @@ import (
 
 // Memory is a [Store] in the memory of one process. It is bounded: when it is
 // full it refuses new IDs, and never gives up one that is pending or whose
-// retention lasts. What it keeps is gone when the process ends.
+// retention lasts. What it keeps is gone when the process ends. Records whose time is
+// over are dropped as new ones come, one or two for each.
 //
 // Records are kept in shards, each with its lock. Each shard has a calendar of
 // when its records are due to be dropped, so that nothing is ever scanned, and
@@ -39,7 +40,7 @@ type shard struct {
 	records table
 	slab    slab
 	due     calendar
-	_       [40]byte // shards do not share a cache line
+	_       [64]byte // shards do not share a cache line
 }
 
 // memoryRecord is two cache lines: what is looked at to find a record and to drop it,
@@ -73,7 +74,7 @@ func (m *Memory) request(f *Fingerprint) requestHash {
 
 // differs is as [Fingerprint.Differs] has it.
 func (h requestHash) differs(other requestHash) bool {
-	return h != requestHash{} && h.schema == other.schema && h.sum != other.sum
+	return h.schema == other.schema && h.sum != other.sum
 }
 
 // due returns when the record may be dropped.
@@ -93,7 +94,8 @@ const defaultCapacity = 1 << 20
 
 // MemoryCapacity bounds the number of records, pending and done. A store of more
 // than some thousand refuses the first a few percent sooner, because it is full in
-// one of its parts. The default is a million.
+// one of its parts; and a record has its place for up to a second after a retention
+// of more than a minute. The default is a million.
 func MemoryCapacity(records int) MemoryOption {
 	return func(s *memorySettings) { s.capacity = records }
 }
@@ -160,9 +162,10 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 		return Begun{}, errors.New("idempotency: a claim needs an owner, and a lease of more than nothing")
 	}
 	owner, request, hash := m.owner(claim.Owner), m.request(&claim.Fingerprint), m.hash(&claim.ID)
-	s, now := m.shard(&claim.ID), m.now()
+	s := m.shard(&claim.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := m.now()
 	s.drop(now)
 	r := s.find(&claim.ID, hash)
 	if r != nil && r.done && r.until <= now {
@@ -194,7 +197,7 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	return Begun{State: Run, Fence: r.fence, TakenOver: true}, nil
 }
 
-// add adds a record that is pending. The one that was in its slot is empty.
+// add adds a record that is pending.
 func (s *shard) add(record memoryRecord, now time.Duration) {
 	at := s.slab.take()
 	r := s.slab.at(at)
@@ -226,9 +229,10 @@ func (m *Memory) Complete(ctx context.Context, lease Lease, outcome []byte, rete
 		return fmt.Errorf("complete: %w", err)
 	}
 	hash, owner := m.hash(&lease.ID), m.owner(lease.Owner)
-	s, now := m.shard(&lease.ID), m.now()
+	s := m.shard(&lease.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := m.now()
 	r := s.find(&lease.ID, hash)
 	if !r.is(owner, lease.Fence) {
 		return ErrLeaseLost
@@ -248,9 +252,10 @@ func (m *Memory) Extend(ctx context.Context, lease Lease, d time.Duration) error
 		return fmt.Errorf("extend: %w", err)
 	}
 	hash, owner := m.hash(&lease.ID), m.owner(lease.Owner)
-	s, now := m.shard(&lease.ID), m.now()
+	s := m.shard(&lease.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := m.now()
 	r := s.find(&lease.ID, hash)
 	if !r.is(owner, lease.Fence) || r.done {
 		return ErrLeaseLost
@@ -282,8 +287,9 @@ func (m *Memory) Release(ctx context.Context, lease Lease) error {
 // Wait returns when the record may have ceased to be pending.
 func (m *Memory) Wait(ctx context.Context, id ID) error {
 	hash := m.hash(&id)
-	s, now := m.shard(&id), m.now()
+	s := m.shard(&id)
 	s.mu.Lock()
+	now := m.now()
 	r := s.find(&id, hash)
 	if r == nil || r.done || r.until <= now {
 		s.mu.Unlock()

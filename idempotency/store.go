@@ -36,7 +36,7 @@ type Store interface {
 	// not be changed any more.
 	Complete(ctx context.Context, lease Lease, outcome []byte, retention time.Duration) error
 
-	// Extend makes the lease last for d from now.
+	// Extend makes the lease last for d from now, and never less than it did.
 	Extend(ctx context.Context, lease Lease, d time.Duration) error
 
 	// Release gives up a write that had no effect: the next to ask may run it. It is

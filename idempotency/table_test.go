@@ -1,10 +1,13 @@
 package idempotency
 
 import (
+	"encoding/binary"
 	"hash/maphash"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
+	"unsafe"
 )
 
 // The table and the calendar of a shard say what a map and a search would.
@@ -42,7 +45,7 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 				}
 				at := s.take()
 				r := s.at(at)
-				if r.outcome != nil || r.changed != nil {
+				if r.outcome != nil {
 					t.Fatal("a slot was not emptied")
 				}
 				r.id, r.outcome, r.until, r.done = id, []byte("outcome"), random(), true
@@ -86,5 +89,101 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Records and shards lie on cache lines as they are meant to.
+func TestLayoutIsThatOfCacheLines(t *testing.T) {
+	t.Parallel()
+	const line = 64
+	if size := unsafe.Sizeof(memoryRecord{}); size != 2*line {
+		t.Errorf("a record has %d bytes", size)
+	}
+	if at := unsafe.Offsetof(memoryRecord{}.owner); at != line {
+		t.Errorf("the second half of a record begins at %d", at)
+	}
+	if size := unsafe.Sizeof(shard{}); size%line != 0 {
+		t.Errorf("a shard has %d bytes", size)
+	}
+	if end := unsafe.Offsetof(shard{}.slab) + unsafe.Offsetof(slab{}.chunks); end > line-8 { // the first 8 bytes of shards may be Go's
+		t.Errorf("what claims change in a shard ends at %d", end)
+	}
+	var s slab
+	for range 3 * chunkLen {
+		s.take()
+	}
+	for i, chunk := range s.chunks {
+		if at := uintptr(unsafe.Pointer(chunk)); at%line != 0 {
+			t.Errorf("chunk %d begins at %d", i, at%line)
+		}
+	}
+}
+
+// What is dropped is used again, and no page is kept.
+func TestMemoryDoesNotGrow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemory(MemoryCapacity(1))
+		m.capacity = 1000
+		s := &m.shards[0]
+		for n := range uint64(20_000) {
+			writeNumber(t, m, n, 100*time.Millisecond)
+			time.Sleep(time.Millisecond)
+		}
+		if s.records.n > 200 || s.slab.used > 200 || len(s.due.pages) > 200 || len(s.due.known) > len(s.due.order) || len(s.due.order) > 200 {
+			t.Errorf("%d records in %d slots, %d pages of which %d are known and %d ordered",
+				s.records.n, s.slab.used, len(s.due.pages), len(s.due.known), len(s.due.order))
+		}
+	})
+}
+
+// One record is dropped for each that comes, and two if some should have been
+// dropped before.
+func TestMemoryDropsAsManyAsCome(t *testing.T) {
+	t.Parallel()
+	for late, want := range map[time.Duration]int{near: 1000, 2 * behind: 600} {
+		synctest.Test(t, func(t *testing.T) {
+			m := NewMemory(MemoryCapacity(1))
+			m.capacity = 1000
+			for n := range uint64(1000) {
+				writeNumber(t, m, n, 10*time.Second)
+			}
+			time.Sleep(10*time.Second + late)
+			for n := range uint64(600) {
+				writeNumber(t, m, 1000+n, time.Hour)
+			}
+			if got := m.Len(); got != want {
+				t.Errorf("%v late: %d records, want %d", late, got, want)
+			}
+		})
+	}
+}
+
+// A record whose time is over is gone, whether it was dropped or not.
+func TestRecordThatIsDueIsNotReplayed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemory()
+		for n := range uint64(1000) {
+			writeNumber(t, m, n, 10*time.Second)
+		}
+		time.Sleep(20 * time.Second)
+		for n := range uint64(1000) {
+			writeNumber(t, m, 999-n, time.Hour)
+		}
+	})
+}
+
+// writeNumber makes a write that nobody has made.
+func writeNumber(t *testing.T, m *Memory, n uint64, retention time.Duration) {
+	t.Helper()
+	var id ID
+	binary.BigEndian.PutUint64(id[8:], n)
+	begun, err := m.Begin(t.Context(), Claim{ID: id, Owner: "owner", Lease: time.Second})
+	if err != nil || begun.State != Run {
+		t.Fatalf("write %d: %v, %v", n, begun.State, err)
+	}
+	if err := m.Complete(t.Context(), Lease{ID: id, Owner: "owner", Fence: begun.Fence}, nil, retention); err != nil {
+		t.Fatal(err)
 	}
 }

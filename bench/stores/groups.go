@@ -44,6 +44,14 @@ func outcomeOf(n uint64) string { return noise[n%(1<<15):][:200] }
 // bytesOf returns the bytes of a piece of noise, which must not be changed.
 func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
+// claimOf returns the claim of a write, whose request has a fingerprint as all have.
+func claimOf(n uint64) idempotency.Claim {
+	c := idempotency.Claim{ID: idOf(n), Owner: ownerOf(n), Lease: 10 * time.Second, Retention: retention}
+	c.Fingerprint.Schema = "bank.v1.TransferRequest"
+	binary.BigEndian.PutUint64(c.Fingerprint.Sum[:], n)
+	return c
+}
+
 // idOf returns the ID of a write, which has the bits of a hash.
 func idOf(n uint64) (id idempotency.ID) {
 	binary.BigEndian.PutUint64(id[:], n*0x9e3779b97f4a7c15)
@@ -54,15 +62,15 @@ func idOf(n uint64) (id idempotency.ID) {
 // with makes a write with a store.
 func with(s idempotency.Store, retention time.Duration) func(ctx context.Context, n uint64) error {
 	return func(ctx context.Context, n uint64) error {
-		id, owner := idOf(n), ownerOf(n)
-		begun, err := s.Begin(ctx, idempotency.Claim{ID: id, Owner: owner, Lease: 10 * time.Second})
+		claim := claimOf(n)
+		begun, err := s.Begin(ctx, claim)
 		if err != nil {
 			return err
 		}
 		if begun.State != idempotency.Run {
 			return fmt.Errorf("a new key is told %v", begun.State)
 		}
-		return s.Complete(ctx, idempotency.Lease{ID: id, Owner: owner, Fence: begun.Fence}, bytesOf(outcomeOf(n)), retention)
+		return s.Complete(ctx, idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, bytesOf(outcomeOf(n)), retention)
 	}
 }
 
@@ -282,7 +290,7 @@ record in it, without any record, and with pgstore's. fsync is on.`,
 			{"without a record", plain(false)},
 			{"with pgstore's", func(ctx context.Context, n uint64) error {
 				var failed error
-				begun, err := transactions.Transact(ctx, idempotency.Claim{ID: idOf(n), Owner: ownerOf(n), Lease: 10 * time.Second},
+				begun, err := transactions.Transact(ctx, claimOf(n),
 					func(ctx context.Context) idempotency.Verdict {
 						tx, _ := pgstore.Tx(ctx)
 						_, failed = tx.Exec(ctx, insert, int64(n))

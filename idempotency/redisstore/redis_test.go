@@ -215,7 +215,8 @@ func TestCorruptRecordIsNobodys(t *testing.T) {
 		"longer":            func(r string) string { return r + "xx" },
 		"with a wild fence": func(r string) string { return r[:1] + strings.Repeat("x", 7) + r[8:] },
 		"without a fence":   func(r string) string { return r[:1] + strings.Repeat("\x00", 7) + r[8:] },
-		"another version":   func(r string) string { return "\x02" + r[1:] },
+		"with a huge fence": func(r string) string { return r[:1] + "\x20" + strings.Repeat("\x00", 5) + "\x01" + r[8:] },
+		"of no state":       func(r string) string { return "\x03" + r[1:] },
 		"text":              func(string) string { return "text" },
 		"empty":             func(string) string { return "" },
 	} {
@@ -243,6 +244,63 @@ func TestCorruptRecordIsNobodys(t *testing.T) {
 	}
 }
 
+// A record that is done is never run again, however much of it is lost.
+func TestCutRecordIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	claim := idempotency.Claim{ID: idempotency.NewID("", "", "k"), Owner: "a", Lease: time.Minute}
+	lease, key := pendingKey(t, s, c, claim)
+	if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	record, err := c.Do(t.Context(), c.B().Get().Key(key).Build()).ToString()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(record) {
+		if err := c.Do(t.Context(), c.B().Set().Key(key).Value(record[:n]).PxMilliseconds(60_000).Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.Complete(t.Context(), lease, []byte("another"), time.Hour)
+		for _, claim.Owner = range []string{"a", "b"} {
+			b, err := s.Begin(t.Context(), claim)
+			if err == nil && (b.State != idempotency.Replay || !strings.HasPrefix("outcome", string(b.Outcome))) || err != nil && !errors.Is(err, idempotency.ErrCorrupt) {
+				t.Errorf("the first %d bytes of %d: %s is told %v %q, %v", n, len(record), claim.Owner, b.State, b.Outcome, err)
+			}
+		}
+	}
+}
+
+// A counter of fences that somebody has written to gives none that are wrong.
+func TestSpoiltCounterGivesNoFences(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	claim := idempotency.Claim{ID: idempotency.NewID("", "", "k"), Owner: "a", Lease: time.Minute}
+	lease, key := pendingKey(t, s, c, claim)
+	if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	counter := key[:strings.Index(key, "}")+1] + ":fence"
+	if n, err := c.Do(t.Context(), c.B().Exists().Key(counter).Build()).AsInt64(); err != nil || n != 1 {
+		t.Fatalf("there is no counter %s, %v", counter, err)
+	}
+	other := claim
+	other.ID[len(other.ID)-1]++ // with the same hash tag
+	for _, value := range []string{"-1", "-100", "9007199254740991", "9007199254740992", "9007199254740995", "9223372036854775807", "text"} {
+		if err := c.Do(t.Context(), c.B().Set().Key(counter).Value(value).Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := s.Begin(t.Context(), other); err == nil {
+			t.Errorf("%s: got %v with fence %d", value, b.State, b.Fence)
+		}
+		if b, err := s.Begin(t.Context(), claim); err != nil || b.State != idempotency.Replay {
+			t.Errorf("%s: what is done is told %v, %v", value, b.State, err)
+		}
+	}
+}
+
 // A server without memory still tells what it knows.
 func TestServerThatIsFullReplays(t *testing.T) {
 	t.Parallel()
@@ -256,6 +314,11 @@ func TestServerThatIsFullReplays(t *testing.T) {
 	pending := claim
 	pending.ID = idempotency.NewID("", "", "pending")
 	pendingKey(t, s, c, pending)
+	abandoned := claim
+	abandoned.ID, abandoned.Lease = idempotency.NewID("", "", "abandoned"), time.Millisecond
+	pendingKey(t, s, c, abandoned)
+	time.Sleep(10 * time.Millisecond)
+	abandoned.Owner = "b"
 	if err := c.Do(t.Context(), c.B().ConfigSet().ParameterValue().ParameterValue("maxmemory", "1").Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
@@ -263,6 +326,9 @@ func TestServerThatIsFullReplays(t *testing.T) {
 		t.Errorf("the owner asks again: %v, %v", b.State, err)
 	}
 	claim.Owner, pending.Owner = "b", "b"
+	if b, err := s.Begin(t.Context(), abandoned); !errors.Is(err, idempotency.ErrFull) {
+		t.Errorf("its lease has run out: %v, %v", b.State, err)
+	}
 	if b, err := s.Begin(t.Context(), claim); err != nil || b.State != idempotency.Replay || string(b.Outcome) != "outcome" {
 		t.Errorf("done: %v, %v", b.State, err)
 	}

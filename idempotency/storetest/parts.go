@@ -168,6 +168,10 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		last := schema("x", "1")
 		last.Sum[len(last.Sum)-1]++
 		s.want(s.begin("b", last), idempotency.Reused)
+		swapped := schema("x", "")
+		copy(swapped.Sum[16:], "1")
+		s.want(s.begin("b", swapped), idempotency.Reused)
+		s.want(s.begin("b", schema("", "2")), idempotency.Join)
 		s.want(s.begin("b", schema("y", "2")), idempotency.Join)
 		s.want(s.begin("b"), idempotency.Join)
 	}},
@@ -189,6 +193,12 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		time.Sleep(lease + beyond)
 		s.want(s.begin("c"), idempotency.Run)
 		s.want(s.begin("d", schema("y", "3")), idempotency.Join)
+	}},
+	{"requests without a kind are not compared", func(s *scene) {
+		s.want(s.begin("a", schema("", "1")), idempotency.Run)
+		s.want(s.begin("b", schema("", "2")), idempotency.Join)
+		time.Sleep(lease + beyond)
+		s.want(s.begin("c", schema("", "3")), idempotency.Run)
 	}},
 	{"owners of any length are told apart", func(s *scene) {
 		long := strings.Repeat("o", 300)
@@ -235,6 +245,28 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		s.want(s.begin("b"), idempotency.Join)
 		time.Sleep(lease + beyond)
 		s.want(s.begin("b"), idempotency.Run)
+	}},
+	{"a lease is not made shorter", func(s *scene) {
+		l := s.run("a")
+		s.ok(s.store.Extend(s.Context(), l, time.Hour))
+		for _, d := range []time.Duration{time.Millisecond, 0, -time.Hour} {
+			s.ok(s.store.Extend(s.Context(), l, d))
+		}
+		time.Sleep(lease + beyond)
+		s.want(s.begin("b"), idempotency.Join)
+	}},
+	{"a retention may be shorter than the lease, and over at once", func(s *scene) {
+		for _, retention := range []time.Duration{time.Millisecond, 0, -time.Hour} {
+			s.id = newID(s.T)
+			b, err := s.store.Begin(s.Context(), idempotency.Claim{ID: s.id, Owner: "a", Lease: time.Hour})
+			s.ok(err)
+			s.want(b, idempotency.Run)
+			s.ok(s.store.Complete(s.Context(), idempotency.Lease{ID: s.id, Owner: "a", Fence: b.Fence}, []byte(outcome), retention))
+			time.Sleep(beyond)
+			if b := s.begin("b"); b.State != idempotency.Run || b.TakenOver {
+				s.Errorf("retention %v: told %v, taken over %v", retention, b.State, b.TakenOver)
+			}
+		}
 	}},
 	{"what is released is run by the next, with a higher fence", func(s *scene) {
 		l := s.run("a")

@@ -4,18 +4,24 @@
 -- A new record is answered with its fence, one that is taken over with its fence
 -- below zero, and any other is returned as it is.
 local call, key, claim, kept = redis.call, KEYS[1], ARGV[1], ARGV[2]
-local fence = redis.pcall('INCR', KEYS[2])
-if type(fence) == 'table' then return call('GET', key) or fence end -- an error, as there is no memory for what is new
-local made = struct.pack('>I1I7', 1, fence) .. claim
-if call('SET', key, made, 'NX', 'PX', kept) then return fence end
+local fence, made, refusal = redis.pcall('INCR', KEYS[2])
+if type(fence) == 'table' then -- as there is no memory for what is new
+  refusal = fence
+elseif fence < 1 or fence >= 2^53 then
+  refusal = redis.error_reply('ERR the counter ' .. KEYS[2] .. ' has left its range')
+else
+  made = struct.pack('>I1I7', 1, fence) .. claim
+  if call('SET', key, made, 'NX', 'PX', kept) then return fence end
+end
 local record, sub = call('GET', key), string.sub
-if #record ~= 44 then return record end -- it is done, or corrupt
-if sub(record, 9, 20) == sub(claim, 1, 12) then return record end -- its owner asks again
-local version, theirFence = struct.unpack('>I1I7', record)
-if version ~= 1 or theirFence < 1 or theirFence > 2^53 then return record end -- it is corrupt
+if not record then return refusal end
+if #record ~= 44 or sub(record, 9, 20) == sub(claim, 1, 12) then return record end -- it is done or corrupt, or its owner asks again
+local pending, theirFence = struct.unpack('>I1I7', record)
+if pending ~= 1 or theirFence < 1 or theirFence >= 2^53 then return record end
 local left = call('PTTL', key) -- -1 if somebody has made it last for good
 if left == -1 or left > ABANDONED then return record end
 local ours, theirs = sub(claim, 13), sub(record, 21)
 if ours ~= theirs and sub(ours, 1, 8) == sub(theirs, 1, 8) then return record end
+if refusal then return refusal end
 call('SET', key, made, 'PX', kept)
 return -fence
