@@ -18,7 +18,7 @@ import (
 )
 
 func main() {
-	rounds := flag.Int("rounds", 15, "blocks of each contender")
+	rounds := flag.Int("rounds", 25, "blocks of each contender")
 	block := flag.Duration("block", 300*time.Millisecond, "how long a block lasts")
 	out := flag.String("out", "", "file to append the tables to; standard output if empty")
 	only := flag.String("only", "", "what the title of the stores to measure begins with; all if empty")
@@ -170,7 +170,7 @@ func measure(c contender, at int, block time.Duration) (rate, allocs float64, er
 				last := numbers.Add(few)
 				for n := last - few; n < last; n++ {
 					if err := c.do(ctx, n); err != nil {
-						failed.Store(&err)
+						failed.Store(new(err)) // which is on the heap only if there is one
 						return
 					}
 				}
