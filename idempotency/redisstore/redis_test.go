@@ -204,6 +204,22 @@ func pendingKey(t *testing.T, s *redisstore.Store, c rueidis.Client, claim idemp
 	return idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, keys[0]
 }
 
+func get(t *testing.T, c rueidis.Client, key string) string {
+	t.Helper()
+	value, err := c.Do(t.Context(), c.B().Get().Key(key).Build()).ToString()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+func setForAMinute(t *testing.T, c rueidis.Client, key, value string) {
+	t.Helper()
+	if err := c.Do(t.Context(), c.B().Set().Key(key).Value(value).PxMilliseconds(time.Minute.Milliseconds()).Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A record that is not whole is neither completed nor taken over, also when its
 // lease has run out.
 func TestCorruptRecordIsNobodys(t *testing.T) {
@@ -222,15 +238,10 @@ func TestCorruptRecordIsNobodys(t *testing.T) {
 	} {
 		claim := idempotency.Claim{ID: idempotency.NewID("", "", idempotency.Key(name)), Owner: "a", Lease: time.Minute, Fingerprint: idempotency.Fingerprint{Schema: "s", Sum: [32]byte{1}}}
 		lease, key := pendingKey(t, s, c, claim)
-		record, err := c.Do(t.Context(), c.B().Get().Key(key).Build()).ToString()
-		if err != nil {
-			t.Fatal(err)
-		}
+		record := get(t, c, key)
 		// What is left of the time to live is less than what a record is kept after its
 		// lease.
-		if err := c.Do(t.Context(), c.B().Set().Key(key).Value(spoil(record)).PxMilliseconds(60_000).Build()).Error(); err != nil {
-			t.Fatal(err)
-		}
+		setForAMinute(t, c, key, spoil(record))
 		if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Hour); !errors.Is(err, idempotency.ErrLeaseLost) {
 			t.Errorf("%s: completed with %v", name, err)
 		}
@@ -254,14 +265,9 @@ func TestCutRecordIsNotRunAgain(t *testing.T) {
 	if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	record, err := c.Do(t.Context(), c.B().Get().Key(key).Build()).ToString()
-	if err != nil {
-		t.Fatal(err)
-	}
+	record := get(t, c, key)
 	for n := range len(record) {
-		if err := c.Do(t.Context(), c.B().Set().Key(key).Value(record[:n]).PxMilliseconds(60_000).Build()).Error(); err != nil {
-			t.Fatal(err)
-		}
+		setForAMinute(t, c, key, record[:n])
 		_ = s.Complete(t.Context(), lease, []byte("another"), time.Hour)
 		for _, claim.Owner = range []string{"a", "b"} {
 			b, err := s.Begin(t.Context(), claim)
