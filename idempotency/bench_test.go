@@ -11,8 +11,13 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
+// number returns the ID of a write, which is as unlike those of others as hashes are
+// (the finalizer of SplitMix64).
 func number(n uint64) (id idempotency.ID) {
-	binary.BigEndian.PutUint64(id[:], n*0x9e3779b97f4a7c15)
+	h := n * 0x9e3779b97f4a7c15
+	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
+	h = (h ^ h>>27) * 0x94d049bb133111eb
+	binary.BigEndian.PutUint64(id[:], h^h>>31)
 	binary.BigEndian.PutUint64(id[8:], n)
 	return id
 }

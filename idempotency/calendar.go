@@ -23,7 +23,7 @@ func (s *slab) at(at slot) *memoryRecord {
 	return &s.chunks[i/chunkLen][i%chunkLen]
 }
 
-// take returns a slot, whose record is to be set.
+// take returns a slot, whose record has neither an outcome nor anybody who waits.
 func (s *slab) take() slot {
 	if at := s.unused; at != none {
 		s.unused = s.at(at).after

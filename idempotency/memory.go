@@ -13,7 +13,8 @@ import (
 // Memory is a [Store] in the memory of one process. It is bounded: when it is
 // full it refuses new IDs, and never gives up one that is pending or whose
 // retention lasts. What it keeps is gone when the process ends. Records whose time is
-// over are dropped as new ones come, one or two for each.
+// over are dropped as new ones come: as many as come or up to twice as many, some at
+// a time.
 //
 // Records are kept in shards, each with its lock. Each shard has a calendar of
 // when its records are due to be dropped, so that nothing is ever scanned, and
@@ -36,7 +37,7 @@ const (
 // shard begins with what every claim changes, in one cache line.
 type shard struct {
 	mu      sync.Mutex
-	fence   uint64 // the highest given out in the shard, by which it outlives records
+	fence   uint64 // the highest given out in the shard, by which it outlives records; and how many were
 	records table
 	slab    slab
 	due     calendar
@@ -166,7 +167,9 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := m.now()
-	s.drop(now)
+	if s.fence%batch == 0 || s.records.n >= m.capacity {
+		s.drop(now)
+	}
 	r := s.find(&claim.ID, hash)
 	if r != nil && r.done && r.until <= now {
 		s.remove(r)
@@ -177,9 +180,9 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	case r == nil && s.records.n >= m.capacity:
 		return Begun{}, ErrFull
 	case r == nil:
-		s.fence++
-		s.add(memoryRecord{id: claim.ID, hash: hash, owner: owner, request: request, fence: s.fence, until: until}, now)
-		return Begun{State: Run, Fence: s.fence}, nil
+		r = s.add(&claim.ID, hash, until, now)
+		s.give(r, owner, request)
+		return Begun{State: Run, Fence: r.fence}, nil
 	case request.differs(r.request):
 		return Begun{State: Reused}, nil
 	case r.done:
@@ -189,21 +192,26 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	case r.until > now:
 		return Begun{State: Join}, nil
 	}
-	r.owner, r.request = owner, request
 	s.keep(r, until, now)
-	s.fence++
-	r.fence = s.fence
+	s.give(r, owner, request)
 	r.tell()
 	return Begun{State: Run, Fence: r.fence, TakenOver: true}, nil
 }
 
-// add adds a record that is pending.
-func (s *shard) add(record memoryRecord, now time.Duration) {
+// add adds a record that is pending, and is to be given to its owner.
+func (s *shard) add(id *ID, hash uint32, until, now time.Duration) *memoryRecord {
 	at := s.slab.take()
 	r := s.slab.at(at)
-	*r = record
-	s.records.add(at, r.hash)
+	r.id, r.hash, r.until, r.done = *id, hash, until, false
+	s.records.add(at, hash)
 	s.due.add(&s.slab, at, instantOf(r.due(), now))
+	return r
+}
+
+// give gives a record to an owner, with the next fence.
+func (s *shard) give(r *memoryRecord, owner uint64, request requestHash) {
+	s.fence++
+	r.owner, r.request, r.fence = owner, request, s.fence
 }
 
 // find returns the record of an ID with this hash, or nil if there is none.
@@ -345,15 +353,21 @@ func (r *memoryRecord) tell() {
 	}
 }
 
-// behind is how late a record may be dropped while others come as fast.
-const behind = 4 * near
+const (
+	batch  = 16       // how many records may come before others are dropped
+	behind = 4 * near // how late one may be dropped while others come as fast
+)
 
-// drop drops a record that is due, and a second one if it should have been dropped
-// before: more than one call adds. As many as are added are used again at once, while
-// they are in the processor's cache.
+// drop drops records that are due, as many as have come since the last time, and as
+// many again if they should have been dropped before: more than come. Together they
+// take little more time than one, since the processor fetches all of them from memory
+// at once; and they are few enough to be used again while they are in its cache.
 func (s *shard) drop(now time.Duration) {
-	for _, late := range [...]time.Duration{0, behind} {
-		at := s.due.first(now - late)
+	for n := range 2 * batch {
+		if n == batch {
+			now -= behind
+		}
+		at := s.due.first(now)
 		if at == none {
 			return
 		}

@@ -137,26 +137,46 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 	})
 }
 
-// One record is dropped for each that comes, and two if some should have been
+// As many records are dropped as come, and twice as many if some should have been
 // dropped before.
 func TestMemoryDropsAsManyAsCome(t *testing.T) {
 	t.Parallel()
-	for late, want := range map[time.Duration]int{near: 1000, 2 * behind: 600} {
+	const old, others = 60 * batch, 40 * batch
+	for late, want := range map[time.Duration]int{near: old, 2 * behind: others} {
 		synctest.Test(t, func(t *testing.T) {
 			m := NewMemory(MemoryCapacity(1))
-			m.capacity = 1000
-			for n := range uint64(1000) {
+			m.capacity = 2 * old
+			for n := range uint64(old) {
 				writeNumber(t, m, n, 10*time.Second)
 			}
 			time.Sleep(10*time.Second + late)
-			for n := range uint64(600) {
-				writeNumber(t, m, 1000+n, time.Hour)
+			for n := range uint64(others) {
+				writeNumber(t, m, old+n, time.Hour)
 			}
 			if got := m.Len(); got != want {
 				t.Errorf("%v late: %d records, want %d", late, got, want)
 			}
 		})
 	}
+}
+
+// A store that is full has room again as soon as something is due.
+func TestFullMemoryDropsAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const capacity = 3*batch/2 + 1
+		m := NewMemory(MemoryCapacity(capacity))
+		for n := range uint64(capacity) {
+			writeNumber(t, m, n, 10*time.Second)
+		}
+		time.Sleep(10*time.Second + near)
+		for n := range uint64(capacity) {
+			writeNumber(t, m, capacity+n, time.Hour)
+		}
+		if got := m.Len(); got != capacity {
+			t.Errorf("%d records, want %d", got, capacity)
+		}
+	})
 }
 
 // A record whose time is over is gone, whether it was dropped or not.

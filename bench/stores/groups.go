@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -52,9 +53,13 @@ func claimOf(n uint64) idempotency.Claim {
 	return c
 }
 
-// idOf returns the ID of a write, which has the bits of a hash.
+// idOf returns the ID of a write, which is as unlike those of others as hashes are
+// (the finalizer of SplitMix64).
 func idOf(n uint64) (id idempotency.ID) {
-	binary.BigEndian.PutUint64(id[:], n*0x9e3779b97f4a7c15)
+	h := n * 0x9e3779b97f4a7c15
+	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
+	h = (h ^ h>>27) * 0x94d049bb133111eb
+	binary.BigEndian.PutUint64(id[:], h^h>>31)
 	binary.BigEndian.PutUint64(id[8:], n)
 	return id
 }
@@ -74,11 +79,26 @@ func with(s idempotency.Store, retention time.Duration) func(ctx context.Context
 	}
 }
 
+// arithmetic keeps all of a core busy, and no memory, for as long as a write takes
+// about.
+func arithmetic(n uint64) uint64 {
+	a, b, c, d := n, n+1, n+2, n+3
+	for i := range uint64(300) {
+		a ^= b + i
+		c ^= d + i
+		b += a>>3 + 7
+		d += c>>3 + 9
+	}
+	return a | b | c | d | 1
+}
+
 var memoryGroup = group{
 	title: "Memory",
 	text: `Beside a sync.Map that keeps the last 131,072 keys. The store keeps them for 50 ms,
 so that it has about as many, and for 10 ms, so that it has a fifth of them: the
-time is that of cache misses.`,
+time is that of cache misses. Arithmetic needs nothing but a core: if two at once are
+not twice as fast as one, then both ran on the two threads of one core, or had one
+that others used.`,
 	concurrency: []int{1, 2},
 	open: func(*environment) ([]contender, error) {
 		var m sync.Map
@@ -93,6 +113,12 @@ time is that of cache misses.`,
 			}},
 			{"memory, for 50 ms", with(idempotency.NewMemory(idempotency.MemoryCapacity(1<<24)), 50*time.Millisecond)},
 			{"memory, for 10 ms", with(idempotency.NewMemory(idempotency.MemoryCapacity(1<<24)), 10*time.Millisecond)},
+			{"arithmetic", func(_ context.Context, n uint64) error {
+				if arithmetic(n) == 0 {
+					return errors.New("it has come to nothing, which cannot be")
+				}
+				return nil
+			}},
 		}, nil
 	},
 }

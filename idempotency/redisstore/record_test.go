@@ -13,7 +13,7 @@ import (
 func FuzzRecord(f *testing.F) {
 	claim := idempotency.Claim{Owner: "owner", Fingerprint: idempotency.Fingerprint{Schema: "schema", Sum: [32]byte{1}}}
 	record := string(appendFingerprint(appendLease(nil, &idempotency.Lease{Owner: claim.Owner, Fence: 7}), &claim.Fingerprint))
-	for _, r := range []string{record, "\x02" + record[1:], "\x02" + record[1:] + "outcome", record + "outcome", record[1:], ""} {
+	for _, r := range []string{record, "\x02" + record, "\x02" + record + "outcome", "\x02" + record[1:] + "outcome", record + "outcome", record[1:], "\x02", ""} {
 		f.Add([]byte(r))
 	}
 	f.Fuzz(func(t *testing.T, record []byte) {
