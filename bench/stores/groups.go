@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -93,7 +94,8 @@ func arithmetic(n uint64) uint64 {
 }
 
 var memoryGroup = group{
-	title: "Memory",
+	title:  "Memory",
+	longer: 3,
 	text: `Beside a sync.Map that keeps the last 131,072 keys. The store keeps them for 50 ms,
 so that it has about as many, and for 10 ms, so that it has a fifth of them: the
 time is that of cache misses. Arithmetic needs nothing but a core: if two at once are
@@ -162,17 +164,27 @@ the disk.`,
 	},
 }
 
-// What a bare claim and a bare completion are in Redis.
+// What a bare claim and a bare completion are in Redis, with how long a value.
 const (
+	bareClaimLen    = 44
+	bareCompleteLen = 45 + 200
+
 	bareClaim    = "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])"
 	bareComplete = "return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])"
 	nothing      = "return 'OK'"
 )
 
+// bareKey returns a key of the bare scripts.
+func bareKey(n uint64) string {
+	id := idOf(n)
+	return string(base64.RawURLEncoding.AppendEncode(append(make([]byte, 0, 64), "bare:redis:xyz:"...), id[:]))
+}
+
 var redisGroup = group{
 	title: "Redis",
-	text: `Beside two EVALSHA of scripts that do nothing but SET, with an expiry, and of
-scripts that do nothing at all; by rueidis, which redisstore uses, and by go-redis.`,
+	text: `Beside two EVALSHA of scripts that do nothing but SET, with an expiry, keys and
+values that are as long as the store's, and of scripts that do nothing at all; by
+rueidis, which redisstore uses, and by go-redis.`,
 	concurrency: []int{1, 8, 64, 256},
 	open: func(e *environment) ([]contender, error) {
 		server := services.Redis(e)
@@ -190,8 +202,8 @@ scripts that do nothing at all; by rueidis, which redisstore uses, and by go-red
 		bare := func(texts ...string) func(ctx context.Context, n uint64) error {
 			scripts := []*rueidis.Lua{rueidis.NewLuaScript(texts[0]), rueidis.NewLuaScript(texts[1])}
 			return func(ctx context.Context, n uint64) error {
-				key := []string{"bare:" + idOf(n).String()}
-				args := [2][]string{{ownerOf(n), "10000"}, {outcomeOf(n), "3600000"}}
+				key, value := []string{bareKey(n)}, noise[n%(1<<15):]
+				args := [2][]string{{value[:bareClaimLen], "3610001"}, {value[:bareCompleteLen], "3600001"}}
 				for i, sc := range scripts {
 					if err := sc.Exec(ctx, client, key, args[i]).Error(); err != nil {
 						return err
@@ -204,8 +216,8 @@ scripts that do nothing at all; by rueidis, which redisstore uses, and by go-red
 		return []contender{
 			{"two scripts that SET, rueidis", bare(bareClaim, bareComplete)},
 			{"two scripts that SET, go-redis", func(ctx context.Context, n uint64) error {
-				key := []string{"bare:" + idOf(n).String()}
-				args := [2][]string{{ownerOf(n), "10000"}, {outcomeOf(n), "3600000"}}
+				key, value := []string{bareKey(n)}, noise[n%(1<<15):]
+				args := [2][]string{{value[:bareClaimLen], "3610001"}, {value[:bareCompleteLen], "3600001"}}
 				for i, sc := range theirs {
 					if err := sc.Run(ctx, other, key, args[i][0], args[i][1]).Err(); err != nil {
 						return err

@@ -18,8 +18,8 @@ import (
 )
 
 func main() {
-	rounds := flag.Int("rounds", 25, "blocks of each contender")
-	block := flag.Duration("block", 300*time.Millisecond, "how long a block lasts")
+	rounds := flag.Int("rounds", 75, "blocks of each contender")
+	block := flag.Duration("block", 100*time.Millisecond, "how long a block lasts")
 	out := flag.String("out", "", "file to append the tables to; standard output if empty")
 	only := flag.String("only", "", "what the title of the stores to measure begins with; all if empty")
 	flag.Parse()
@@ -52,9 +52,11 @@ type contender struct {
 	do   func(ctx context.Context, n uint64) error
 }
 
-// group is contenders that are compared with the first of them.
+// group is contenders that are compared with the first of them. Those that come to a
+// steady state only after a while have blocks that are longer, and fewer.
 type group struct {
 	title, text string
+	longer      int // how many times; 0 is 1
 	concurrency []int
 	open        func(e *environment) ([]contender, error)
 }
@@ -63,9 +65,9 @@ const page = `
 ## Idempotency stores
 
 Claim and completion of new keys, beside what the bare store takes for the same
-number of steps. Medians of %d blocks of %v, with every contender in turn; the
-ratio is the median of those to the first in the same round, with its quartiles.
-The servers run on the same %d cores.
+number of steps: medians of blocks and their quartiles, with every contender in turn.
+The ratio is that to the first in the same round. The servers run on the same %d
+cores.
 `
 
 func run(rounds int, block time.Duration, only string) (string, error) {
@@ -73,7 +75,7 @@ func run(rounds int, block time.Duration, only string) (string, error) {
 		return "", errors.New("-rounds must be at least 3, and -block more than nothing")
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, page, rounds, block, runtime.NumCPU())
+	fmt.Fprintf(&text, page, runtime.NumCPU())
 	groups := []group{memoryGroup, boltGroup, redisGroup, transactionGroup, leaseGroup}
 	if only != "" {
 		groups = slices.DeleteFunc(groups, func(g group) bool { return !strings.HasPrefix(strings.ToLower(g.title), strings.ToLower(only)) })
@@ -101,7 +103,8 @@ func (g *group) run(text *strings.Builder, rounds int, block time.Duration) (err
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(text, "\n### %s\n\n%s\n\n| at once | | writes/s | of the first | allocations |\n|---|---|---|---|---|\n", g.title, g.text)
+	rounds, block = max(3, rounds/max(1, g.longer)), block*time.Duration(max(1, g.longer))
+	fmt.Fprintf(text, "\n### %s\n\n%s %d blocks of %v.\n\n| at once | | writes/s | of the first | allocations |\n|---|---|---|---|---|\n", g.title, g.text, rounds, block)
 	for _, at := range g.concurrency {
 		fmt.Fprintln(os.Stderr, g.title, at)
 		if err := compare(text, contenders, at, rounds, block); err != nil {
@@ -136,7 +139,9 @@ func compare(text *strings.Builder, contenders []contender, at, rounds int, bloc
 		if i > 0 {
 			ratio = fmt.Sprintf("%.0f %% (%.0f to %.0f)", 100*quantile(ratios, .5), 100*quantile(ratios, .25), 100*quantile(ratios, .75))
 		}
-		fmt.Fprintf(text, "| %d | %s | %.0f | %s | %.0f |\n", at, c.name, quantile(rates[i], .5), ratio, quantile(allocs[i], .5))
+		rate := rates[i]
+		fmt.Fprintf(text, "| %d | %s | %.0f (%.0f to %.0f) | %s | %.0f |\n", at, c.name,
+			quantile(rate, .5), quantile(rate, .25), quantile(rate, .75), ratio, quantile(allocs[i], .5))
 	}
 	return nil
 }

@@ -3,12 +3,13 @@
 -- the record is kept if nobody extends it.
 -- A new record is answered with its fence, one that is taken over with its fence
 -- below zero, and any other is returned as it is.
-local call, key, claim, kept = redis.call, KEYS[1], ARGV[1], ARGV[2]
-local fence, made, refusal = redis.pcall('INCR', KEYS[2])
+local redis, keys, args = redis, KEYS, ARGV -- globals are slow
+local call, key, claim, kept = redis.call, keys[1], args[1], args[2]
+local fence, made, refusal = redis.pcall('INCR', keys[2])
 if type(fence) == 'table' then -- as there is no memory for what is new
   refusal = fence
 elseif fence < 1 or fence >= 2^53 then
-  refusal = redis.error_reply('ERR the counter ' .. KEYS[2] .. ' has left its range')
+  refusal = redis.error_reply('ERR the counter ' .. keys[2] .. ' has left its range')
 else
   made = struct.pack('>I1I7', 1, fence) .. claim
   if call('SET', key, made, 'NX', 'PX', kept) then return fence end

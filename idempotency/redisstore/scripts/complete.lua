@@ -3,11 +3,12 @@
 -- ARGV: what the pending record of the lease begins with, for how many milliseconds
 -- it is kept, outcome.
 -- Returns 0 if the record is not the owner's any more.
-local call, key, find, lease = redis.call, KEYS[1], string.find, ARGV[1]
+local args = ARGV -- globals are slow
+local call, key, find, lease = redis.call, KEYS[1], string.find, args[1]
 local record = call('GET', key)
 if not record then return 0 end
 if #record == 44 and find(record, lease, 1, true) == 1 then
-  call('SET', key, '\2' .. record .. ARGV[3], 'PX', ARGV[2])
+  call('SET', key, '\2' .. record .. args[3], 'PX', args[2])
 elseif #record < 45 or string.byte(record) ~= 2 or find(record, lease, 2, true) ~= 2 then -- unless it was completed before, and the answer lost
   return 0
 end
