@@ -13,8 +13,7 @@ import (
 // Memory is a [Store] in the memory of one process. It is bounded: when it is
 // full it refuses new IDs, and never gives up one that is pending or whose
 // retention lasts. What it keeps is gone when the process ends. Records whose time is
-// over are dropped as new ones come: as many as come or up to twice as many, some at
-// a time.
+// over are dropped as claims come: one or two for each, some at a time.
 //
 // Records are kept in shards, each with its lock. Each shard has a calendar of
 // when its records are due to be dropped, so that nothing is ever scanned, and
@@ -37,7 +36,7 @@ const (
 // shard begins with what every claim changes, in one cache line.
 type shard struct {
 	mu      sync.Mutex
-	fence   uint64 // the highest given out in the shard, by which it outlives records; and how many were
+	claims  uint64 // how many there were: the fence of each, which outlives its record
 	records table
 	slab    slab
 	due     calendar
@@ -167,7 +166,8 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := m.now()
-	if s.fence%batch == 0 || s.records.n >= m.capacity {
+	s.claims++
+	if s.claims%batch == 0 || s.records.n >= m.capacity {
 		s.drop(now)
 	}
 	r := s.find(&claim.ID, hash)
@@ -208,10 +208,9 @@ func (s *shard) add(id *ID, hash uint32, until, now time.Duration) *memoryRecord
 	return r
 }
 
-// give gives a record to an owner, with the next fence.
+// give gives a record to the owner of a claim.
 func (s *shard) give(r *memoryRecord, owner uint64, request requestHash) {
-	s.fence++
-	r.owner, r.request, r.fence = owner, request, s.fence
+	r.owner, r.request, r.fence = owner, request, s.claims
 }
 
 // find returns the record of an ID with this hash, or nil if there is none.
@@ -354,12 +353,12 @@ func (r *memoryRecord) tell() {
 }
 
 const (
-	batch  = 16       // how many records may come before others are dropped
+	batch  = 16       // how many claims may come before records are dropped
 	behind = 4 * near // how late one may be dropped while others come as fast
 )
 
-// drop drops records that are due, as many as have come since the last time, and as
-// many again if they should have been dropped before: more than come. Together they
+// drop drops records that are due, as many as there were claims since the last time, and
+// as many again if they should have been dropped before: more than come. Together they
 // take little more time than one, since the processor fetches all of them from memory
 // at once; and they are few enough to be used again while they are in its cache.
 func (s *shard) drop(now time.Duration) {

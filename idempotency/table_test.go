@@ -134,6 +134,11 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 			t.Errorf("%d records in %d slots, %d pages of which %d are known and %d ordered",
 				s.records.n, s.slab.used, len(s.due.pages), len(s.due.known), len(s.due.order))
 		}
+		for at := range s.slab.used {
+			if r := s.slab.at(at + 1); r.hash != m.hash(&r.id) {
+				t.Fatalf("the record of %v has the hash of another", r.id)
+			}
+		}
 	})
 }
 
@@ -158,6 +163,65 @@ func TestMemoryDropsAsManyAsCome(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is due goes though nothing new comes, and so do pages that are empty.
+func TestMemoryDropsWhileClaimsAreJoinedAndReplayed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemory(MemoryCapacity(1))
+		m.capacity = 1000
+		s := &m.shards[0]
+		const others = 100
+		for n := range uint64(others) {
+			writeNumber(t, m, n, time.Second)
+		}
+		claim := Claim{ID: ID{1}, Owner: "owner", Lease: time.Second}
+		begun, err := m.Begin(t.Context(), claim)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lease := Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}
+		claim.Owner = "another"
+		for range 10_000 { // an hour for which an abandoned record is kept, and more
+			time.Sleep(500 * time.Millisecond)
+			if err := m.Extend(t.Context(), lease, time.Second); err != nil {
+				t.Fatal(err)
+			}
+			if begun, err := m.Begin(t.Context(), claim); err != nil || begun.State != Join {
+				t.Fatal(begun.State, err)
+			}
+		}
+		if s.records.n != 1 || len(s.due.pages) > 4000 {
+			t.Errorf("%d records, %d pages", s.records.n, len(s.due.pages))
+		}
+	})
+}
+
+// A record that was taken over is kept for the new lease.
+func TestRecordThatIsTakenOverIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemory(MemoryCapacity(1))
+		m.capacity = 1000
+		claim := Claim{ID: ID{1}, Owner: "owner", Lease: time.Second}
+		if _, err := m.Begin(t.Context(), claim); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		claim.Owner, claim.Lease = "another", 5*abandoned
+		begun, err := m.Begin(t.Context(), claim)
+		if err != nil || !begun.TakenOver {
+			t.Fatal(begun, err)
+		}
+		time.Sleep(4 * abandoned)
+		for n := range uint64(2 * batch) {
+			writeNumber(t, m, n, time.Second)
+		}
+		if err := m.Complete(t.Context(), Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, nil, time.Hour); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // A store that is full has room again as soon as something is due.

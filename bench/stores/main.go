@@ -46,7 +46,8 @@ func write(out, text string) error {
 	return errors.Join(err, f.Close())
 }
 
-// contender makes one write: what is measured. Each has a number of its own.
+// contender makes one write: what is measured. Each write has a number of its own,
+// which is one more than that of the contender's write before.
 type contender struct {
 	name string
 	do   func(ctx context.Context, n uint64) error
@@ -104,10 +105,14 @@ func (g *group) run(text *strings.Builder, rounds int, block time.Duration) (err
 		return err
 	}
 	rounds, block = max(3, rounds/max(1, g.longer)), block*time.Duration(max(1, g.longer))
-	fmt.Fprintf(text, "\n### %s\n\n%s %d blocks of %v.\n\n| at once | | writes/s | of the first | allocations |\n|---|---|---|---|---|\n", g.title, g.text, rounds, block)
+	fmt.Fprintf(text, "\n### %s\n\n%s %d blocks of at least %v.\n\n| at once | | writes/s | of the first | allocations |\n|---|---|---|---|---|\n", g.title, g.text, rounds, block)
+	numbers := make([]atomic.Uint64, len(contenders))
+	for i := range numbers {
+		numbers[i].Store(uint64(i) << 40)
+	}
 	for _, at := range g.concurrency {
 		fmt.Fprintln(os.Stderr, g.title, at)
-		if err := compare(text, contenders, at, rounds, block); err != nil {
+		if err := compare(text, contenders, numbers, at, rounds, block); err != nil {
 			return err
 		}
 	}
@@ -115,13 +120,13 @@ func (g *group) run(text *strings.Builder, rounds int, block time.Duration) (err
 }
 
 // compare runs blocks in turn, after one of each that does not count.
-func compare(text *strings.Builder, contenders []contender, at, rounds int, block time.Duration) error {
+func compare(text *strings.Builder, contenders []contender, numbers []atomic.Uint64, at, rounds int, block time.Duration) error {
 	rates := make([][]float64, len(contenders))
 	allocs := make([][]float64, len(contenders))
 	for round := range rounds + 1 {
 		for i := range contenders {
 			i = (i + round) % len(contenders)
-			rate, alloc, err := measure(contenders[i], at, block)
+			rate, alloc, err := measure(contenders[i], &numbers[i], at, block)
 			if err != nil {
 				return fmt.Errorf("%s: %w", contenders[i].name, err)
 			}
@@ -151,12 +156,9 @@ func quantile(values []float64, q float64) float64 {
 	return sorted[int(q*float64(len(sorted)-1)+.5)]
 }
 
-// numbers are those of writes: each has one of its own.
-var numbers atomic.Uint64
-
 // measure makes writes for a while, some at once, and returns how many a second,
 // and how many allocations each took in this process.
-func measure(c contender, at int, block time.Duration) (rate, allocs float64, err error) {
+func measure(c contender, numbers *atomic.Uint64, at int, block time.Duration) (rate, allocs float64, err error) {
 	ctx := context.Background()
 	var (
 		wg     sync.WaitGroup

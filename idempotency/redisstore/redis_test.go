@@ -282,6 +282,83 @@ func TestCutRecordIsNotRunAgain(t *testing.T) {
 	}
 }
 
+// A record that is done is neither run again nor taken for one that another has
+// completed, whichever of its bytes is another.
+func TestSpoiltRecordIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	claim := idempotency.Claim{ID: idempotency.NewID("", "", "k"), Owner: "a", Lease: time.Minute, Fingerprint: idempotency.Fingerprint{Schema: "s", Sum: [32]byte{1}}}
+	lease, key := pendingKey(t, s, c, claim)
+	const pendingLen, fingerprintAt, sumAt = 44, 20, 28
+	begin := get(t, c, key)[:fingerprintAt]
+	if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	record := get(t, c, key)
+	for at := range 1 + pendingLen {
+		for _, b := range []byte{0, 1, 2, 0x20, 0xff} {
+			spoilt := record[:at] + string([]byte{b}) + record[at+1:]
+			if spoilt == record {
+				continue
+			}
+			setForAMinute(t, c, key, spoilt)
+			for _, claim.Owner = range []string{"a", "b"} {
+				begun, err := s.Begin(t.Context(), claim)
+				switch {
+				case errors.Is(err, idempotency.ErrCorrupt):
+				case err == nil && begun.State == idempotency.Replay && at >= 2, err == nil && begun.State == idempotency.Reused && at > sumAt:
+				default:
+					t.Errorf("byte %d is %#x: %s is told %v, %v", at, b, claim.Owner, begun.State, err)
+				}
+			}
+			err := s.Complete(t.Context(), lease, []byte("another"), time.Minute)
+			if mine := at > fingerprintAt; mine != (err == nil) || err != nil && !errors.Is(err, idempotency.ErrLeaseLost) {
+				t.Errorf("byte %d is %#x: completed again with %v", at, b, err)
+			}
+			if get(t, c, key) != spoilt {
+				t.Errorf("byte %d is %#x: it was written to", at, b)
+			}
+		}
+	}
+	// A record of another's is not the owner's because it has the same bytes elsewhere.
+	for _, spoilt := range []string{
+		"\x02" + strings.Repeat("\x01", pendingLen) + begin,
+		"\x01" + begin + strings.Repeat("\x01", pendingLen-1-len(begin)),
+		"\x02" + begin + strings.Repeat("\x01", pendingLen-1-len(begin)),
+	} {
+		setForAMinute(t, c, key, spoilt)
+		if err := s.Complete(t.Context(), lease, []byte("another"), time.Minute); !errors.Is(err, idempotency.ErrLeaseLost) {
+			t.Errorf("%q: completed with %v", spoilt, err)
+		}
+	}
+}
+
+// Owners are hashes in the scripts, which may have any bytes.
+func TestAnyOwnerCompletesAndAsksAgain(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	for n := range 500 {
+		name := strconv.Itoa(n)
+		claim := idempotency.Claim{ID: idempotency.NewID("", "", idempotency.Key(name)), Owner: name, Lease: time.Minute}
+		begun, err := s.Begin(t.Context(), claim)
+		if err != nil || begun.State != idempotency.Run {
+			t.Fatal(begun, err)
+		}
+		lease := idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}
+		for range 2 {
+			if err := s.Complete(t.Context(), lease, []byte(name), time.Minute); err != nil {
+				t.Errorf("owner %s: %v", name, err)
+			}
+		}
+		lease.Owner = "x" + name
+		if err := s.Complete(t.Context(), lease, nil, time.Minute); !errors.Is(err, idempotency.ErrLeaseLost) {
+			t.Errorf("another than owner %s: %v", name, err)
+		}
+	}
+}
+
 // A counter of fences that somebody has written to gives none that are wrong.
 func TestSpoiltCounterGivesNoFences(t *testing.T) {
 	t.Parallel()
