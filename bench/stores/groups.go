@@ -117,7 +117,7 @@ that others used.`,
 			{"memory, for 50 ms", with(idempotency.NewMemory(idempotency.MemoryCapacity(1<<24)), 50*time.Millisecond)},
 			{"memory, for 10 ms", with(idempotency.NewMemory(idempotency.MemoryCapacity(1<<24)), 10*time.Millisecond)},
 			{"arithmetic", func(_ context.Context, n uint64) error {
-				arithmetic(n)
+				_ = arithmetic(n)
 				return nil
 			}},
 		}, nil
