@@ -1,0 +1,155 @@
+package redisstore_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/internal/services"
+	"github.com/redis/rueidis"
+)
+
+// A record that is not whole is neither completed nor taken over, also when its
+// lease has run out.
+func TestCorruptRecordIsNobodys(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	for name, spoil := range map[string]func(string) string{
+		"cut off":           func(r string) string { return r[:len(r)-1] },
+		"longer":            func(r string) string { return r + "xx" },
+		"with a wild fence": func(r string) string { return r[:1] + strings.Repeat("x", 7) + r[8:] },
+		"without a fence":   func(r string) string { return r[:1] + strings.Repeat("\x00", 7) + r[8:] },
+		"with a huge fence": func(r string) string { return r[:1] + "\x20" + strings.Repeat("\x00", 5) + "\x01" + r[8:] },
+		"of no state":       func(r string) string { return "\x03" + r[1:] },
+		"text":              func(string) string { return "text" },
+		"empty":             func(string) string { return "" },
+	} {
+		claim := idempotency.Claim{ID: idempotency.NewID("", "", idempotency.Key(name)), Owner: "a", Lease: time.Minute, Fingerprint: idempotency.Fingerprint{Schema: "s", Sum: [32]byte{1}}}
+		lease, key := pendingKey(t, s, c, claim)
+		record := get(t, c, key)
+		// What is left of the time to live is less than what a record is kept after its
+		// lease.
+		setForAMinute(t, c, key, spoil(record))
+		if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Hour); !errors.Is(err, idempotency.ErrLeaseLost) {
+			t.Errorf("%s: completed with %v", name, err)
+		}
+		claim.Owner = "b"
+		for range 2 {
+			if b, err := s.Begin(t.Context(), claim); !errors.Is(err, idempotency.ErrCorrupt) {
+				t.Errorf("%s: got %v, %v", name, b.State, err)
+			}
+			claim.Fingerprint = idempotency.Fingerprint{Schema: "s", Sum: [32]byte{2}}
+		}
+	}
+}
+
+// A record that is done is never run again, however much of it is lost.
+func TestCutRecordIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	claim := idempotency.Claim{ID: idempotency.NewID("", "", "k"), Owner: "a", Lease: time.Minute}
+	lease, key := pendingKey(t, s, c, claim)
+	if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	record := get(t, c, key)
+	ask := func(n int) {
+		for _, claim.Owner = range []string{"a", "b"} {
+			b, err := s.Begin(t.Context(), claim)
+			if err == nil && (b.State != idempotency.Replay || !strings.HasPrefix("outcome", string(b.Outcome))) || err != nil && !errors.Is(err, idempotency.ErrCorrupt) {
+				t.Errorf("the first %d bytes of %d: %s is told %v %q, %v", n, len(record), claim.Owner, b.State, b.Outcome, err)
+			}
+		}
+	}
+	for n := range len(record) {
+		setForAMinute(t, c, key, record[:n])
+		ask(n)
+		_ = s.Complete(t.Context(), lease, []byte("another"), time.Hour)
+		ask(n)
+	}
+}
+
+// A record that is done is neither run again nor taken for one that another has
+// completed, whichever of its bytes is another.
+func TestSpoiltRecordIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	claim := idempotency.Claim{ID: idempotency.NewID("", "", "k"), Owner: "a", Lease: time.Minute, Fingerprint: idempotency.Fingerprint{Schema: "s", Sum: [32]byte{1}}}
+	lease, key := pendingKey(t, s, c, claim)
+	const pendingLen, fingerprintAt, sumAt = 44, 20, 28
+	begin := get(t, c, key)[:fingerprintAt]
+	if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	record := get(t, c, key)
+	for at := range 1 + pendingLen {
+		for _, b := range []byte{0, 1, 2, 0x20, 0xff} {
+			spoilt := record[:at] + string([]byte{b}) + record[at+1:]
+			if spoilt == record {
+				continue
+			}
+			setForAMinute(t, c, key, spoilt)
+			for _, claim.Owner = range []string{"a", "b"} {
+				begun, err := s.Begin(t.Context(), claim)
+				switch {
+				case errors.Is(err, idempotency.ErrCorrupt):
+				case err == nil && begun.State == idempotency.Replay && at >= 2, err == nil && begun.State == idempotency.Reused && at > sumAt:
+				default:
+					t.Errorf("byte %d is %#x: %s is told %v, %v", at, b, claim.Owner, begun.State, err)
+				}
+			}
+			err := s.Complete(t.Context(), lease, []byte("another"), time.Minute)
+			if mine := at > fingerprintAt; mine != (err == nil) || err != nil && !errors.Is(err, idempotency.ErrLeaseLost) {
+				t.Errorf("byte %d is %#x: completed again with %v", at, b, err)
+			}
+			if get(t, c, key) != spoilt {
+				t.Errorf("byte %d is %#x: it was written to", at, b)
+			}
+		}
+	}
+	// A record of another's is not the owner's because it has the same bytes elsewhere.
+	for _, spoilt := range []string{
+		"\x02" + strings.Repeat("\x01", pendingLen) + begin,
+		"\x01" + begin + strings.Repeat("\x01", pendingLen-1-len(begin)),
+		"\x02" + begin + strings.Repeat("\x01", pendingLen-1-len(begin)),
+	} {
+		setForAMinute(t, c, key, spoilt)
+		if err := s.Complete(t.Context(), lease, []byte("another"), time.Minute); !errors.Is(err, idempotency.ErrLeaseLost) {
+			t.Errorf("%q: completed with %v", spoilt, err)
+		}
+	}
+}
+
+// A counter of fences that somebody has written to gives none that are wrong.
+func TestSpoiltCounterGivesNoFences(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	claim := idempotency.Claim{ID: idempotency.NewID("", "", "k"), Owner: "a", Lease: time.Minute}
+	lease, key := pendingKey(t, s, c, claim)
+	if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	counter := key[:strings.Index(key, "}")+1] + ":fence"
+	if n, err := c.Do(t.Context(), c.B().Exists().Key(counter).Build()).AsInt64(); err != nil || n != 1 {
+		t.Fatalf("there is no counter %s, %v", counter, err)
+	}
+	other := claim
+	other.ID[len(other.ID)-1]++ // with the same hash tag
+	for _, value := range []string{"-1", "-100", "9007199254740991", "9007199254740992", "9007199254740995", "9223372036854775807", "text"} {
+		if err := c.Do(t.Context(), c.B().Set().Key(counter).Value(value).Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := s.Begin(t.Context(), other); err == nil {
+			t.Errorf("%s: got %v with fence %d", value, b.State, b.Fence)
+		}
+		if b, err := s.Begin(t.Context(), claim); err != nil || b.State != idempotency.Replay {
+			t.Errorf("%s: what is done is told %v, %v", value, b.State, err)
+		}
+	}
+}
