@@ -10,9 +10,9 @@ const none slot = 0
 // slab keeps records in chunks, which are used again and not given back. A chunk is
 // so large that Go gives it pages of its own, and its records lie on cache lines.
 type slab struct {
+	chunks []*[chunkLen]memoryRecord
 	used   slot // how many have ever been used
 	unused slot // the first that is free again; the others come after it
-	chunks []*[chunkLen]memoryRecord
 }
 
 const chunkLen = 256
@@ -39,7 +39,8 @@ func (s *slab) take() slot {
 // free empties a slot for whose record nobody waits: its outcome is let go.
 func (s *slab) free(at slot) {
 	r := s.at(at)
-	r.outcome = nil
+	r.page = noPage
+	r.outcome, r.changed = nil, nil
 	r.after = s.unused
 	s.unused = at
 }
@@ -67,8 +68,9 @@ func instantOf(t, now time.Duration) instant {
 }
 
 // calendar has a page for each instant at which records are due, and on it these
-// records, in a ring. To put a record on a page, or to take it off, takes the
-// same time however many there are.
+// records, in no order: each knows its place there. To put a record on a page, or to
+// take it off, takes the same time however many there are, and none of the others is
+// looked at: records that are due are out of the processor's cache by then.
 type calendar struct {
 	pages  []page
 	unused []int32 // pages
@@ -78,13 +80,20 @@ type calendar struct {
 }
 
 type page struct {
-	at    instant // noInstant if it is unused
-	first slot    // of the ring, or none if all were taken off
+	at      instant // noInstant if it is unused
+	records []entry
 }
 
-const noInstant instant = -1
+const (
+	noInstant instant = -1
+	noPage    int32   = -1
+)
 
-const recentPages = 8 // a power of two
+const (
+	recentPages = 8    // a power of two
+	keptPages   = 16   // how many unused pages keep their room
+	keptOfPage  = 1024 // for how many records at most
+)
 
 func newCalendar() calendar { return calendar{known: map[instant]int32{}} }
 
@@ -112,59 +121,57 @@ func (c *calendar) turn(at instant) int32 {
 		i = int32(len(c.pages)) //nolint:gosec // there are as many as instants in some years
 		c.pages = append(c.pages, page{})
 	}
-	c.pages[i] = page{at: at}
+	c.pages[i].at = at
 	c.known[at] = i
 	c.push(i)
 	return i
 }
 
-// add puts the record in a slot on the page of an instant.
-func (c *calendar) add(s *slab, at slot, due instant) {
-	r := s.at(at)
-	r.page, r.before, r.after = c.page(due), at, at
+// add puts a record on the page of an instant.
+func (c *calendar) add(s *slab, e entry, due instant) {
+	r := s.at(e.at)
+	r.page = c.page(due)
 	p := &c.pages[r.page]
-	if p.first == none {
-		p.first = at
-		return
-	}
-	head := s.at(p.first)
-	last := s.at(head.before)
-	r.before, r.after = head.before, p.first
-	last.after, head.before = at, at
+	r.place = uint32(len(p.records)) //nolint:gosec // there are as many slots at most
+	p.records = append(p.records, e)
 }
 
-// remove takes a record off its page, and returns its slot.
-func (c *calendar) remove(s *slab, r *memoryRecord) slot {
-	before, after := s.at(r.before), s.at(r.after)
-	at := before.after
-	before.after, after.before = r.after, r.before
-	switch p := &c.pages[r.page]; {
-	case r.after == at: // it was alone
-		p.first = none
-	case p.first == at:
-		p.first = r.after
+// remove takes a record off its page, whose last takes its place.
+func (c *calendar) remove(s *slab, r *memoryRecord) entry {
+	p := &c.pages[r.page]
+	e, last := p.records[r.place], len(p.records)-1
+	if moved := p.records[last]; moved != e {
+		p.records[r.place] = moved
+		s.at(moved.at).place = r.place
 	}
-	r.before, r.after = none, none
-	return at
+	p.records = p.records[:last]
+	return e
 }
 
-// first returns a record that is due, or none.
-func (c *calendar) first(now time.Duration) slot {
+// take takes off records that are due, at most so many, or none if there are none.
+// They are valid until the next is added.
+func (c *calendar) take(now time.Duration, most int) []entry {
 	for len(c.order) > 0 {
 		i := c.order[0]
 		p := &c.pages[i]
-		switch {
-		case p.at > instant(now/near):
-			return none
-		case p.first != none:
-			return p.first
+		if p.at > instant(now/near) {
+			break
+		}
+		if n := len(p.records); n > 0 {
+			left := max(0, n-most)
+			due := p.records[left:]
+			p.records = p.records[:left]
+			return due
 		}
 		delete(c.known, p.at)
 		p.at = noInstant
+		if len(c.unused) >= keptPages || cap(p.records) > keptOfPage {
+			p.records = nil
+		}
 		c.unused = append(c.unused, i)
 		c.pop()
 	}
-	return none
+	return nil
 }
 
 func (c *calendar) earlier(a, b int) bool { return c.pages[c.order[a]].at < c.pages[c.order[b]].at }

@@ -33,26 +33,34 @@ const (
 	leastOfShard  = 4096
 )
 
-// shard begins with what every claim changes, in one cache line.
+// shard ends with what every claim changes, in two cache lines. Its last few records are
+// fresh: they are in a group of their own, and put into the table and on the calendar
+// together, when most of them are done.
 type shard struct {
+	records table
+	due     calendar
+	slab    slab
 	mu      sync.Mutex
 	claims  uint64 // how many there were: the fence of each, which outlives its record
-	records table
-	slab    slab
-	due     calendar
-	_       [64]byte // shards do not share a cache line
+	n       int    // how many records there are
+	_       [32]byte
+	fresh   struct {
+		tags  tags
+		slots slots
+	}
+	_ [8]byte
 }
 
 // memoryRecord is two cache lines: what is looked at to find a record and to drop it,
 // and the rest. Of names and fingerprints it has hashes, which nobody can choose.
 type memoryRecord struct {
-	id     ID
-	until  time.Duration // the end of the lease, or of the retention
-	page   int32         // of the calendar, on which it is between others
-	before slot
-	after  slot   // or the next that is free
-	hash   uint32 // by which the table knows it
-	done   bool
+	id    ID
+	until time.Duration // the end of the lease, or of the retention
+	page  int32         // of the calendar, or noPage while it is fresh, or its slot free
+	place uint32        // on its page
+	after slot          // the next that is free, if it is
+	hash  uint32        // by which the table knows it
+	done  bool
 
 	owner   uint64
 	request requestHash
@@ -167,20 +175,20 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	defer s.mu.Unlock()
 	now := m.now()
 	s.claims++
-	if s.claims%batch == 0 || s.records.n >= m.capacity {
-		s.drop(now)
+	if s.claims%batch == 0 || s.n >= m.capacity {
+		s.tidy(now)
 	}
-	r := s.find(&claim.ID, hash)
+	at, r := s.find(&claim.ID, hash)
 	if r != nil && r.done && r.until <= now {
-		s.remove(r)
+		s.remove(at, r)
 		r = nil
 	}
 	until := now + clamp(claim.Lease)
 	switch {
-	case r == nil && s.records.n >= m.capacity:
+	case r == nil && s.n >= m.capacity:
 		return Begun{}, ErrFull
 	case r == nil:
-		r = s.add(&claim.ID, hash, until, now)
+		r = s.add(&claim.ID, hash, until)
 		s.give(r, owner, request)
 		return Begun{State: Run, Fence: r.fence}, nil
 	case request.differs(r.request):
@@ -198,13 +206,14 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	return Begun{State: Run, Fence: r.fence, TakenOver: true}, nil
 }
 
-// add adds a record that is pending, and is to be given to its owner.
-func (s *shard) add(id *ID, hash uint32, until, now time.Duration) *memoryRecord {
+// add adds a record that is pending, and is to be given to its owner. There is room for it
+// among those that are fresh: a shard is tidied before there are more claims than that.
+func (s *shard) add(id *ID, hash uint32, until time.Duration) *memoryRecord {
 	at := s.slab.take()
 	r := s.slab.at(at)
-	r.id, r.hash, r.until, r.done = *id, hash, until, false
-	s.records.add(at, hash)
-	s.due.add(&s.slab, at, instantOf(r.due(), now))
+	r.id, r.hash, r.until, r.done, r.page = *id, hash, until, false, noPage
+	s.n++
+	s.fresh.tags.add(&s.fresh.slots, entry{at, hash})
 	return r
 }
 
@@ -213,18 +222,27 @@ func (s *shard) give(r *memoryRecord, owner uint64, request requestHash) {
 	r.owner, r.request, r.fence = owner, request, s.claims
 }
 
-// find returns the record of an ID with this hash, or nil if there is none.
-func (s *shard) find(id *ID, hash uint32) *memoryRecord {
+// find returns the record of an ID with this hash and its slot, or nil if there is none.
+func (s *shard) find(id *ID, hash uint32) (slot, *memoryRecord) {
+	for p := s.fresh.tags.places(tagOf(hash)); p != 0; p = p.others() {
+		at := s.fresh.slots[p.first()]
+		if r := s.slab.at(at); r.id == *id {
+			return at, r
+		}
+	}
 	at := s.records.get(&s.slab, id, hash)
 	if at == none {
-		return nil
+		return none, nil
 	}
-	return s.slab.at(at)
+	return at, s.slab.at(at)
 }
 
 // keep sets until when a record is what it is.
 func (s *shard) keep(r *memoryRecord, until, now time.Duration) {
 	r.until = until
+	if r.page == noPage {
+		return // it gets a page when it is filed
+	}
 	if due := instantOf(r.due(), now); due != s.due.pages[r.page].at {
 		s.due.add(&s.slab, s.due.remove(&s.slab, r), due)
 	}
@@ -240,7 +258,7 @@ func (m *Memory) Complete(ctx context.Context, lease Lease, outcome []byte, rete
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := m.now()
-	r := s.find(&lease.ID, hash)
+	_, r := s.find(&lease.ID, hash)
 	if !r.is(owner, lease.Fence) {
 		return ErrLeaseLost
 	}
@@ -263,7 +281,7 @@ func (m *Memory) Extend(ctx context.Context, lease Lease, d time.Duration) error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := m.now()
-	r := s.find(&lease.ID, hash)
+	_, r := s.find(&lease.ID, hash)
 	if !r.is(owner, lease.Fence) || r.done {
 		return ErrLeaseLost
 	}
@@ -280,14 +298,14 @@ func (m *Memory) Release(ctx context.Context, lease Lease) error {
 	s := m.shard(&lease.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.find(&lease.ID, hash)
+	at, r := s.find(&lease.ID, hash)
 	switch {
 	case r == nil:
 		return nil
 	case !r.is(owner, lease.Fence), r.done:
 		return ErrLeaseLost
 	}
-	s.remove(r)
+	s.remove(at, r)
 	return nil
 }
 
@@ -297,7 +315,7 @@ func (m *Memory) Wait(ctx context.Context, id ID) error {
 	s := m.shard(&id)
 	s.mu.Lock()
 	now := m.now()
-	r := s.find(&id, hash)
+	_, r := s.find(&id, hash)
 	if r == nil || r.done || r.until <= now {
 		s.mu.Unlock()
 		return ctx.Err()
@@ -326,16 +344,23 @@ func (m *Memory) Len() int {
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()
-		n += s.records.n
+		n += s.n
 		s.mu.Unlock()
 	}
 	return n
 }
 
-func (s *shard) remove(r *memoryRecord) {
+// remove removes a record before it is due, or dropped.
+func (s *shard) remove(at slot, r *memoryRecord) {
 	r.tell()
-	at := s.due.remove(&s.slab, r)
-	s.records.remove(at, r.hash)
+	e := entry{at, r.hash}
+	if r.page == noPage {
+		s.fresh.tags.remove(&s.fresh.slots, e)
+	} else {
+		s.records.remove(e)
+		s.due.remove(&s.slab, r)
+	}
+	s.n--
 	s.slab.free(at)
 }
 
@@ -353,23 +378,55 @@ func (r *memoryRecord) tell() {
 }
 
 const (
-	batch  = 16       // how many claims may come before records are dropped
-	behind = 4 * near // how late one may be dropped while others come as fast
+	batch  = groupLen // after how many claims a shard is tidied
+	behind = 4 * near // how late a record may be dropped while others come as fast
 )
 
-// drop drops records that are due, as many as there were claims since the last time, and
-// as many again if they should have been dropped before: more than come. Together they
-// take little more time than one, since the processor fetches all of them from memory
-// at once; and they are few enough to be used again while they are in its cache.
-func (s *shard) drop(now time.Duration) {
-	for n := range 2 * batch {
-		if n == batch {
-			now -= behind
+// tidy files the fresh records and drops those that are due: as many as there were claims
+// since the last time, and as many again if they should have been dropped before, which is
+// more than come. To do so to many together takes little more time than to one, since the
+// processor fetches them from memory at once; and what is dropped is so little that it is
+// used again while it is in its cache.
+func (s *shard) tidy(now time.Duration) {
+	s.file(now)
+	for _, now := range [...]time.Duration{now, now - behind} {
+		for most := batch; most > 0; {
+			due := s.due.take(now, most)
+			if len(due) == 0 {
+				return
+			}
+			s.drop(due)
+			most -= len(due)
 		}
-		at := s.due.first(now)
-		if at == none {
-			return
-		}
-		s.remove(s.slab.at(at))
 	}
+}
+
+// file puts the fresh records into the table and on the calendar.
+func (s *shard) file(now time.Duration) {
+	s.records.reserve(&s.slab, s.n)
+	fresh := make([]entry, 0, groupLen)
+	for i, at := range s.fresh.slots {
+		if s.fresh.tags.of[i] != 0 {
+			fresh = append(fresh, entry{at, s.slab.at(at).hash})
+		}
+	}
+	s.records.fetch(fresh)
+	for _, e := range fresh {
+		s.due.add(&s.slab, e, instantOf(s.slab.at(e.at).due(), now))
+		s.records.add(e)
+	}
+	s.fresh.tags = tags{}
+}
+
+// drop drops records that were taken off the calendar. Nobody waits for them any more:
+// whoever did has left when the lease was over, or was told that the write was done.
+func (s *shard) drop(due []entry) {
+	s.records.fetch(due)
+	for _, e := range due {
+		s.slab.free(e.at)
+	}
+	for _, e := range due {
+		s.records.remove(e)
+	}
+	s.n -= len(due)
 }

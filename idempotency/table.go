@@ -1,83 +1,158 @@
 package idempotency
 
-// table finds the slots of IDs: a hash table with open addressing, whose entries
-// are no larger than they must be, so that looking one up costs a cache miss and
-// the record's own. A map would keep the IDs a second time.
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// table finds the slots of IDs: a hash table of groups of records, each of which is in
+// the group that its hash names, or in a later one if that was full. A group keeps a byte
+// of each hash, its tag, and apart from these the slots: an ID that is not there is told
+// by the tags alone, which are small enough for the processor's cache for longest. It
+// counts the records that went on to the next group, so that a search knows where to end,
+// also when others were taken out. Tags are those of Abseil's Swiss tables, counts those
+// of Folly's F14.
 type table struct {
-	n       int
-	entries []entry // a power of two of them
+	tags  []tags // a power of two of them
+	slots []slots
 }
 
-// entry is a place in the table. The hash says where it belongs.
+type tags struct {
+	of     [groupLen]uint8 // 0 where there is no record
+	passed uint32          // how many went on
+}
+
+type slots [groupLen]slot
+
+// entry is what tables and calendars know of a record. The zero value is none.
 type entry struct {
+	at   slot
 	hash uint32
-	at   slot // none if it is empty
 }
 
-const leastEntries = 16
+const (
+	groupLen = 12
+	mostEach = 9 // how many records a group has at most, if all had as many
+)
 
-func newTable() table { return table{entries: make([]entry, leastEntries)} }
+func newTable() table { return table{make([]tags, 1), make([]slots, 1)} }
 
-// find returns the place of an ID with this hash, or of where it is to be put.
-func (t *table) find(s *slab, id *ID, hash uint32) int {
-	mask := uint32(len(t.entries) - 1) //nolint:gosec // there are as many slots at most
-	i := hash & mask
-	for {
-		e := t.entries[i]
-		if e.at == none || e.hash == hash && s.at(e.at).id == *id {
-			return int(i)
-		}
-		i = (i + 1) & mask
-	}
+// group returns the group with number i, counted around.
+func (t *table) group(i uint32) (*tags, *slots) {
+	at := int(i) & (len(t.tags) - 1)
+	return &t.tags[at], &t.slots[at]
 }
 
 // get returns the slot of an ID with this hash, or none.
-func (t *table) get(s *slab, id *ID, hash uint32) slot { return t.entries[t.find(s, id, hash)].at }
-
-// add puts in the record in a slot, whose ID is not there.
-func (t *table) add(at slot, hash uint32) {
-	if 4*(t.n+1) > 3*len(t.entries) {
-		t.grow()
-	}
-	t.put(entry{hash, at})
-	t.n++
-}
-
-// put puts an entry where it belongs, or behind those that are there.
-func (t *table) put(e entry) {
-	mask := uint32(len(t.entries) - 1) //nolint:gosec // there are as many slots at most
-	i := e.hash & mask
-	for t.entries[i].at != none {
-		i = (i + 1) & mask
-	}
-	t.entries[i] = e
-}
-
-// grow doubles the table.
-func (t *table) grow() {
-	old := t.entries
-	t.entries = make([]entry, 2*len(old))
-	for _, e := range old {
-		if e.at != none {
-			t.put(e)
+func (t *table) get(s *slab, id *ID, hash uint32) slot {
+	for i := hash; ; i++ {
+		tags, slots := t.group(i)
+		for p := tags.places(tagOf(hash)); p != 0; p = p.others() {
+			if at := slots[p.first()]; s.at(at).id == *id {
+				return at
+			}
+		}
+		if tags.passed == 0 {
+			return none
 		}
 	}
 }
 
-// remove takes out the record in a slot, and moves back those after it that were
-// kept from where they belong.
-func (t *table) remove(at slot, hash uint32) {
-	mask := uint32(len(t.entries) - 1) //nolint:gosec // there are as many slots at most
-	hole := hash & mask
-	for t.entries[hole].at != at {
-		hole = (hole + 1) & mask
+// add puts in a record whose ID is not there. There must be room.
+func (t *table) add(e entry) {
+	for i := e.hash; ; i++ {
+		tags, slots := t.group(i)
+		if tags.add(slots, e) {
+			return
+		}
+		tags.passed++
 	}
-	for i := (hole + 1) & mask; t.entries[i].at != none; i = (i + 1) & mask {
-		if home := t.entries[i].hash & mask; (i-home)&mask >= (i-hole)&mask {
-			t.entries[hole] = t.entries[i]
-			hole = i
+}
+
+// remove takes out a record that is there.
+func (t *table) remove(e entry) {
+	for i := e.hash; ; i++ {
+		tags, slots := t.group(i)
+		if tags.remove(slots, e) {
+			return
+		}
+		tags.passed--
+	}
+}
+
+// fetch has the processor fetch at once what adding or removing these records needs, for
+// which it would else wait one by one. What it returns means nothing.
+//
+//go:noinline
+func (t *table) fetch(records []entry) (n uint32) { //nolint:unparam // without a result, nothing would be read
+	for _, e := range records {
+		tags, slots := t.group(e.hash)
+		n += tags.passed + uint32(slots[0])
+	}
+	return n
+}
+
+// reserve makes room for n records. Those that are there are on pages of the calendar.
+func (t *table) reserve(s *slab, n int) {
+	if n <= mostEach*len(t.tags) {
+		return
+	}
+	*t = table{make([]tags, 2*len(t.tags)), make([]slots, 2*len(t.tags))}
+	for at := none + 1; at <= s.used; at++ { // in the order of memory
+		if r := s.at(at); r.page != noPage {
+			t.add(entry{at, r.hash})
 		}
 	}
-	t.entries[hole] = entry{}
-	t.n--
 }
+
+// tagOf returns the tag of a hash, whose lower bits name the group.
+func tagOf(hash uint32) uint8 { return max(1, uint8(hash>>24)) }
+
+// add puts in a record, if there is room.
+func (t *tags) add(slots *slots, e entry) bool {
+	p := t.places(0)
+	if p == 0 {
+		return false
+	}
+	t.of[p.first()], slots[p.first()] = tagOf(e.hash), e.at
+	return true
+}
+
+// remove takes out a record that is there or went on, if it is there.
+func (t *tags) remove(slots *slots, e entry) bool {
+	p := t.places(tagOf(e.hash))
+	for p != 0 && slots[p.first()] != e.at {
+		p = p.others()
+	}
+	if p == 0 {
+		return false
+	}
+	t.of[p.first()] = 0
+	return true
+}
+
+// places is a set of places in a group: each eighth bit is one of the first eight, and
+// the bits next to these are the others.
+type places uint64
+
+// places returns where a tag is.
+func (t *tags) places(tag uint8) places {
+	const each = 0x01010101_01010101
+	same := uint64(tag) * each
+	head := zeros(binary.LittleEndian.Uint64(t.of[:8]) ^ same)
+	tail := zeros(uint64(binary.LittleEndian.Uint32(t.of[8:])) ^ same)
+	return places(head | tail&(each>>32)<<1)
+}
+
+// zeros returns which bytes are zero, in the lowest bit of each.
+func zeros(v uint64) uint64 {
+	const most = 0x7f7f7f7f_7f7f7f7f
+	return ^(v&most + most | v | most) >> 7
+}
+
+func (p places) first() int {
+	i := bits.TrailingZeros64(uint64(p))
+	return i/8 + i%8*8
+}
+
+func (p places) others() places { return p & (p - 1) }

@@ -2,39 +2,49 @@ package idempotency
 
 import (
 	"encoding/binary"
+	"errors"
 	"hash/maphash"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 	"unsafe"
 )
 
-// The table and the calendar of a shard say what a map and a search would.
+// The table and the calendar of a shard say what a map and a search would, also when
+// hashes are so alike that most groups are full.
 func TestTableAndCalendarKeepToAMap(t *testing.T) {
 	t.Parallel()
-	for range 50 {
+	for round := range 60 {
 		var (
 			s      slab
 			c      = newCalendar()
 			tab    = newTable()
-			hash   = (&Memory{seed: maphash.MakeSeed()}).hash
+			m      = &Memory{seed: maphash.MakeSeed()}
 			want   = map[ID]slot{}
 			ids    []ID
 			now    time.Duration
 			random = func() time.Duration { return now + time.Duration(rand.Int64N(int64(3*time.Minute))) }
+			hash   = m.hash
 		)
-		remove := func(i int) {
-			id := ids[i]
+		switch round % 3 {
+		case 1: // some groups, and some tags
+			hash = func(id *ID) uint32 { return m.hash(id) & 0x03000007 }
+		case 2: // no tag
+			hash = func(id *ID) uint32 { return m.hash(id) & 0x000000ff }
+		}
+		remove := func(e entry) {
+			id := s.at(e.at).id
+			i := slices.Index(ids, id)
+			if i < 0 || want[id] != e.at {
+				t.Fatalf("slot %d has %v, which is in %d", e.at, id[:2], want[id])
+			}
 			ids[i] = ids[len(ids)-1]
 			ids = ids[:len(ids)-1]
-			at := tab.get(&s, &id, hash(&id))
-			if got := c.remove(&s, s.at(at)); got != at {
-				t.Fatalf("the calendar has %d for slot %d", got, at)
-			}
-			tab.remove(at, hash(&id))
-			s.free(at)
 			delete(want, id)
+			tab.remove(e)
+			s.free(e.at)
 		}
 		for range 3000 {
 			switch n := rand.IntN(10); {
@@ -45,30 +55,37 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 				}
 				at := s.take()
 				r := s.at(at)
-				if r.outcome != nil {
+				if r.outcome != nil || r.changed != nil {
 					t.Fatal("a slot was not emptied")
 				}
-				r.id, r.outcome, r.until, r.done = id, []byte("outcome"), random(), true
-				tab.add(at, hash(&id))
-				c.add(&s, at, instantOf(r.due(), now))
+				r.id, r.hash, r.outcome, r.changed, r.until, r.done, r.page = id, hash(&id), []byte("outcome"), make(chan struct{}), random(), true, noPage
+				tab.reserve(&s, len(want)+1)
+				tab.add(entry{at, r.hash})
+				c.add(&s, entry{at, r.hash}, instantOf(r.due(), now))
 				want[id], ids = at, append(ids, id)
 			case n < 7 && len(ids) > 0:
-				remove(rand.IntN(len(ids)))
+				at := want[ids[rand.IntN(len(ids))]]
+				e := c.remove(&s, s.at(at))
+				if (e != entry{at, s.at(at).hash}) {
+					t.Fatalf("the calendar has %v for slot %d", e, at)
+				}
+				remove(e)
 			case n < 8 && len(ids) > 0: // moves to another page
 				r := s.at(want[ids[rand.IntN(len(ids))]])
 				r.until = random()
 				c.add(&s, c.remove(&s, r), instantOf(r.due(), now))
 			default:
 				now += time.Duration(rand.Int64N(int64(2 * time.Second)))
-				for at := c.first(now); at != none; at = c.first(now) {
-					if r := s.at(at); r.due() > now {
-						t.Fatalf("dropped %v before it was due", r.due()-now)
+				most := 1 + rand.IntN(20)
+				for due := c.take(now, most); len(due) > 0; due = c.take(now, most) {
+					if len(due) > most {
+						t.Fatalf("%d records, want %d at most", len(due), most)
 					}
-					for i, id := range ids {
-						if want[id] == at {
-							remove(i)
-							break
+					for _, e := range due {
+						if r := s.at(e.at); r.due() > now {
+							t.Fatalf("dropped %v before it was due", r.due()-now)
 						}
+						remove(e)
 					}
 				}
 				for id, at := range want {
@@ -78,15 +95,48 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 				}
 			}
 		}
-		if tab.n != len(want) {
-			t.Fatalf("%d entries, want %d", tab.n, len(want))
-		}
 		for a := range 256 {
 			for b := range 256 {
 				id := ID{byte(a), byte(b)}
 				if got := tab.get(&s, &id, hash(&id)); got != want[id] {
 					t.Fatalf("%v is in slot %d, want %d", id[:2], got, want[id])
 				}
+			}
+		}
+		for len(ids) > 0 {
+			remove(c.remove(&s, s.at(want[ids[0]])))
+		}
+		for i, g := range tab.tags {
+			if g != (tags{}) {
+				t.Fatalf("group %d has %v, and there is no record", i, g)
+			}
+		}
+	}
+}
+
+// Groups say where a tag is, and where there is none.
+func TestPlacesAreThoseOfATag(t *testing.T) {
+	t.Parallel()
+	for range 100_000 {
+		var g tags
+		for i := range g.of {
+			g.of[i] = []uint8{0, 1, 2, 127, 128, 129, 255}[rand.IntN(7)]
+		}
+		g.passed = rand.Uint32()
+		for _, tag := range []uint8{0, 1, 3, 127, 128, 255} {
+			var got []int
+			for p := g.places(tag); p != 0; p = p.others() {
+				got = append(got, p.first())
+			}
+			slices.Sort(got)
+			var want []int
+			for i, of := range g.of {
+				if of == tag {
+					want = append(want, i)
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("%v has %d at %v, want %v", g, tag, got, want)
 			}
 		}
 	}
@@ -105,8 +155,15 @@ func TestLayoutIsThatOfCacheLines(t *testing.T) {
 	if size := unsafe.Sizeof(shard{}); size%line != 0 {
 		t.Errorf("a shard has %d bytes", size)
 	}
-	if end := unsafe.Offsetof(shard{}.slab) + unsafe.Offsetof(slab{}.chunks); end > line-8 { // the first 8 bytes of shards may be Go's
-		t.Errorf("what claims change in a shard ends at %d", end)
+	const first = line - 8 // the first 8 bytes of shards may be Go's
+	if at := unsafe.Offsetof(shard{}.slab) + unsafe.Offsetof(slab{}.used); at%line != first {
+		t.Errorf("what claims change in a shard begins at %d", at)
+	}
+	if at := unsafe.Offsetof(shard{}.fresh); at%line != first || unsafe.Sizeof(shard{}.fresh) != line {
+		t.Errorf("%d bytes of fresh records begin at %d", unsafe.Sizeof(shard{}.fresh), at)
+	}
+	if size := unsafe.Sizeof(tags{}); line%size != 0 {
+		t.Errorf("the tags of a group have %d bytes", size)
 	}
 	var s slab
 	for range 3 * chunkLen {
@@ -122,17 +179,23 @@ func TestLayoutIsThatOfCacheLines(t *testing.T) {
 // What is dropped is used again, and no page is kept.
 func TestMemoryDoesNotGrow(t *testing.T) {
 	t.Parallel()
+	testGrowth(t, time.Millisecond)
+	testGrowth(t, 3*near) // each has a page for itself
+}
+
+func testGrowth(t *testing.T, between time.Duration) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMemory(MemoryCapacity(1))
 		m.capacity = 1000
 		s := &m.shards[0]
 		for n := range uint64(20_000) {
-			writeNumber(t, m, n, 100*time.Millisecond)
-			time.Sleep(time.Millisecond)
+			writeNumber(t, m, n, 100*between)
+			time.Sleep(between)
 		}
-		if s.records.n > 200 || s.slab.used > 200 || len(s.due.pages) > 200 || len(s.due.known) > len(s.due.order) || len(s.due.order) > 200 {
+		if s.n > 200 || s.slab.used > 200 || len(s.due.pages) > 200 || len(s.due.known) > len(s.due.order) || len(s.due.order) > 200 {
 			t.Errorf("%d records in %d slots, %d pages of which %d are known and %d ordered",
-				s.records.n, s.slab.used, len(s.due.pages), len(s.due.known), len(s.due.order))
+				s.n, s.slab.used, len(s.due.pages), len(s.due.known), len(s.due.order))
 		}
 		for at := range s.slab.used {
 			if r := s.slab.at(at + 1); r.hash != m.hash(&r.id) {
@@ -140,6 +203,35 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Pages that are not used have room for few records.
+func TestUnusedPagesKeepLittle(t *testing.T) {
+	t.Parallel()
+	var s slab
+	c := newCalendar()
+	for _, each := range []int{keptOfPage / 2, 3 * keptOfPage} {
+		for due := range instant(4 * keptPages) {
+			for range each {
+				c.add(&s, entry{at: s.take()}, due)
+			}
+		}
+		for due := c.take(horizon, batch); len(due) > 0; due = c.take(horizon, batch) {
+			for _, e := range due {
+				s.free(e.at)
+			}
+		}
+		pages, room := 0, 0
+		for _, p := range c.pages {
+			if n := cap(p.records); n > 0 {
+				pages, room = pages+1, room+n
+			}
+		}
+		if len(c.unused) != len(c.pages) || pages > keptPages || room > keptPages*keptOfPage || each <= keptOfPage && pages == 0 {
+			t.Errorf("after %d on each, %d of %d pages are unused, and %d have room for %d records",
+				each, len(c.unused), len(c.pages), pages, room)
+		}
+	}
 }
 
 // As many records are dropped as come, and twice as many if some should have been
@@ -192,8 +284,8 @@ func TestMemoryDropsWhileClaimsAreJoinedAndReplayed(t *testing.T) {
 				t.Fatal(begun.State, err)
 			}
 		}
-		if s.records.n != 1 || len(s.due.pages) > 4000 {
-			t.Errorf("%d records, %d pages", s.records.n, len(s.due.pages))
+		if s.n != 1 || len(s.due.pages) > 4000 {
+			t.Errorf("%d records, %d pages", s.n, len(s.due.pages))
 		}
 	})
 }
@@ -269,5 +361,110 @@ func writeNumber(t *testing.T, m *Memory, n uint64, retention time.Duration) {
 	}
 	if err := m.Complete(t.Context(), Lease{ID: id, Owner: "owner", Fence: begun.Fence}, nil, retention); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The store does what its interface says, whatever became of a record since it came:
+// fresh or filed, dropped or not, and its slot another's.
+func TestMemoryKeepsToAModel(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			m := NewMemory(MemoryCapacity(1))
+			m.capacity = 1000
+			type record struct {
+				Lease
+				until time.Time
+				done  bool
+			}
+			known := map[ID]*record{}
+			fence := uint64(0)
+			for range 5000 {
+				id := ID{31: byte(rand.IntN(60))}
+				r, now := known[id], time.Now()
+				if r != nil && r.done && !now.Before(r.until) {
+					delete(known, id)
+					r = nil
+				}
+				switch rand.IntN(8) {
+				case 0, 1, 2:
+					claim := Claim{ID: id, Owner: string(rune('a' + rand.IntN(3))), Lease: time.Duration(1 + rand.Int64N(int64(5*time.Second)))}
+					begun, err := m.Begin(t.Context(), claim)
+					if err != nil {
+						t.Fatal(err)
+					}
+					want, takenOver := Run, false
+					switch {
+					case r == nil:
+					case r.done:
+						want = Replay
+					case r.Owner != claim.Owner && now.Before(r.until):
+						want = Join
+					default:
+						takenOver = r.Owner != claim.Owner
+					}
+					if begun.State != want || begun.TakenOver != takenOver {
+						t.Fatalf("%v, taken over: %v; want %v, %v", begun.State, begun.TakenOver, want, takenOver)
+					}
+					switch {
+					case want == Replay && string(begun.Outcome) != r.Owner:
+						t.Fatalf("the outcome of %q, want that of %q", begun.Outcome, r.Owner)
+					case want == Run && (r == nil || takenOver):
+						if begun.Fence <= fence {
+							t.Fatalf("fence %d after %d", begun.Fence, fence)
+						}
+						fence = begun.Fence
+						known[id] = &record{Lease: Lease{ID: id, Owner: claim.Owner, Fence: fence}, until: now.Add(claim.Lease)}
+					case want == Run && begun.Fence != r.Fence:
+						t.Fatalf("fence %d, want that of before, %d", begun.Fence, r.Fence)
+					}
+				case 3, 4:
+					if r == nil {
+						continue
+					}
+					retention := time.Duration(rand.Int64N(int64(20 * time.Second)))
+					if err := m.Complete(t.Context(), r.Lease, []byte(r.Owner), retention); err != nil {
+						t.Fatal(err)
+					}
+					if !r.done {
+						r.done, r.until = true, now.Add(retention)
+					}
+				case 5:
+					if r == nil {
+						continue
+					}
+					err := m.Release(t.Context(), r.Lease)
+					if errors.Is(err, ErrLeaseLost) != r.done {
+						t.Fatalf("released what is done: %v: %v", r.done, err)
+					}
+					if !r.done {
+						delete(known, id)
+					}
+				case 6:
+					if r == nil {
+						continue
+					}
+					d := time.Duration(rand.Int64N(int64(10 * time.Second)))
+					err := m.Extend(t.Context(), r.Lease, d)
+					if errors.Is(err, ErrLeaseLost) != r.done {
+						t.Fatalf("extended what is done: %v: %v", r.done, err)
+					}
+					if until := now.Add(d); !r.done && until.After(r.until) {
+						r.until = until
+					}
+				default:
+					time.Sleep(time.Duration(rand.Int64N(int64(time.Second))))
+				}
+			}
+			held := 0
+			for _, r := range known {
+				if !r.done || time.Now().Before(r.until) {
+					held++
+				}
+			}
+			if got := m.Len(); got < held || got > 60 {
+				t.Errorf("%d records, of which %d are held", got, held)
+			}
+		})
 	}
 }
