@@ -52,8 +52,10 @@ type instant int64
 // and later to far, so that there are few pages however many records there are.
 const (
 	near    = 8 * time.Millisecond
-	far     = 128 * near
+	far     = farInstants * near
 	horizon = time.Minute
+
+	farInstants = 128
 )
 
 // instantOf returns the instant at which a record is dropped that is due at t,
@@ -61,8 +63,7 @@ const (
 func instantOf(t, now time.Duration) instant {
 	i := instant((t + near - 1) / near)
 	if t-now > horizon {
-		const instants = instant(far / near)
-		i = (i + instants - 1) / instants * instants
+		i = (i + farInstants - 1) / farInstants * farInstants
 	}
 	return i
 }
@@ -77,6 +78,7 @@ type calendar struct {
 	known  map[instant]int32
 	recent [recentPages]int32 // pages that were asked for last, as most are again
 	order  []int32            // a heap of pages
+	room   [][]entry          // of pages that were near and are no more
 }
 
 type page struct {
@@ -91,8 +93,8 @@ const (
 
 const (
 	recentPages = 8    // a power of two
-	keptPages   = 16   // how many unused pages keep their room
-	keptOfPage  = 1024 // for how many records at most
+	keptPages   = 16   // of how many pages room is kept
+	keptOfPage  = 1024 // for how many records of each, at most
 )
 
 func newCalendar() calendar { return calendar{known: map[instant]int32{}} }
@@ -121,7 +123,11 @@ func (c *calendar) turn(at instant) int32 {
 		i = int32(len(c.pages)) //nolint:gosec // there are as many as instants in some years
 		c.pages = append(c.pages, page{})
 	}
-	c.pages[i].at = at
+	p := &c.pages[i]
+	p.at = at
+	if last := len(c.room) - 1; last >= 0 && at%farInstants != 0 { // what is far may keep it for long, for few records
+		p.records, c.room = c.room[last], c.room[:last]
+	}
 	c.known[at] = i
 	c.push(i)
 	return i
@@ -145,6 +151,9 @@ func (c *calendar) remove(s *slab, r *memoryRecord) entry {
 		s.at(moved.at).place = r.place
 	}
 	p.records = p.records[:last]
+	if last < cap(p.records)/4 { // it may be long until it is due
+		p.records = append([]entry(nil), p.records...)
+	}
 	return e
 }
 
@@ -165,9 +174,10 @@ func (c *calendar) take(now time.Duration, most int) []entry {
 		}
 		delete(c.known, p.at)
 		p.at = noInstant
-		if len(c.unused) >= keptPages || cap(p.records) > keptOfPage {
-			p.records = nil
+		if n := cap(p.records); n > 0 && n <= keptOfPage && len(c.room) < keptPages {
+			c.room = append(c.room, p.records)
 		}
+		p.records = nil
 		c.unused = append(c.unused, i)
 		c.pop()
 	}

@@ -39,6 +39,7 @@ const (
 type shard struct {
 	records table
 	due     calendar
+	_       [40]byte
 	slab    slab
 	mu      sync.Mutex
 	claims  uint64 // how many there were: the fence of each, which outlives its record
@@ -378,7 +379,7 @@ func (r *memoryRecord) tell() {
 }
 
 const (
-	batch  = groupLen // after how many claims a shard is tidied
+	batch  = groupLen // after how many claims a shard is tidied: no more than there is room for
 	behind = 4 * near // how late a record may be dropped while others come as fast
 )
 

@@ -43,19 +43,21 @@ func (t *table) group(i uint32) (*tags, *slots) {
 	return &t.tags[at], &t.slots[at]
 }
 
-// get returns the slot of an ID with this hash, or none.
+// get returns the slot of an ID with this hash, or none. It looks once at each group at most:
+// there may be records that went on from all of them, each at another time.
 func (t *table) get(s *slab, id *ID, hash uint32) slot {
-	for i := hash; ; i++ {
-		tags, slots := t.group(i)
+	for n := range uint32(len(t.tags)) { //nolint:gosec // there are as many slots at most
+		tags, slots := t.group(hash + n)
 		for p := tags.places(tagOf(hash)); p != 0; p = p.others() {
 			if at := slots[p.first()]; s.at(at).id == *id {
 				return at
 			}
 		}
 		if tags.passed == 0 {
-			return none
+			break
 		}
 	}
+	return none
 }
 
 // add puts in a record whose ID is not there. There must be room.

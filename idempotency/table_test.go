@@ -53,13 +53,13 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 				if _, there := want[id]; there {
 					continue
 				}
+				tab.reserve(&s, len(want)+1)
 				at := s.take()
 				r := s.at(at)
 				if r.outcome != nil || r.changed != nil {
 					t.Fatal("a slot was not emptied")
 				}
 				r.id, r.hash, r.outcome, r.changed, r.until, r.done, r.page = id, hash(&id), []byte("outcome"), make(chan struct{}), random(), true, noPage
-				tab.reserve(&s, len(want)+1)
 				tab.add(entry{at, r.hash})
 				c.add(&s, entry{at, r.hash}, instantOf(r.due(), now))
 				want[id], ids = at, append(ids, id)
@@ -110,6 +110,70 @@ func TestTableAndCalendarKeepToAMap(t *testing.T) {
 			if g != (tags{}) {
 				t.Fatalf("group %d has %v, and there is no record", i, g)
 			}
+		}
+	}
+}
+
+// A search ends though records went on from all groups, each at another time.
+func TestSearchEndsThoughRecordsWentOnFromAllGroups(t *testing.T) {
+	t.Parallel()
+	var s slab
+	tab := newTable()
+	tab.reserve(&s, 2*mostEach)
+	place := func(group uint32) entry {
+		e := entry{s.take(), group}
+		r := s.at(e.at)
+		r.id, r.hash = ID{byte(e.at)}, group
+		tab.add(e)
+		return e
+	}
+	var first []entry
+	for range groupLen {
+		first = append(first, place(0))
+	}
+	went := []entry{place(0)}
+	for _, e := range first {
+		tab.remove(e)
+	}
+	for range groupLen {
+		went = append(went, place(1))
+	}
+	if len(tab.tags) != 2 || tab.tags[0].passed == 0 || tab.tags[1].passed == 0 {
+		t.Fatalf("%v", tab.tags)
+	}
+	for _, e := range went {
+		r := s.at(e.at)
+		if got := tab.get(&s, &r.id, r.hash); got != e.at {
+			t.Errorf("slot %d, want %d", got, e.at)
+		}
+	}
+	if got := tab.get(&s, &ID{}, 0); got != none {
+		t.Errorf("slot %d for what is not there", got)
+	}
+}
+
+// A shard that stays as full as its table may be goes on.
+func TestMemoryStaysFull(t *testing.T) {
+	t.Parallel()
+	for _, capacity := range []int{mostEach, 2 * mostEach, 4 * mostEach, 8 * mostEach} {
+		m := NewMemory(MemoryCapacity(capacity))
+		var leases []Lease
+		for n := range uint64(500_000) {
+			if len(leases) == capacity {
+				i := rand.IntN(len(leases))
+				if err := m.Release(t.Context(), leases[i]); err != nil {
+					t.Fatal(err)
+				}
+				leases[i] = leases[len(leases)-1]
+				leases = leases[:len(leases)-1]
+			}
+			var id ID
+			binary.BigEndian.PutUint64(id[8:], n)
+			begun, err := m.Begin(t.Context(), Claim{ID: id, Owner: "owner", Lease: time.Hour})
+			if err != nil || begun.State != Run {
+				t.Fatal(begun.State, err)
+			}
+			leases = append(leases, Lease{ID: id, Owner: "owner", Fence: begun.Fence})
 		}
 	}
 }
@@ -205,8 +269,48 @@ func testGrowth(t *testing.T, between time.Duration) {
 	})
 }
 
-// Pages that are not used have room for few records.
-func TestUnusedPagesKeepLittle(t *testing.T) {
+// Pages have little more room than for their records, also while it is long until they
+// are due, and most of their records have been completed or released.
+func TestPagesKeepLittle(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemory(MemoryCapacity(4000))
+		for round := range uint64(100) {
+			var leases []Lease
+			for n := range uint64(3000) {
+				var id ID
+				binary.BigEndian.PutUint64(id[8:], round<<32|n)
+				begun, err := m.Begin(t.Context(), Claim{ID: id, Owner: "owner", Lease: time.Minute})
+				if err != nil {
+					t.Fatal(err)
+				}
+				leases = append(leases, Lease{ID: id, Owner: "owner", Fence: begun.Fence})
+			}
+			for i, lease := range leases[1:] {
+				var err error
+				if i%2 == 0 {
+					err = m.Release(t.Context(), lease)
+				} else {
+					err = m.Complete(t.Context(), lease, nil, time.Second)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(2 * far)
+		}
+		c, room := &m.shards[0].due, 0
+		for _, p := range c.pages {
+			room += cap(p.records)
+		}
+		if most := 4*m.Len() + 4*len(c.pages) + keptPages*keptOfPage; room > most {
+			t.Errorf("room for %d records on %d pages, and there are %d", room, len(c.pages), m.Len())
+		}
+	})
+}
+
+// Room of pages that are over is used again for those that are near, and little is kept.
+func TestRoomOfPagesIsUsedAgain(t *testing.T) {
 	t.Parallel()
 	var s slab
 	c := newCalendar()
@@ -221,16 +325,24 @@ func TestUnusedPagesKeepLittle(t *testing.T) {
 				s.free(e.at)
 			}
 		}
-		pages, room := 0, 0
+		room := 0
+		for _, r := range c.room {
+			room += cap(r)
+		}
 		for _, p := range c.pages {
-			if n := cap(p.records); n > 0 {
-				pages, room = pages+1, room+n
-			}
+			room += cap(p.records)
 		}
-		if len(c.unused) != len(c.pages) || pages > keptPages || room > keptPages*keptOfPage || each <= keptOfPage && pages == 0 {
-			t.Errorf("after %d on each, %d of %d pages are unused, and %d have room for %d records",
-				each, len(c.unused), len(c.pages), pages, room)
+		if most := keptPages * keptOfPage; room > most || room < each*keptPages && each <= keptOfPage || len(c.unused) != len(c.pages) {
+			t.Errorf("after %d on each, %d of %d pages are unused, and there is room for %d records", each, len(c.unused), len(c.pages), room)
 		}
+		later, soon := c.page(1000*farInstants), c.page(1000*farInstants+1)
+		if n := cap(c.pages[later].records); n > 0 {
+			t.Errorf("a page that is far has room for %d records", n)
+		}
+		if cap(c.pages[soon].records) < each && each <= keptOfPage {
+			t.Error("a page that is near has no room")
+		}
+		c.take(2000*far, batch) // ends both
 	}
 }
 
@@ -300,6 +412,9 @@ func TestRecordThatIsTakenOverIsKept(t *testing.T) {
 		if _, err := m.Begin(t.Context(), claim); err != nil {
 			t.Fatal(err)
 		}
+		for n := range uint64(batch) { // so that it has a page
+			writeNumber(t, m, n, time.Second)
+		}
 		time.Sleep(2 * time.Second)
 		claim.Owner, claim.Lease = "another", 5*abandoned
 		begun, err := m.Begin(t.Context(), claim)
@@ -308,7 +423,7 @@ func TestRecordThatIsTakenOverIsKept(t *testing.T) {
 		}
 		time.Sleep(4 * abandoned)
 		for n := range uint64(2 * batch) {
-			writeNumber(t, m, n, time.Second)
+			writeNumber(t, m, batch+n, time.Second)
 		}
 		if err := m.Complete(t.Context(), Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, nil, time.Hour); err != nil {
 			t.Error(err)
