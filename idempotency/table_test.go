@@ -167,13 +167,7 @@ func TestMemoryStaysFull(t *testing.T) {
 				leases[i] = leases[len(leases)-1]
 				leases = leases[:len(leases)-1]
 			}
-			var id ID
-			binary.BigEndian.PutUint64(id[8:], n)
-			begun, err := m.Begin(t.Context(), Claim{ID: id, Owner: "owner", Lease: time.Hour})
-			if err != nil || begun.State != Run {
-				t.Fatal(begun.State, err)
-			}
-			leases = append(leases, Lease{ID: id, Owner: "owner", Fence: begun.Fence})
+			leases = append(leases, claimNumber(t, m, n, time.Hour))
 		}
 	}
 }
@@ -278,13 +272,7 @@ func TestPagesKeepLittle(t *testing.T) {
 		for round := range uint64(100) {
 			var leases []Lease
 			for n := range uint64(3000) {
-				var id ID
-				binary.BigEndian.PutUint64(id[8:], round<<32|n)
-				begun, err := m.Begin(t.Context(), Claim{ID: id, Owner: "owner", Lease: time.Minute})
-				if err != nil {
-					t.Fatal(err)
-				}
-				leases = append(leases, Lease{ID: id, Owner: "owner", Fence: begun.Fence})
+				leases = append(leases, claimNumber(t, m, round<<32|n, time.Minute))
 			}
 			for i, lease := range leases[1:] {
 				var err error
@@ -468,15 +456,21 @@ func TestRecordThatIsDueIsNotReplayed(t *testing.T) {
 // writeNumber makes a write that nobody has made.
 func writeNumber(t *testing.T, m *Memory, n uint64, retention time.Duration) {
 	t.Helper()
-	var id ID
-	binary.BigEndian.PutUint64(id[8:], n)
-	begun, err := m.Begin(t.Context(), Claim{ID: id, Owner: "owner", Lease: time.Second})
+	if err := m.Complete(t.Context(), claimNumber(t, m, n, time.Second), nil, retention); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// claimNumber claims a write that nobody has made.
+func claimNumber(t *testing.T, m *Memory, n uint64, lease time.Duration) Lease {
+	t.Helper()
+	claim := Claim{Owner: "owner", Lease: lease}
+	binary.BigEndian.PutUint64(claim.ID[8:], n)
+	begun, err := m.Begin(t.Context(), claim)
 	if err != nil || begun.State != Run {
 		t.Fatalf("write %d: %v, %v", n, begun.State, err)
 	}
-	if err := m.Complete(t.Context(), Lease{ID: id, Owner: "owner", Fence: begun.Fence}, nil, retention); err != nil {
-		t.Fatal(err)
-	}
+	return Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}
 }
 
 // The store does what its interface says, whatever became of a record since it came:
