@@ -83,10 +83,27 @@ func exited(cmd *exec.Cmd) bool {
 	return pid != 0 || err != nil
 }
 
-// Kill kills the server, as a crash does.
+// Kill kills the server, as a crash does, and returns when nothing listens any
+// more: the children of a killed postmaster hold its socket until they notice.
 func (s *Server) Kill() {
+	s.t.Helper()
 	s.Signal(syscall.SIGKILL)
 	s.wait()
+	for until := time.Now().Add(patience); s.listens(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(until) {
+			s.t.Fatalf("%s still listens %v after it was killed", s.Addr, patience)
+		}
+	}
+}
+
+// listens reports whether anybody listens at the server's address.
+func (s *Server) listens() bool {
+	conn, err := net.DialTimeout("tcp", s.Addr, patience) //nolint:noctx // it is bounded
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
 }
 
 // Stop stops the server in good order.
