@@ -1,166 +1,129 @@
 package budget
 
 import (
-	"math"
 	"sync"
 	"time"
+
+	"github.com/hopbound/hopbound/internal/lru"
 )
 
-// token is one token in the purse's unit. Whole numbers keep the bound exact
-// where sums of floating-point ratios would drift.
-const token int64 = 1e9
+// targetLimit is how many targets a [Budget] keeps a bucket for. Beyond it, the
+// target used least recently is forgotten, and starts anew with Burst tokens.
+const targetLimit = 4096
 
-// Budget is the purse that pays for the extra attempts of all root requests
-// that share it. It is a token bucket: it earns Ratio tokens for each
-// successful request and MinPerSecond tokens each second, and it holds at most
-// Burst. In an outage nothing succeeds, so next to nothing is earned, and
-// amplification goes to 1.
+// Budget holds the settings of the retry budget, and one token bucket for each
+// target. The package documentation says what they bound.
 //
-// Over any time since it was made, the extra attempts charged to it are at
-// most
-//
-//	Ratio × successes + MinPerSecond × seconds + Burst + debt
-//
-// where debt, the balance below zero, is what credit attempts have cost and
-// later earnings pay for. While there is debt, nothing is granted.
-//
-// A Budget outlives changes of configuration and of connections: make one for
-// a process, and share it. It is safe for concurrent use. The zero value earns
-// nothing and grants nothing.
+// A Budget survives changes of configuration and of connections. The clients of
+// a process may share one, or have one each: sharing lets all connections to one
+// target draw on one bucket. It is safe for concurrent use. The zero value grants
+// nothing.
 type Budget struct {
-	name       string
-	ratio      int64   // units earned by a success
-	perNano    float64 // units earned in a nanosecond: tokens per second, as it happens
-	perRequest int
-	burst      int64
-	err        error
+	settings
 
-	mu    sync.Mutex
-	level int64
-	last  time.Time // up to when time has been paid for; zero before the first use
+	mu      sync.Mutex
+	targets *lru.Cache[string, *bucket] // nil in the zero value
 }
 
-// New returns a full purse. An option out of its range is held to the nearest
-// value within, and [Budget.Err] tells.
+// New returns a budget. An option out of its range is replaced by the nearest
+// valid value, and [Budget.Err] reports it.
 func New(opts ...Option) *Budget {
-	s := settings{
-		name:         DefaultName,
-		ratio:        DefaultRatio,
-		minPerSecond: DefaultMinPerSecond,
-		perRequest:   DefaultPerRequest,
-		burst:        DefaultBurst,
+	b := &Budget{
+		settings: settings{
+			name:         DefaultName,
+			ratio:        DefaultRatio,
+			minPerSecond: DefaultMinPerSecond,
+			perRequest:   DefaultPerRequest,
+			burst:        DefaultBurst,
+		},
+		targets: lru.New[string, *bucket](targetLimit),
 	}
 	for _, opt := range opts {
 		if opt != nil {
-			opt(&s)
+			opt(&b.settings)
 		}
 	}
-	burst := int64(s.burst) * token
-	return &Budget{
-		name:       s.name,
-		ratio:      int64(s.ratio * float64(token)),
-		perNano:    s.minPerSecond,
-		perRequest: s.perRequest,
-		burst:      burst,
-		err:        s.err(),
-		level:      burst,
-	}
+	return b
 }
 
-// Name returns the name by which metrics know the purse.
+// Name returns the name by which metrics know the budget.
 func (b *Budget) Name() string { return b.name }
 
-// Err returns what was wrong with the options of [New], or nil. Whoever is
-// handed a Budget as part of a configuration checks it.
-func (b *Budget) Err() error { return b.err }
+// Err returns what was wrong with the options of [New], or nil. Code that is
+// handed a Budget as a part of its configuration should check it.
+func (b *Budget) Err() error { return b.err() }
 
-// Twin returns another purse with the same settings, full.
-func (b *Budget) Twin() *Budget {
-	return &Budget{
-		name: b.name, ratio: b.ratio, perNano: b.perNano, perRequest: b.perRequest, burst: b.burst,
-		err: b.err, level: b.burst,
+// Clone returns a new budget with the same settings, whose buckets are as new.
+func (b *Budget) Clone() *Budget {
+	return &Budget{settings: b.settings, targets: lru.New[string, *bucket](targetLimit)}
+}
+
+// Balance returns how many tokens a target's bucket holds now, with fractions. A
+// target that was never called has Burst. It is [Budget.BalanceAt] of the current
+// time.
+func (b *Budget) Balance(target string) float64 { return b.BalanceAt(time.Now(), target) }
+
+// BalanceAt returns how many tokens a target's bucket holds at a time. Times
+// before the latest one seen count as that one.
+func (b *Budget) BalanceAt(now time.Time, target string) float64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.targets == nil {
+		return 0
+	}
+	t, ok := b.targets.Peek(target)
+	if !ok {
+		return float64(b.burst)
+	}
+	t.advance(now, &b.settings)
+	return float64(t.level) / float64(token)
+}
+
+// Take takes what an extra attempt costs out of a target's bucket, and reports
+// whether it was there. If not, nothing is taken.
+func (b *Budget) Take(now time.Time, target string, why Cause) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.bucket(now, target)
+	return t != nil && t.take(why)
+}
+
+// Affords returns how many extra attempts of one cause a target's bucket could
+// pay for now.
+func (b *Budget) Affords(now time.Time, target string, why Cause) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t := b.bucket(now, target); t != nil {
+		return t.affords(why)
+	}
+	return 0
+}
+
+// Put puts back what [Budget.Take] took for an attempt that was not made, or
+// reached no server.
+func (b *Budget) Put(now time.Time, target string, why Cause) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t := b.bucket(now, target); t != nil {
+		t.put(why, &b.settings)
 	}
 }
 
-// Balance returns how many tokens are in the purse now: fractions while they
-// are being earned, and less than zero while credit attempts are being paid
-// for. It is [Budget.BalanceAt] of the current time.
-func (b *Budget) Balance() float64 { return b.BalanceAt(time.Now()) }
-
-// BalanceAt returns how many tokens are in the purse at a time. Times before
-// the latest one seen count as that one.
-func (b *Budget) BalanceAt(now time.Time) float64 {
+// Success earns what a successful reply of a target earns.
+func (b *Budget) Success(now time.Time, target string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.advance(now)
-	return float64(b.level) / float64(token)
-}
-
-// Take takes up to n whole tokens out of the purse and returns how many it
-// took: none from an empty purse or one in debt.
-//
-// It serves a purse that is not granted from but asked for each attempt, such
-// as the meter that guards one target.
-func (b *Budget) Take(now time.Time, n int) int { return b.take(now, n, 0) }
-
-// Put puts back n tokens that were taken and not used. A negative n charges
-// what was used beyond what had been taken, into debt if need be. More than a
-// thousand million either way counts as that.
-func (b *Budget) Put(now time.Time, n int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.advance(now)
-	b.add(int64(max(-1e9, min(n, 1e9))) * token)
-}
-
-// Success earns what a success earns.
-func (b *Budget) Success(now time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.advance(now)
-	b.add(b.ratio)
-}
-
-// take takes up to n whole tokens but leaves keep of them.
-func (b *Budget) take(now time.Time, n, keep int) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.advance(now)
-	there := b.level/token - int64(keep)
-	took := max(0, min(int64(n), there))
-	b.level -= took * token
-	return int(took)
-}
-
-// grant takes what a request starts out with. It leaves half of the burst to
-// requests that come back failed and find nothing free: a token in the purse
-// serves whoever fails, one that is out serves one request only, and most
-// requests do not fail.
-func (b *Budget) grant(now time.Time) int {
-	return b.take(now, b.perRequest, int(b.burst/token/2))
-}
-
-// add adds n units, which may be negative, up to the burst.
-func (b *Budget) add(n int64) { b.level = min(b.level+n, b.burst) }
-
-// advance earns what the time since the last call is worth. It moves on by no
-// more time than it has paid for in whole units, lest frequent calls round a
-// small rate down to nothing.
-func (b *Budget) advance(now time.Time) {
-	if b.last.IsZero() {
-		b.last = now
-		return
+	if t := b.bucket(now, target); t != nil {
+		t.success(&b.settings)
 	}
-	elapsed := now.Sub(b.last)
-	if elapsed <= 0 || b.perNano == 0 {
-		return
+}
+
+// bucket returns a target's bucket, brought up to now, or nil in the zero value.
+func (b *Budget) bucket(now time.Time, target string) *bucket {
+	if b.targets == nil {
+		return nil
 	}
-	if missing := b.burst - b.level; float64(elapsed)*b.perNano >= float64(missing) {
-		b.add(missing)
-		b.last = now
-		return
-	}
-	earned := math.Floor(float64(elapsed) * b.perNano)
-	b.add(int64(earned))
-	b.last = b.last.Add(time.Duration(math.Ceil(earned / b.perNano)))
+	t := b.targets.Get(target, func() *bucket { return newBucket(now, &b.settings) })
+	t.advance(now, &b.settings)
+	return t
 }

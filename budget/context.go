@@ -1,9 +1,6 @@
 package budget
 
-import (
-	"context"
-	"time"
-)
+import "context"
 
 // ContextKey is the key under which a context holds an [*Allotment], for types
 // that are contexts themselves and need no other around them.
@@ -15,23 +12,25 @@ func NewContext(ctx context.Context, a *Allotment) context.Context {
 }
 
 // FromContext returns the allotment of the request that ctx belongs to. It
-// reports false outside of any, where a call is the root of its own.
+// reports false outside of any request, where a call is the root of its own.
 func FromContext(ctx context.Context) (*Allotment, bool) {
 	a, ok := ctx.Value(ContextKey{}).(*Allotment)
 	return a, ok
 }
 
-// NewRoot begins a root request paid for by b, for work that starts with no
-// server call: a job, a consumer of a queue, a command. All calls made with
-// the returned context share one grant. The function ends the root, and must
-// be called once the work is done; it takes whether the work succeeded, which
-// earns b tokens. Calls of it after the first do nothing.
+// NewRoot begins a root request for work that starts with no gRPC server call: an
+// HTTP handler, a job, a consumer of a queue, a command. All calls made with the
+// returned context share one request budget with the settings of b. A nil b
+// grants nothing, so that no call of the work is repeated.
 //
-// A nil b grants nothing, so that no call of the work is repeated.
+// The returned function ends the root and must be called when the work is done.
+// It takes whether the work succeeded. The budget itself needs no more than the
+// successes of the calls, so that today this makes no difference. Calls of it
+// after the first do nothing.
 func NewRoot(ctx context.Context, b *Budget) (context.Context, func(success bool)) {
 	if b == nil {
 		b = &Budget{}
 	}
-	a := &Allotment{purse: b}
-	return NewContext(ctx, a), func(success bool) { a.Close(time.Now(), success) }
+	a := &Allotment{budget: b, received: b.perRequest, free: b.perRequest}
+	return NewContext(ctx, a), func(bool) { a.Close() }
 }

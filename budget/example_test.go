@@ -3,42 +3,49 @@ package budget_test
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/hopbound/hopbound/budget"
 )
 
-// A job that answers no request is a root of its own: all its calls share one
-// grant.
+// Work that answers no gRPC request is a root of its own: all its calls share one
+// request budget.
 func ExampleNewRoot() {
-	purse := budget.New(budget.PerRequest(2))
+	b := budget.New(budget.PerRequest(2))
 
-	ctx, end := budget.NewRoot(context.Background(), purse)
-	defer end(true) // true if the job succeeded, which earns the purse a share of a token
+	ctx, end := budget.NewRoot(context.Background(), b)
+	defer end(true)
 
-	_, underRoot := budget.FromContext(ctx) // calls made with ctx draw on this
-	fmt.Println(underRoot)
-	// Output: true
+	a, inRequest := budget.FromContext(ctx) // calls made with ctx draw on this
+	fmt.Println(inRequest, a.Free())
+	// Output: true 2
 }
 
-// What one hop does for one attempt: lease all tokens to the callee, and take
-// back what its reply did not report as used.
-func ExampleAllotment_Lease() {
-	now := time.Now()
+// What one hop does for one attempt: it lends tokens to the callee, and takes back
+// what the reply does not report as used.
+func ExampleAllotment_Lend() {
 	var hop budget.Allotment
-	hop.Receive(3) // came with the request
+	hop.Receive(5) // came with the request
+	hop.StartCall(budget.New())
 
-	lease := hop.Lease(now)
-	fmt.Println("leased", lease.Tokens(), "free", hop.Free())
+	loan := hop.Lend(0)
+	fmt.Println("lent", loan.Tokens(), "free", hop.Free())
 
-	lease.Settle(now, 1) // the reply reports one retry below
+	loan.Settle(2) // the reply reports two extra attempts below
 	fmt.Println("free", hop.Free(), "used", hop.Used())
 
-	fmt.Println("may retry:", hop.Spend(now))
-	fmt.Println("reports", hop.Close(now, true))
+	fmt.Println("may retry:", hop.Spend())
+	hop.EndCall()
+	fmt.Println("reports", hop.Close())
 	// Output:
-	// leased 3 free 0
-	// free 2 used 1
+	// lent 3 free 2
+	// free 3 used 2
 	// may retry: true
-	// reports 2
+	// reports 3
+}
+
+// The balance of a target shows how many retries a client could send to it now.
+func ExampleBudget_Balance() {
+	b := budget.New(budget.Burst(5))
+	fmt.Println(b.Balance("dns:///orders:443"))
+	// Output: 5
 }

@@ -1,9 +1,10 @@
 package deadline
 
 import (
-	"container/list"
 	"sync"
 	"time"
+
+	"github.com/hopbound/hopbound/internal/lru"
 )
 
 // maxExcess bounds what may be taken off one call, whatever the stamps say.
@@ -24,21 +25,13 @@ func drift(age time.Duration) time.Duration { return age / 2000 }
 // the delay of a message exceeds it. It is bounded: the sender heard of least
 // recently is forgotten first. It is safe for concurrent use.
 type Delays struct {
-	limit int
-
-	mu      sync.Mutex
-	byClock map[uint64]*list.Element // of *sender
-	recent  list.List                // most recently heard of in front
-}
-
-type sender struct {
-	clock uint64
-	base  smallest
+	mu    sync.Mutex
+	bases *lru.Cache[uint64, *smallest] // by clock
 }
 
 // NewDelays returns a Delays for at most limit clocks, and at least one.
 func NewDelays(limit int) *Delays {
-	return &Delays{limit: max(1, limit), byClock: make(map[uint64]*list.Element)}
+	return &Delays{bases: lru.New[uint64, *smallest](limit)}
 }
 
 // Excess takes in that a message stamped sent, in microseconds on the given
@@ -54,7 +47,7 @@ func (d *Delays) Excess(clock uint64, sent int64, received time.Duration) time.D
 	delay := micros(received.Microseconds() - min(sent, 1<<62))
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	base := d.base(clock)
+	base := d.bases.Get(clock, func() *smallest { return &smallest{} })
 	base.rotate(received)
 	var excess time.Duration
 	for _, s := range [...]sample{base.previous, base.current} {
@@ -64,22 +57,6 @@ func (d *Delays) Excess(clock uint64, sent int64, received time.Duration) time.D
 	}
 	base.add(received, delay, drift)
 	return min(excess, maxExcess)
-}
-
-// base returns what is known of a clock, and makes room if it is new.
-func (d *Delays) base(clock uint64) *smallest {
-	if e, ok := d.byClock[clock]; ok {
-		d.recent.MoveToFront(e)
-		return &e.Value.(*sender).base //nolint:errcheck // nothing else is put in
-	}
-	if len(d.byClock) >= d.limit {
-		oldest := d.recent.Back()
-		delete(d.byClock, oldest.Value.(*sender).clock) //nolint:errcheck // nothing else is put in
-		d.recent.Remove(oldest)
-	}
-	s := &sender{clock: clock}
-	d.byClock[clock] = d.recent.PushFront(s)
-	return &s.base
 }
 
 // OnArrival returns how long a call may still run at its receiver: what is left

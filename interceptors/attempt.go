@@ -9,6 +9,7 @@ import (
 
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/internal/tried"
 	"github.com/hopbound/hopbound/internal/wire"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
@@ -25,7 +26,7 @@ type attempt struct {
 	timeout time.Duration // of its own, or 0
 	expired bool          // that has ended it; known of streams, whose context does not tell
 	paid    bool          // it was charged before it was made
-	lease   budget.Lease
+	loan    budget.Loan
 	reserve time.Duration
 
 	allowed time.Duration // until the deadline that the callee is told, or 0
@@ -36,20 +37,22 @@ type attempt struct {
 	finished atomic.Bool // gRPC has said so; if not, it may never have been asked
 	settled  bool
 	heard    bool // finished when it was settled: what gRPC fills in is there
+	unsent   bool // there was no backend to send it to, so that it costs nothing
 	ended    time.Time
 	report   wire.Report
 	reported bool // the trailer has a report
 	garbled  bool // or something else in its place
-	charged  int  // tokens of the lease that were charged
+	reports  int  // how many tokens the reply reports as used
 
 	hedge string // "won" or "lost" if there were others at the same time
 	span  trace.Span
 }
 
-// begin starts an attempt: it leases all free tokens but keep to the callee,
-// and returns the context to make the attempt with, which carries the deadline.
-// If the context is one of the attempt's own, cancel releases it.
-func (k *call) begin(a *attempt, keep int) (ctx context.Context, cancel context.CancelFunc) {
+// begin starts an attempt, which hedges may follow while it is under way: it lends
+// tokens to the callee, and returns the context to make the attempt with, which
+// carries the deadline. If the context is one of the attempt's own, cancel
+// releases it.
+func (k *call) begin(a *attempt, hedges int) (ctx context.Context, cancel context.CancelFunc) {
 	k.attempts++
 	a.self = attemptContext{Context: k.ctx, call: k, attempt: a} // whatever panics below
 	a.n, a.paid = k.attempts, k.paid
@@ -58,7 +61,7 @@ func (k *call) begin(a *attempt, keep int) (ctx context.Context, cancel context.
 	if a.n > 1 {
 		a.began = time.Now()
 	}
-	a.lease = k.allotment.LeaseKeeping(a.began, keep)
+	a.loan = k.allotment.Lend(hedges)
 	ctx = k.ctx
 	if a.timeout = k.attemptTimeout(a); a.timeout > 0 && !k.streaming {
 		ctx, cancel = context.WithDeadline(ctx, a.began.Add(a.timeout))
@@ -79,10 +82,14 @@ type attemptContext struct {
 
 type attemptKey struct{}
 
-// Value returns the context under its own key.
+// Value returns the context under its own key, and the backends that the call has
+// tried under theirs.
 func (c *attemptContext) Value(key any) any {
-	if key == (attemptKey{}) {
+	switch key.(type) {
+	case attemptKey:
 		return c
+	case tried.Key:
+		return &c.call.tried
 	}
 	return c.Context.Value(key)
 }
@@ -101,7 +108,22 @@ func (k *call) invoke(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInv
 	}
 	err := invoker(ctx, k.fullMethod, req, reply, cc, opts...)
 	k.settle(a, err)
+	if k.policy.AttemptTimeout == AttemptTimeoutShared {
+		k.learnShared(a, err)
+	}
 	return err
+}
+
+// learnShared takes in how long an attempt took that had a share of the call's time
+// or might have had one. How long an attempt would have taken that was cut short is
+// not known. It counts as a little longer than its timeout.
+func (k *call) learnShared(a *attempt, err error) {
+	switch took := a.ended.Sub(a.began); {
+	case err == nil:
+		k.latency().add(a.ended, took)
+	case a.timeout > 0 && a.ranOut(err):
+		k.latency().add(a.ended, a.timeout+a.timeout/100)
+	}
 }
 
 // observed adds to call options those that an attempt is observed by. The header
@@ -147,6 +169,9 @@ func (k *call) attemptTimeout(a *attempt) time.Duration {
 				share -= backoff.bound(k.pauses + 1 + i)
 			}
 			timeout = max(share, remaining/2) / time.Duration(more+1)
+			if usual, known := k.latency().p95(a.began); known {
+				timeout = max(timeout, 2*usual)
+			}
 		}
 	}
 	if timeout <= 0 || ok && timeout >= remaining {
@@ -161,7 +186,8 @@ func (k *call) mayFollow(a *attempt) int {
 	if !k.safe() {
 		return 0
 	}
-	return max(0, min(k.policy.attempts()-a.n, a.lease.Tokens()))
+	affordable := k.budget.Affords(a.began, k.target.name, k.timeoutCause())
+	return max(0, min(k.policy.attempts()-a.n, a.loan.Tokens()+k.allotment.Free(), affordable))
 }
 
 // header returns what an attempt carries to its callee.
@@ -169,7 +195,7 @@ func (k *call) header(ctx context.Context, a *attempt) wire.Context {
 	sent, id := k.clock.Read(a.began, k.mono(a.began))
 	h := wire.Context{Sent: sent, ClockID: id, HasSent: sent >= 0, Attempt: a.n}
 	if k.mode == Enforce {
-		h.Budget, h.HasBudget = a.lease.Tokens(), true
+		h.Budget, h.HasBudget = a.loan.Tokens(), true
 	}
 	if d, ok := ctx.Deadline(); ok {
 		remaining := d.Sub(a.began)
@@ -193,7 +219,7 @@ func (k *call) outgoing(ctx context.Context, a *attempt, h wire.Context) context
 	return metadata.AppendToOutgoingContext(ctx, kv...)
 }
 
-// settle ends an attempt's lease by what came back, and learns from it. Only
+// settle ends an attempt's loan by what came back, and learns from it. Only
 // the first time counts.
 func (k *call) settle(a *attempt, err error) {
 	if a.settled {
@@ -205,28 +231,23 @@ func (k *call) settle(a *attempt, err error) {
 	a.heard = a.finished.Load()
 	k.readReport(a)
 	reached := err == nil || a.reached()
+	a.unsent = !reached && !k.ready()
 	switch {
 	case !reached:
-		a.lease.Settle(now, 0)
-		if a.paid && k.paid { // one charge is kept for the next already
-			k.refund(now)
+		a.loan.Settle(0)
+		if a.unsent {
+			k.keepCharge(now, a)
 		}
-		k.paid = k.paid || a.paid
-	case err != nil && k.lost(a):
-		a.charged = a.lease.Tokens()
-		a.lease.Lost(now)
-	case a.garbled && err != nil && a.charged == 0: // nobody can tell what was used
-		a.charged = a.lease.Tokens()
-		a.lease.Settle(now, a.charged)
-	case a.garbled:
-		a.lease.Settle(now, a.charged)
+	case err != nil && !unusable(err) && k.lost(a):
+		a.loan.Lost()
+	case a.garbled && err != nil && a.reports == 0: // what was used is unknown
+		a.loan.Settle(a.loan.Tokens())
 	default:
-		a.charged = a.report.Used
-		a.lease.Settle(now, a.charged)
+		a.loan.Settle(a.reports)
 	}
 	k.seen = k.seen || reached
 	if err == nil {
-		k.target.meter.Success(now)
+		k.budget.Success(now, k.target.name)
 		k.target.throttle.succeeded()
 	}
 	if a.report.HasElapsed && !k.streaming { // a stream's time is its application's too
@@ -235,6 +256,15 @@ func (k *call) settle(a *attempt, err error) {
 		k.target.reserve.Learn(mono, trip, server)
 		k.target.transit.Learn(mono, trip-server)
 	}
+}
+
+// keepCharge keeps the charge for an attempt that was not sent for the next one,
+// unless one is kept already.
+func (k *call) keepCharge(now time.Time, a *attempt) {
+	if a.paid && k.paid {
+		k.refund(now)
+	}
+	k.paid = k.paid || a.paid
 }
 
 // reply returns the trailer, or none if gRPC has not filled it in: it might do so
@@ -280,7 +310,7 @@ func (k *call) readReport(a *attempt) {
 		return
 	}
 	if r, ok := wire.ParseReport(values[0]); ok && len(values) == 1 {
-		a.report, a.reported = r, true
+		a.report, a.reported, a.reports = r, true, r.Used
 		if !k.target.reports.Load() {
 			k.target.reports.Store(true)
 		}
@@ -289,7 +319,7 @@ func (k *call) readReport(a *attempt) {
 	a.garbled = true
 	for _, v := range values { // a callee that passes on its own callee's report sends two
 		if r, ok := wire.ParseReport(v); ok {
-			a.charged = max(a.charged, r.Used)
+			a.reports = max(a.reports, r.Used)
 		}
 	}
 	k.malformed(wire.ReportKey)

@@ -40,13 +40,3 @@ func (c *cache[V]) get(name string, create func(name string) *V) *V {
 	c.values.Store(&next)
 	return v
 }
-
-// full reports whether there is no room left for a name, but for one more.
-func (c *cache[V]) full(name string) bool {
-	m := c.values.Load()
-	if m == nil || len(*m) < cacheLimit {
-		return false
-	}
-	_, ok := (*m)[name]
-	return !ok
-}

@@ -28,7 +28,7 @@ type Client struct {
 	reserved []string // keys of metadata that attempts set themselves
 
 	methods  cache[method]
-	targets  cache[target]
+	targets  targets
 	buffered atomic.Int64 // bytes that streams keep
 
 	trace *tracing // nil if there is no provider
@@ -36,11 +36,10 @@ type Client struct {
 }
 
 // NewClient returns a client. Without options it makes up to three attempts of
-// calls that are safe to repeat if their server is unavailable, and earns an
-// extra attempt for every five successful requests. It returns all that is
-// wrong with the options, joined.
+// calls that are safe to repeat if their server is unavailable, within the
+// defaults of [budget.New]. It returns all that is wrong with the options, joined.
 func NewClient(opts ...ClientOption) (*Client, error) {
-	c := &Client{begun: time.Now(), clock: deadline.NewClock(rand.Uint64)}
+	c := &Client{begun: time.Now(), clock: deadline.NewClock(rand.Uint64), targets: newTargets()}
 	c.callBuffer, c.clientBuffer = defaultCallBuffer, defaultClientBuffer
 	for _, opt := range opts {
 		if opt != nil {
@@ -54,7 +53,7 @@ func NewClient(opts ...ClientOption) (*Client, error) {
 		c.policy = MethodPolicies{}
 	}
 	if c.mode == Observe {
-		c.budget = c.budget.Twin() // what would have been spent is not
+		c.budget = c.budget.Clone() // what would have been spent is not
 	}
 	var errs [3]error
 	if c.trace = newTracing(&c.settings); c.trace != nil {

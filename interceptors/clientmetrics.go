@@ -36,22 +36,24 @@ func newClientCounters(s *settings) (*clientCounters, error) {
 	return c, i.err()
 }
 
-// observeBudget lets the meter ask for the balance of a client's purse, as long
-// as there is the client.
+// observeBudget lets the meter ask for the balances of the targets' buckets, as
+// long as there is the client.
 func (c *Client) observeBudget() error {
 	i := newInstruments(&c.settings)
 	if i == nil {
 		return nil
 	}
 	gauge, err := i.meter.Float64ObservableGauge("hopbound.budget.balance", metric.WithUnit("{token}"),
-		metric.WithDescription("Tokens in the purse that pays for extra attempts of the requests that begin here; below zero is debt."))
+		metric.WithDescription("Tokens in the bucket of a target, which pays for the extra attempts that this client sends to it."))
 	if err != nil {
 		return err
 	}
-	named := metric.WithAttributes(attrBudget.String(c.budget.Name()), attrMode.String(c.mode.String()))
-	purse := c.budget // the callback must not hold on to the client
+	name, mode := attrBudget.String(c.budget.Name()), attrMode.String(c.mode.String())
+	b, targets := c.budget, c.targets // the callback must not hold on to the client
 	registration, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		o.ObserveFloat64(gauge, purse.Balance(), named)
+		for _, t := range targets.all() {
+			o.ObserveFloat64(gauge, b.Balance(t.name), metric.WithAttributes(name, mode, attrGRPCTarget.String(t.label)))
+		}
 		return nil
 	}, gauge)
 	if err == nil {

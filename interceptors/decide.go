@@ -65,7 +65,7 @@ func (k *call) judge(a *attempt, err error) (d decision, wanting bool, pause tim
 		k.reason = becauseTooShort
 		return outOfTime, false, 0
 	}
-	paid, wanting := k.pay(now, a)
+	paid, wanting := k.pay(now, a, err)
 	if !paid {
 		return budgetEmpty, wanting, 0
 	}
@@ -107,6 +107,9 @@ func (k *call) verdict(a *attempt, err error, repeats func(codes.Code) bool) dec
 	case !ranOut && !repeats(code) && !k.comesBack(err):
 		k.reason = becauseCode
 		return notRetryable
+	case unusable(err):
+		k.reason = becauseLocal
+		return notRetryable
 	}
 	if k.seen && !k.safe() {
 		return unsafe
@@ -141,41 +144,58 @@ func (k *call) nextPause(push pushback) time.Duration {
 	return k.backedOff
 }
 
-// pay charges another attempt, unless the last was charged and reached nobody,
-// or no server has seen any yet: then the next is in effect the first. It
-// reports whether it was paid, and if not, whether for want of the request's own
-// tokens. After a lost reply, which is that of attempt a, a credit may pay.
-func (k *call) pay(now time.Time, a *attempt) (paid, wanting bool) {
-	if !k.seen || k.paid {
+// pay charges another attempt after attempt a has failed, unless the last was
+// charged and not sent, or none was sent yet: then the next is in effect the
+// first. It reports whether it was paid, and if not, whether only the request
+// budget was empty.
+func (k *call) pay(now time.Time, a *attempt, err error) (paid, wanting bool) {
+	if k.paid || a.unsent && !k.seen {
 		return true, false
 	}
-	return k.charge(now, &a.lease)
+	cause := budget.AfterFailure
+	if a.ranOut(err) {
+		cause = k.timeoutCause()
+	}
+	return k.charge(now, cause, &a.loan)
 }
 
-// charge takes a token for another attempt, and one of the target's.
-func (k *call) charge(now time.Time, lost *budget.Lease) (paid, wanting bool) {
+// timeoutCause returns the cause of a retry after an attempt's timeout. A shared
+// timeout ends attempts that the call had time left for.
+func (k *call) timeoutCause() budget.Cause {
+	if k.policy.AttemptTimeout == AttemptTimeoutShared {
+		return budget.Speculative
+	}
+	return budget.AfterTimeout
+}
+
+// charge takes what another attempt costs from both budgets. After a lost reply
+// it may be made on credit, as far as the request budget goes.
+func (k *call) charge(now time.Time, cause budget.Cause, last *budget.Loan) (paid, wanting bool) {
 	if k.target.throttle.closed() {
 		k.reason = becauseThrottled
 		return false, false
 	}
-	if k.target.meter.Take(now, 1) == 0 {
+	if !k.budget.Take(now, k.target.name, cause) {
 		k.reason = becauseTarget
 		return false, false
 	}
-	if !k.allotment.Spend(now) && (lost == nil || !lost.Credit()) {
-		k.target.meter.Put(now, 1)
+	credit := last != nil && last.Credit()
+	if !credit && !k.allotment.Spend() {
+		k.budget.Put(now, k.target.name, cause)
 		k.reason = becauseRequest
 		return false, true
 	}
-	k.paid = true
+	k.paid, k.credit, k.cause = true, credit, cause
 	return true, false
 }
 
 // refund takes back the charge for an attempt that was not made after all.
 func (k *call) refund(now time.Time) {
 	k.paid = false
-	k.allotment.Unspend(now)
-	k.target.meter.Put(now, 1)
+	if !k.credit {
+		k.allotment.Refund()
+	}
+	k.budget.Put(now, k.target.name, k.cause)
 }
 
 // pause waits for the time of the next attempt. If the call is cancelled

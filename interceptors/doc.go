@@ -6,7 +6,7 @@
 // chain. A unary call then reads as a straight line, and each step is a file:
 //
 //	client   plan     the method's policy, the allotment, the deadline   plan.go
-//	         attempt  lease, header, span, invoke, settle                attempt.go
+//	         attempt  loan, header, span, invoke, settle                 attempt.go
 //	         decide   done, or retry and when, or why not                decide.go
 //	server   admit    header, deadline, edge                             admit.go
 //	         claim    the handler runs once for the call's key            claim.go

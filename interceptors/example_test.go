@@ -102,16 +102,17 @@ func ExampleWithPolicy() {
 	// Output: <nil>
 }
 
-// One purse for all clients of a process, so that together they keep to it.
+// One budget for all clients of a process, so that together they keep to it at each
+// target.
 func ExampleWithBudget() {
-	purse := budget.New(budget.Ratio(0.1), budget.Burst(50))
+	shared := budget.New(budget.Ratio(0.1), budget.Burst(5))
 	for range 2 {
-		if _, err := interceptors.NewClient(interceptors.WithBudget(purse)); err != nil {
+		if _, err := interceptors.NewClient(interceptors.WithBudget(shared)); err != nil {
 			fmt.Println(err)
 		}
 	}
-	fmt.Println(purse.Balance(), "extra attempts in hand")
-	// Output: 50 extra attempts in hand
+	fmt.Println(shared.Balance("dns:///orders:443"), "extra attempts in hand")
+	// Output: 5 extra attempts in hand
 }
 
 // What is wrong with the options comes back at once, all of it.

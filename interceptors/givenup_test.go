@@ -117,11 +117,11 @@ func TestObservingClientMarksNothing(t *testing.T) {
 func TestObservingClientCountsWhatItsBudgetAllows(t *testing.T) {
 	t.Parallel()
 	reader, meter := metered()
-	b := purse()
+	b := fixedBudget()
 	leaf := &counter{fail: always(errUnavailable)}
 	do := idempotent(serve(t, leaf.handle).dial(newClient(t, quick(), meter,
 		interceptors.WithMode(interceptors.Observe), interceptors.WithBudget(b)).DialOptions()...))
-	before := b.Balance()
+	before := balance(b)
 	const calls = 200
 	for range calls {
 		_ = do(t.Context())
@@ -138,8 +138,8 @@ func TestObservingClientCountsWhatItsBudgetAllows(t *testing.T) {
 	if retried != int64(before) || retried+empty != calls {
 		t.Errorf("%d would have been retried and %d not for want of tokens, of %v tokens", retried, empty, before)
 	}
-	if b.Balance() != before || leaf.calls.Load() != calls {
-		t.Errorf("balance %v and %d calls: observing is not nothing", b.Balance(), leaf.calls.Load())
+	if balance(b) != before || leaf.calls.Load() != calls {
+		t.Errorf("balance %v and %d calls: observing is not nothing", balance(b), leaf.calls.Load())
 	}
 }
 
@@ -209,7 +209,7 @@ func TestCallCancelledInAPause(t *testing.T) {
 		compare(t, tree(recorder.Ended()), `
 hopbound.call Idempotent [internal] Error {attempts=1 decision=not_retryable reason=cancelled rpc.response.status_code=CANCELLED}
   * hopbound.backoff {backoff_ms=60000 reason=backoff rpc.response.status_code=UNAVAILABLE}
-  Idempotent [client] Error {attempt=1 budget.leased=3 budget.used=0 decision=not_retryable reason=cancelled rpc.response.status_code=UNAVAILABLE}
+  Idempotent [client] Error {attempt=1 budget.leased=5 budget.used=0 decision=not_retryable reason=cancelled rpc.response.status_code=UNAVAILABLE}
 `)
 	})
 }

@@ -93,15 +93,33 @@ func (n *node) start() {
 	})
 }
 
+// nodeTarget is the target of all nodes, unless a test says otherwise.
+const nodeTarget = "passthrough:///node"
+
 // dial connects to the node until the test ends.
 func (n *node) dial(opts ...grpc.DialOption) *grpc.ClientConn {
 	n.t.Helper()
-	return n.dialTarget("passthrough:///node", opts...)
+	return n.dialTarget(nodeTarget, opts...)
 }
 
 func (n *node) dialTarget(target string, opts ...grpc.DialOption) *grpc.ClientConn {
 	n.t.Helper()
-	opts = append([]grpc.DialOption{
+	cc, err := grpc.NewClient(target, append(n.dialer(), opts...)...)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() {
+		_ = cc.Close()
+		if n.network != nil {
+			time.Sleep(time.Minute) // of virtual time, for what is under way on the link
+		}
+	})
+	return cc
+}
+
+// dialer returns the options that connect to the node.
+func (n *node) dialer() []grpc.DialOption {
+	return []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			if n.refused.Add(-1) >= 0 {
@@ -118,18 +136,7 @@ func (n *node) dialTarget(target string, opts ...grpc.DialOption) *grpc.ClientCo
 			}
 			return conn, err
 		}),
-	}, opts...)
-	cc, err := grpc.NewClient(target, opts...)
-	if err != nil {
-		n.t.Fatal(err)
 	}
-	n.t.Cleanup(func() {
-		_ = cc.Close()
-		if n.network != nil {
-			time.Sleep(time.Minute) // of virtual time, for what is under way on the link
-		}
-	})
-	return cc
 }
 
 // call is how a test calls a method of the test service.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hopbound/hopbound/budget"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/protoadapt"
@@ -124,7 +125,7 @@ type race struct {
 	because   string // the reason for which it is closed, if the decision does not tell enough
 }
 
-// start starts an attempt. It keeps a token for each that may follow.
+// start starts an attempt.
 func (h *race) start() {
 	r := &runner{}
 	h.starting = r
@@ -182,13 +183,17 @@ func (h *race) next(failed *runner) decision {
 // as a retry may that follows attempts which no server has seen.
 func (h *race) payNext(now time.Time, failed *runner) (paid bool) {
 	if len(h.running) == 0 && failed != nil {
-		paid, h.wanting = h.pay(now, &failed.attempt)
+		paid, h.wanting = h.pay(now, &failed.attempt, failed.err)
 		return paid
 	}
 	if h.paid {
 		return true
 	}
-	paid, h.wanting = h.charge(now, nil)
+	cause := budget.Speculative
+	if failed != nil {
+		cause = budget.AfterFailure
+	}
+	paid, h.wanting = h.charge(now, cause, nil)
 	return paid
 }
 
@@ -211,6 +216,7 @@ func (h *race) ended(r *runner) bool {
 		return true
 	}
 	h.settle(&r.attempt, r.err)
+	r.local = r.local || unusable(r.err)
 	d := h.verdict(&r.attempt, r.err, h.policy.Hedge.nonFatal)
 	fatal := h.ctx.Err() != nil || r.panicked != nil || r.local ||
 		!h.policy.Hedge.nonFatal(codeOf(r.err)) && !h.comesBack(r.err) && (r.timeout == 0 || !r.ranOut(r.err))

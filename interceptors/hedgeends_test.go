@@ -43,11 +43,11 @@ func TestHedgesThatReachNobodyCostNothing(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			n := serve(t, func(context.Context) error { return nil })
 			n.refused.Store(1 << 30)
-			b := purse()
-			before := b.Balance()
+			b := fixedBudget()
+			before := balance(b)
 			do := idempotent(n.dial(newClient(t, interceptors.WithBudget(b), hedging(interceptors.HedgePolicy{MaxAttempts: attempts, Delay: 10 * ms})).DialOptions()...))
-			if err := within(t, do, 200*ms, grpc.WaitForReady(true)); status.Code(err) != codes.DeadlineExceeded || b.Balance() != before {
-				t.Errorf("%d attempts: %v, balance %v of %v", attempts, err, b.Balance(), before)
+			if err := within(t, do, 200*ms, grpc.WaitForReady(true)); status.Code(err) != codes.DeadlineExceeded || balance(b) != before {
+				t.Errorf("%d attempts: %v, balance %v of %v", attempts, err, balance(b), before)
 			}
 		})
 	}

@@ -126,7 +126,7 @@ func TestCallOptionsHoldForEveryAttempt(t *testing.T) {
 		}
 		return nil
 	})
-	cc := n.dial(newClient(t, quick(), interceptors.WithBudget(purse())).DialOptions()...)
+	cc := n.dial(newClient(t, quick(), interceptors.WithBudget(fixedBudget())).DialOptions()...)
 	// The encoding is gRPC's, which shows it to nobody; that it is in use is all that
 	// can be seen.
 	if err := idempotent(cc)(t.Context(), grpc.PerRPCCredentials(&token{}), grpc.UseCompressor("gzip")); err != nil {
@@ -156,7 +156,7 @@ func TestInterceptorsSeeTheCallOrItsAttempts(t *testing.T) {
 			return invoke(ctx, method, req, reply, cc, opts...)
 		})
 	}
-	opts := append([]grpc.DialOption{count(&calls)}, newClient(t, quick(), interceptors.WithBudget(purse())).DialOptions()...)
+	opts := append([]grpc.DialOption{count(&calls)}, newClient(t, quick(), interceptors.WithBudget(fixedBudget())).DialOptions()...)
 	if err := idempotent(serve(t, leaf.handle).dial(append(opts, count(&attempts))...))(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -183,8 +183,8 @@ func TestTargetsMeterLosesNothing(t *testing.T) {
 			time.AfterFunc(time.Second, cancel)
 			_ = do(ctx)
 		}
-		if b.Balance() != 4 {
-			t.Fatalf("balance %v, want 4", b.Balance())
+		if balance(b) != 4 {
+			t.Fatalf("balance %v, want 4", balance(b))
 		}
 		leaf.calls.Store(0)
 		_ = do(t.Context())

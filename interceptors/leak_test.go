@@ -78,7 +78,8 @@ func leaveNothing(t *testing.T, unit time.Duration, outcomes []handler, want []c
 	t.Helper()
 	spans := &open{}
 	tracer := interceptors.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)))
-	b := budget.New(budget.Burst(100_000), budget.Ratio(0), budget.MinPerSecond(0))
+	const tokens = 50_000
+	b := budget.New(budget.Burst(100_000), budget.PerRequest(tokens), budget.Ratio(0), budget.MinPerSecond(0))
 	client := func() interceptors.ClientOption {
 		return policy(interceptors.Policy{
 			Timeout: 80 * unit, AttemptTimeout: 30 * unit,
@@ -97,7 +98,9 @@ func leaveNothing(t *testing.T, unit time.Duration, outcomes []handler, want []c
 	const calls, workers = 10_000, 50
 	never, cancel := context.WithCancel(context.Background())
 	runtime.KeepAlive(cancel) // but not called: nothing may wait for it
-	endless := foreign{never}
+	root, end := budget.NewRoot(never, b)
+	defer end(false)
+	endless := foreign{root}
 	var (
 		wg     sync.WaitGroup
 		counts [17]atomic.Int64
@@ -129,10 +132,9 @@ func leaveNothing(t *testing.T, unit time.Duration, outcomes []handler, want []c
 	if started, ended := spans.started.Load(), spans.ended.Load(); started != ended || started < calls {
 		t.Errorf("%d spans were started and %d ended", started, ended)
 	}
-	// Nothing is earned, so that what is missing was charged: not three tokens for
-	// each call, as if none had been given back.
-	most := 3*calls - 2*counts[codes.OK].Load()
-	if spent := 100_000 - b.Balance(); spent <= 0 || spent > float64(most) {
-		t.Errorf("%v tokens are gone after %d calls, want at most %d", spent, calls, most)
+	// Nothing is earned, and all calls belong to one root, so that what is neither free
+	// nor used is still lent.
+	if a, _ := budget.FromContext(root); a.Free()+a.Used() != tokens {
+		t.Errorf("%d tokens are free and %d used of %d", a.Free(), a.Used(), tokens)
 	}
 }

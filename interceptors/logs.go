@@ -109,7 +109,7 @@ func logAttrs(ctx context.Context) []slog.Attr {
 	if c, ok := ctx.Value(attemptKey{}).(*attemptContext); ok {
 		var tokens []slog.Attr
 		if c.call.mode == Enforce { // else it carries none
-			tokens = []slog.Attr{slog.Int(string(attrLeased), c.attempt.lease.Tokens())}
+			tokens = []slog.Attr{slog.Int(string(attrLeased), c.attempt.loan.Tokens())}
 		}
 		return callAttrs(ctx, c.attempt.n, tokens, c.call.sentKey())
 	}

@@ -64,7 +64,7 @@ func TestHandlersLogTheirCall(t *testing.T) {
 			t.Fatal(err)
 		}
 		log.InfoContext(t.Context(), "no call")
-		want := `msg="in a group" a=1 hopbound.attempt=1 hopbound.deadline.remaining_ms=900 hopbound.budget.left=3 ` +
+		want := `msg="in a group" a=1 hopbound.attempt=1 hopbound.deadline.remaining_ms=900 hopbound.budget.left=5 ` +
 			"hopbound.idempotency.key_hash=39c75a60ef347111 g.b=2 g.c=3\nmsg=\"no call\"\n"
 		if got := book.String(); got != want {
 			t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -95,10 +95,10 @@ func TestMiddlewareLogsAttempts(t *testing.T) {
 		}
 		synctest.Wait()
 		for _, want := range []string{
-			"grpc.component=server grpc.code=Unavailable hopbound.attempt=1 hopbound.deadline.remaining_ms=1000 hopbound.budget.left=3\n",
-			"grpc.component=client grpc.code=Unavailable hopbound.attempt=1 hopbound.deadline.remaining_ms=1000 hopbound.budget.leased=3\n",
-			"grpc.component=server grpc.code=OK hopbound.attempt=2 hopbound.deadline.remaining_ms=995 hopbound.budget.left=2\n",
-			"grpc.component=client grpc.code=OK hopbound.attempt=2 hopbound.deadline.remaining_ms=995 hopbound.budget.leased=2\n",
+			"grpc.component=server grpc.code=Unavailable hopbound.attempt=1 hopbound.deadline.remaining_ms=1000 hopbound.budget.left=5\n",
+			"grpc.component=client grpc.code=Unavailable hopbound.attempt=1 hopbound.deadline.remaining_ms=1000 hopbound.budget.leased=5\n",
+			"grpc.component=server grpc.code=OK hopbound.attempt=2 hopbound.deadline.remaining_ms=995 hopbound.budget.left=5\n",
+			"grpc.component=client grpc.code=OK hopbound.attempt=2 hopbound.deadline.remaining_ms=995 hopbound.budget.leased=5\n",
 		} {
 			if !strings.Contains(flatFields(book.String()), want) {
 				t.Errorf("no %q in\n%s", want, flatFields(book.String()))

@@ -57,11 +57,11 @@ func TestClientThatObservesChangesNothingAndCountsWhatItWouldHaveDone(t *testing
 		return leaf.handle(ctx)
 	})
 	reader, meter := metered()
-	b := purse()
+	b := fixedBudget()
 	do := idempotent(n.dial(newClient(t, interceptors.WithMode(interceptors.Observe), interceptors.WithBudget(b), meter).DialOptions()...))
 	_ = do(t.Context())
-	if leaf.calls.Load() != 1 || b.Balance() != 10 {
-		t.Errorf("%d calls, balance %v; want 1 and 10", leaf.calls.Load(), b.Balance())
+	if leaf.calls.Load() != 1 || balance(b) != 10 {
+		t.Errorf("%d calls, balance %v; want 1 and 10", leaf.calls.Load(), balance(b))
 	}
 	values, _ := headers.Load().([]string)
 	h, ok := wire.ParseContext(strings.Join(values, ","))
@@ -144,9 +144,9 @@ func TestMalformedReportBreaksNothingAndIsCounted(t *testing.T) {
 		_ = grpc.SetTrailer(ctx, metadata.Pairs(wire.ReportKey, "1;u=100000"))
 		return nil
 	})
-	b := purse()
-	if err := idempotent(n.dial(newClient(t, interceptors.WithBudget(b), meter).DialOptions()...))(t.Context()); err != nil || b.Balance() != 10 {
-		t.Errorf("%v, balance %v; want success and 10", err, b.Balance())
+	b := fixedBudget()
+	if err := idempotent(n.dial(newClient(t, interceptors.WithBudget(b), meter).DialOptions()...))(t.Context()); err != nil || balance(b) != 10 {
+		t.Errorf("%v, balance %v; want success and 10", err, balance(b))
 	}
 	if got := sums(t, reader, "hopbound.malformed"); len(got) != 1 {
 		t.Errorf("counted %v, want one", got)
@@ -156,15 +156,15 @@ func TestMalformedReportBreaksNothingAndIsCounted(t *testing.T) {
 func TestEdgeTrustsItsCallersWithNothing(t *testing.T) {
 	t.Parallel()
 	leaf := &counter{fail: always(errUnavailable)}
-	b := purse(budget.PerRequest(1), budget.Burst(10))
+	b := fixedBudget(budget.PerRequest(1), budget.Burst(10))
 	down := idempotent(serve(t, leaf.handle).dial(newClient(t, quickly(50), interceptors.WithBudget(b)).DialOptions()...))
 	n := serve(t, func(ctx context.Context) error { return down(ctx) }, newServer(t, interceptors.AtEdge()).ServerOptions()...)
 	// A caller that says its time is over, and that brings a thousand tokens.
 	ctx := metadata.AppendToOutgoingContext(t.Context(), wire.ContextKey, "1;d=5;s=10;c=000000000000000a;b=1000;a=1")
 	var trailer metadata.MD
 	err := idempotent(n.dial())(ctx, grpc.Trailer(&trailer))
-	if status.Code(err) != codes.Unavailable || leaf.calls.Load() != 2 || b.Balance() != 9 {
-		t.Errorf("%v after %d calls, balance %v; want UNAVAILABLE, 2 and 9", err, leaf.calls.Load(), b.Balance())
+	if status.Code(err) != codes.Unavailable || leaf.calls.Load() != 2 || balance(b) != 9 {
+		t.Errorf("%v after %d calls, balance %v; want UNAVAILABLE, 2 and 9", err, leaf.calls.Load(), balance(b))
 	}
 	if !strings.HasPrefix(trailer["hop-report"][0], "1;u=0;") {
 		t.Errorf("report %v: the caller is charged for the edge's own budget", trailer["hop-report"])
@@ -173,7 +173,7 @@ func TestEdgeTrustsItsCallersWithNothing(t *testing.T) {
 
 func TestPanicOfAHandlerGivesBackWhatItHeld(t *testing.T) {
 	t.Parallel()
-	b := purse()
+	b := fixedBudget()
 	down := idempotent(serve(t, func(context.Context) error { return nil }).dial(newClient(t, interceptors.WithBudget(b)).DialOptions()...))
 	recovered := grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (reply any, err error) {
 		defer func() {
@@ -187,7 +187,7 @@ func TestPanicOfAHandlerGivesBackWhatItHeld(t *testing.T) {
 		_ = down(ctx)
 		panic("a bug")
 	}, append([]grpc.ServerOption{recovered}, newServer(t).ServerOptions()...)...)
-	if err := idempotent(n.dial())(t.Context()); status.Code(err) != codes.Internal || b.Balance() != 10 {
-		t.Errorf("%v, balance %v; want INTERNAL and 10", err, b.Balance())
+	if err := idempotent(n.dial())(t.Context()); status.Code(err) != codes.Internal || balance(b) != 10 {
+		t.Errorf("%v, balance %v; want INTERNAL and 10", err, balance(b))
 	}
 }

@@ -57,23 +57,25 @@ func TestTokensUsedBelowAreChargedWhateverAHopMakesOfTheFailure(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const granted, calls = 6, 5
+			const granted, calls = 4, 5
 			leaf := &counter{fail: always(errUnavailable)}
 			var hops atomic.Int64
-			down := idempotent(serve(t, leaf.handle, newServer(t).ServerOptions()...).dial(newClient(t, quickly(10)).DialOptions()...))
+			hop := newClient(t, quickly(10), interceptors.WithBudget(fixedBudget()))
+			down := idempotent(serve(t, leaf.handle, newServer(t).ServerOptions()...).dial(hop.DialOptions()...))
 			n := serve(t, func(ctx context.Context) error {
 				hops.Add(1)
 				return handle(ctx, down)
 			}, append([]grpc.ServerOption{recovery()}, newServer(t).ServerOptions()...)...)
-			b := purse(budget.PerRequest(granted), budget.Burst(100))
+			b := fixedBudget(budget.PerRequest(granted), budget.Burst(100))
 			do := idempotent(n.dial(newClient(t, quickly(10), interceptors.WithBudget(b)).DialOptions()...))
 			ctx, end := budget.NewRoot(t.Context(), b)
 			for range calls {
 				_ = do(ctx)
 			}
+			root, _ := budget.FromContext(ctx)
 			end(false)
 			extra := leaf.calls.Load() - calls // each attempt of the hop and of its caller is one at the leaf
-			if charged := 100 - b.Balance(); extra != granted || charged != granted {
+			if charged := root.Used(); extra != granted || charged != granted {
 				t.Errorf("%d extra attempts and %v charged, want %d of both", extra, charged, granted)
 			}
 		})
@@ -91,16 +93,17 @@ func TestFailureWithoutAReportOfAServerThatReportsIsALostReply(t *testing.T) {
 		}
 		return errUnavailable
 	})
-	b := purse(budget.Burst(20))
+	b := fixedBudget(budget.Burst(20))
 	do := idempotent(n.dial(newClient(t, quickly(10), interceptors.WithBudget(b)).DialOptions()...))
 	if err := do(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	calls.Store(1)
 	_ = do(t.Context())
-	// Three tokens are lost with the first attempt, and the second is the credit.
-	if made := calls.Load() - 1; made != 2 || b.Balance() != 16 {
-		t.Errorf("%d attempts, balance %v; want 2 and 16", made, b.Balance())
+	// All three tokens are lost with the first two attempts, and the second and third
+	// are made on credit. Had these been replies, three retries would have been made.
+	if made := calls.Load() - 1; made != 3 || balance(b) != 18 {
+		t.Errorf("%d attempts, balance %v; want 3 and 18", made, balance(b))
 	}
 }
 
@@ -209,7 +212,9 @@ func TestPanicBelowAClientIsNoSuccess(t *testing.T) {
 	t.Parallel()
 	recorder, tracer := traced()
 	b := budget.New(budget.Ratio(1), budget.MinPerSecond(0), budget.Burst(10))
-	b.Take(time.Now(), 5)
+	for range 5 {
+		b.Take(time.Now(), nodeTarget, budget.AfterFailure)
+	}
 	n := serve(t, func(context.Context) error { return nil })
 	do := idempotent(n.dial(append(newClient(t, tracer, interceptors.WithBudget(b)).DialOptions(), grpc.WithChainUnaryInterceptor(
 		func(context.Context, string, any, any, *grpc.ClientConn, grpc.UnaryInvoker, ...grpc.CallOption) error {
@@ -224,12 +229,12 @@ func TestPanicBelowAClientIsNoSuccess(t *testing.T) {
 		}()
 		_ = do(t.Context(), grpc.OnFinish(func(err error) { finished = append(finished, err) }))
 	}()
-	if len(finished) != 1 || finished[0] == nil || b.Balance() != 5 {
-		t.Errorf("OnFinish was told %v, balance %v; want an error and 5", finished, b.Balance())
+	if len(finished) != 1 || finished[0] == nil || balance(b) != 5 {
+		t.Errorf("OnFinish was told %v, balance %v; want an error and 5", finished, balance(b))
 	}
 	compare(t, tree(recorder.Ended()), `
 hopbound.call Idempotent [internal] Error {attempts=1 decision=not_retryable reason=panicked rpc.response.status_code=UNKNOWN}
-  Idempotent [client] Error {attempt=1 budget.leased=0 budget.used=0 decision=not_retryable reason=panicked rpc.response.status_code=UNKNOWN}
+  Idempotent [client] Error {attempt=1 budget.leased=6 budget.used=6 decision=not_retryable reason=panicked rpc.response.status_code=UNKNOWN}
 `)
 }
 
@@ -247,7 +252,7 @@ func TestCreditIsKeptForAnAttemptThatReachesAServer(t *testing.T) {
 			}
 			return nil
 		}, newServer(t).ServerOptions()...)
-		b := purse(budget.Burst(20))
+		b := fixedBudget(budget.Burst(20))
 		client := newClient(t, interceptors.WithBudget(b), policy(interceptors.Policy{Retry: &interceptors.RetryPolicy{
 			MaxAttempts: 10,
 			Backoff:     interceptors.Backoff{Base: 2 * time.Second, Max: 2 * time.Second, Jitter: interceptors.NoJitter},
@@ -270,8 +275,8 @@ func TestCreditIsKeptForAnAttemptThatReachesAServer(t *testing.T) {
 		if err := idempotent(cc)(t.Context()); err != nil || calls.Load() != 2 {
 			t.Errorf("%v after %d calls, want success after 2", err, calls.Load())
 		}
-		if b.Balance() != 16 { // three were lost, and the credit is paid for
-			t.Errorf("balance %v, want 16", b.Balance())
+		if balance(b) != 19 { // one extra attempt reached a server
+			t.Errorf("balance %v, want 19", balance(b))
 		}
 	})
 }

@@ -158,16 +158,16 @@ func WithPropagators(propagators propagation.TextMapPropagator) Option {
 	})
 }
 
-// WithBudget sets the purse that pays for extra attempts of the requests that
-// begin at this client, or at a server in whose handler it makes the first
-// call. Share one among all clients of a process. The default is a purse with
-// the defaults of [budget.New] for this client alone.
+// WithBudget sets the retry budget: its settings hold for the requests that begin
+// at this client, or at a server in whose handler it makes the first call, and its
+// buckets pay for the extra attempts that this client sends to each target. The
+// default is [budget.New] for this client alone.
+//
+// Clients may share one. Their connections to one target then draw on one bucket,
+// rather than on one for each client.
 //
 // If a process has several, give each a name, by [budget.Name]: metrics tell them
 // apart by that alone.
-//
-// The purse also sets the pace at which one target may be sent extra attempts,
-// whoever pays for them: for each there is another of the same settings.
 func WithBudget(b *budget.Budget) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if b == nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/deadline"
 	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/internal/tried"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -40,6 +41,7 @@ type call struct {
 	root      budget.Allotment
 
 	streaming bool
+	tried     tried.Backends
 	attempts  int
 	first     attempt
 	last      *attempt // the attempt under way or the last one, where there is one at a time
@@ -47,6 +49,8 @@ type call struct {
 
 	seen      bool          // a server may have seen an attempt
 	paid      bool          // the coming attempt is charged already
+	cause     budget.Cause  // of the last attempt that was charged
+	credit    bool          // that attempt took no token from the request
 	paused    time.Duration // the last pause
 	idle      time.Duration // all pauses together
 	backedOff time.Duration // the last that was a backoff, since the last pushback
@@ -67,7 +71,7 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 	k.Client = c
 	k.fullMethod = fullMethod
 	k.method = c.methods.get(fullMethod, c.newMethod)
-	k.conn, k.target = cc, c.target(cc)
+	k.conn, k.target = cc, c.targetOf(cc)
 	k.last = &k.first
 	k.began = time.Now()
 	k.ended = k.began // as it is if no attempt is made
@@ -76,6 +80,7 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 	k.policy = c.policyOf(k.method, own)
 	k.request = requestFromContext(ctx)
 	k.allotment = c.allotment(ctx, &k.root)
+	k.allotment.StartCall(c.budget)
 	ctx = k.startCall(k.withoutReserved(ctx))
 	if d, ok := ctx.Deadline(); k.mode == Enforce && k.policy.Timeout > 0 && (!ok || d.Sub(k.began) > k.policy.Timeout) {
 		ctx, k.release = context.WithDeadline(ctx, k.began.Add(k.policy.Timeout))
@@ -91,9 +96,8 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 func (c *Client) allotment(ctx context.Context, root *budget.Allotment) *budget.Allotment {
 	a, ok := budget.FromContext(ctx)
 	if !ok || a.Closed() || c.mode == Observe {
-		a = root
+		return root
 	}
-	a.Fund(c.budget)
 	return a
 }
 
@@ -233,8 +237,8 @@ func (k *call) outOfRequestTime() bool {
 	return k.ranOut && bounded && whole.Sub(own) <= derived
 }
 
-// end ends the call: it gives back what a root did not use, and leaves word of a
-// failure with the request that the call belongs to.
+// end ends the call, and records a failure with the request that the call belongs
+// to.
 func (k *call) end(err error) {
 	panicked := k.last.n > 0 && !k.last.settled
 	if panicked {
@@ -243,8 +247,9 @@ func (k *call) end(err error) {
 	if k.paid && k.mode == Enforce {
 		k.refund(k.ended)
 	}
+	k.allotment.EndCall()
 	if k.allotment == &k.root {
-		k.root.Close(k.ended, err == nil)
+		k.root.Close()
 	}
 	if err != nil && k.request != nil && k.mode == Enforce {
 		why := k.decision

@@ -82,7 +82,7 @@ func TestPolicyIsThatOfTheFirstSourceThatSetsIt(t *testing.T) {
 					calls++
 					return status.Error(codes.Aborted, "")
 				})
-				cc := n.dial(newClient(t, append(tc.client, interceptors.WithBudget(purse(budget.PerRequest(10))))...).DialOptions()...)
+				cc := n.dial(newClient(t, append(tc.client, interceptors.WithBudget(fixedBudget(budget.PerRequest(10))))...).DialOptions()...)
 				_ = declared(cc)(t.Context(), tc.call...)
 				if calls != tc.calls {
 					t.Errorf("%d calls, want %d", calls, tc.calls)
@@ -161,7 +161,7 @@ func TestKeyAmongTheCallOptions(t *testing.T) {
 		keys = append(keys, metadata.ValueFromIncomingContext(ctx, idempotency.Header)...)
 		return errUnavailable
 	})
-	_ = write(n.dial(newClient(t, interceptors.WithBudget(purse())).DialOptions()...))(t.Context(), interceptors.UseKey("k"))
+	_ = write(n.dial(newClient(t, interceptors.WithBudget(fixedBudget())).DialOptions()...))(t.Context(), interceptors.UseKey("k"))
 	if strings.Join(keys, " ") != "k k k" {
 		t.Errorf("keys %q, want the same on three attempts", keys)
 	}
@@ -183,7 +183,7 @@ func TestServiceConfigOfTheResolverStaysInForceButForRetries(t *testing.T) {
 	leaf := &counter{fail: always(errUnavailable)}
 	n := serve(t, leaf.handle)
 	r := manual.NewBuilderWithScheme("test")
-	client := newClient(t, quick(), interceptors.WithBudget(purse()))
+	client := newClient(t, quick(), interceptors.WithBudget(fixedBudget()))
 	opts := append(client.DialOptions(), grpc.WithResolvers(r))
 	cc := n.dialTarget("test:///node", opts...)
 	cc.Connect() // builds the resolver, which can parse then
@@ -242,7 +242,7 @@ func TestOptionsForOneCallAddUp(t *testing.T) {
 func TestRetryThrottlingOfAServiceConfigHolds(t *testing.T) {
 	t.Parallel()
 	leaf := &counter{fail: always(errUnavailable)}
-	client := newClient(t, quick(), interceptors.WithBudget(purse(budget.Burst(1000), budget.PerRequest(10))),
+	client := newClient(t, quick(), interceptors.WithBudget(fixedBudget(budget.Burst(1000), budget.PerRequest(10))),
 		interceptors.WithServiceConfig(`{"retryThrottling": {"maxTokens": 10, "tokenRatio": 1}}`))
 	do := idempotent(serve(t, leaf.handle).dial(client.DialOptions()...))
 	for range 20 {

@@ -18,9 +18,6 @@ const reportOneIn = 16
 // whether a failure may be repeated. A healthy call mostly has no trailer.
 func (in *incoming) report(err error) {
 	used, took := in.close(err)
-	if !in.request.hop {
-		used = 0 // it was the server's own budget
-	}
 	if err == nil && used == 0 && rand.IntN(reportOneIn) != 0 { //nolint:gosec // a sample need not be secret
 		return
 	}
@@ -38,17 +35,17 @@ func (in *incoming) report(err error) {
 	_ = grpc.SetTrailer(&in.request, trailer)
 }
 
-// close ends the call's tree at this hop, and returns what is charged to it and
-// how long it took here.
+// close ends the call's tree at this hop, and returns how many of the tokens that
+// the caller lent were used, and how long the call took here.
 func (in *incoming) close(err error) (used int, took time.Duration) {
 	now := time.Now()
 	took = now.Sub(in.arrived)
-	used = in.request.allotment.Close(now, err == nil)
+	used = in.request.allotment.Close()
 	if in.floor != nil && err == nil && !in.replayed {
 		in.floor.Learn(now.Sub(in.begun), took)
 	}
 	in.countEnd(err, now)
-	in.endServer(err, used)
+	in.endServer(err, in.request.allotment.Used())
 	if in.cancel != nil {
 		in.cancel()
 	}

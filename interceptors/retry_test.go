@@ -22,10 +22,16 @@ func policy(p interceptors.Policy) interceptors.ClientOption {
 	return interceptors.WithPolicy(interceptors.MethodPolicies{"": p})
 }
 
-// purse is a budget that earns nothing.
-func purse(opts ...budget.Option) *budget.Budget {
-	return budget.New(append([]budget.Option{budget.Ratio(0), budget.MinPerSecond(0)}, opts...)...)
+// fixedBudget is a budget that earns nothing: three tokens for each request, and
+// ten for each target.
+func fixedBudget(opts ...budget.Option) *budget.Budget {
+	return budget.New(append([]budget.Option{
+		budget.Ratio(0), budget.MinPerSecond(0), budget.PerRequest(3), budget.Burst(10),
+	}, opts...)...)
 }
+
+// balance returns how many tokens the bucket of the tests' nodes holds.
+func balance(b *budget.Budget) float64 { return b.Balance(nodeTarget) }
 
 // reason returns the reason in a status's ErrorInfo, or "".
 func reason(err error) string {
@@ -132,16 +138,17 @@ func TestLostReplyCostsAllTokensAndAllowsOneMoreAttempt(t *testing.T) {
 		<-ctx.Done()
 		return nil
 	}, newServer(t).ServerOptions()...)
-	b := purse(budget.PerRequest(3), budget.Burst(20))
+	b := fixedBudget(budget.PerRequest(3), budget.Burst(20))
 	do := idempotent(n.dial(newClient(t, quickly(10), interceptors.WithBudget(b)).DialOptions()...))
 	if err := do(t.Context()); status.Code(err) != codes.Unavailable {
 		t.Fatalf("got %v", err)
 	}
-	if got := calls.Load(); got != 2 {
-		t.Errorf("%d calls, want the first and one on credit", got)
+	// The first attempt is lent two of the three tokens, and the second the third.
+	if got := calls.Load(); got != 3 {
+		t.Errorf("%d calls, want the first and one on credit after each that held tokens", got)
 	}
-	if got := b.Balance(); got != 16 {
-		t.Errorf("balance %v, want 20 less the 3 that were lost and the credit", got)
+	if got := balance(b); got != 18 {
+		t.Errorf("balance %v, want 20 less the 2 extra attempts", got)
 	}
 }
 
@@ -149,7 +156,7 @@ func TestCallThatReachedNoServerIsRepeatedWithoutATokenWhateverTheMethod(t *test
 	t.Parallel()
 	n := serve(t, func(context.Context) error { return nil })
 	_ = n.listener.Close()
-	b := purse(budget.Burst(5))
+	b := fixedBudget(budget.Burst(5))
 	var attempts atomic.Int64
 	count := grpc.WithChainUnaryInterceptor(func(ctx context.Context, m string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		attempts.Add(1)
@@ -160,19 +167,19 @@ func TestCallThatReachedNoServerIsRepeatedWithoutATokenWhateverTheMethod(t *test
 	if err := do(t.Context()); status.Code(err) != codes.Unavailable {
 		t.Fatalf("got %v", err)
 	}
-	if attempts.Load() != 3 || b.Balance() != 5 {
-		t.Errorf("%d attempts, balance %v; want 3 and 5", attempts.Load(), b.Balance())
+	if attempts.Load() != 3 || balance(b) != 5 {
+		t.Errorf("%d attempts, balance %v; want 3 and 5", attempts.Load(), balance(b))
 	}
 }
 
 func TestUnknownPeerIsRepeatedAndCostsWhatItIs(t *testing.T) {
 	t.Parallel()
 	leaf := &counter{fail: always(errUnavailable)}
-	b := purse(budget.Burst(20))
+	b := fixedBudget(budget.Burst(20))
 	do := idempotent(serve(t, leaf.handle).dial(newClient(t, quick(), interceptors.WithBudget(b)).DialOptions()...))
 	_ = do(t.Context())
-	if leaf.calls.Load() != 3 || b.Balance() != 18 {
-		t.Errorf("%d calls, balance %v; want 3 and 18", leaf.calls.Load(), b.Balance())
+	if leaf.calls.Load() != 3 || balance(b) != 18 {
+		t.Errorf("%d calls, balance %v; want 3 and 18", leaf.calls.Load(), balance(b))
 	}
 }
 
@@ -250,13 +257,13 @@ func TestCallThatIsCancelledWhilePausedGivesItsTokenBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		leaf := &counter{fail: always(errUnavailable)}
-		b := purse()
+		b := fixedBudget()
 		retry := interceptors.Policy{Retry: &interceptors.RetryPolicy{Backoff: interceptors.Backoff{Base: time.Minute, Max: time.Minute, Jitter: interceptors.NoJitter}}}
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		err := idempotent(serve(t, leaf.handle).dial(newClient(t, policy(retry), interceptors.WithBudget(b)).DialOptions()...))(ctx)
-		if status.Code(err) != codes.Canceled || leaf.calls.Load() != 1 || b.Balance() != 10 {
-			t.Errorf("%v after %d calls, balance %v; want CANCELLED, 1 and 10", err, leaf.calls.Load(), b.Balance())
+		if status.Code(err) != codes.Canceled || leaf.calls.Load() != 1 || balance(b) != 10 {
+			t.Errorf("%v after %d calls, balance %v; want CANCELLED, 1 and 10", err, leaf.calls.Load(), balance(b))
 		}
 	})
 }
@@ -287,7 +294,7 @@ func TestAttemptTimeoutEndsAnAttemptAndNotTheCall(t *testing.T) {
 				p := interceptors.Policy{AttemptTimeout: tc.timeout, Retry: &interceptors.RetryPolicy{
 					Backoff: interceptors.Backoff{Base: time.Millisecond, Max: time.Millisecond, Jitter: interceptors.NoJitter},
 				}}
-				err := idempotent(n.dial(newClient(t, policy(p)).DialOptions()...))(ctx)
+				err := idempotent(n.dial(newClient(t, policy(p), interceptors.WithBudget(fixedBudget())).DialOptions()...))(ctx)
 				took := time.Since(begun) - time.Millisecond
 				if err != nil || calls.Load() != 2 || took != tc.after {
 					t.Errorf("%v after %d calls, the second at %v; want it at %v", err, calls.Load(), took, tc.after)

@@ -7,8 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hopbound/hopbound/internal/wire"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 )
 
 // StreamInterceptor returns the interceptor of streaming calls, for chains that
@@ -24,6 +26,7 @@ func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 		}()
 		if err = in.refusal; err == nil {
 			stream := in.stream(ss)
+			stream.lends = info.IsServerStream && in.request.hop && in.mode == Enforce
 			defer stream.stop()
 			err = stream.explain(handler(srv, stream))
 		}
@@ -46,6 +49,9 @@ type serverStream struct {
 	cut       atomic.Bool // it has kept the handler from sending or receiving
 	interrupt context.CancelCauseFunc
 	idle      *idleTimer // nil if there is no limit
+
+	lends    bool // its caller lent it tokens, which go back with the first response
+	released atomic.Bool
 }
 
 // What interrupts a stream, beside its deadline and its client.
@@ -90,8 +96,27 @@ func (s *serverStream) RecvMsg(m any) error {
 	return err
 }
 
+// SendHeader sends the header.
+func (s *serverStream) SendHeader(md metadata.MD) error {
+	s.release()
+	return s.ServerStream.SendHeader(md)
+}
+
+// release gives the caller's tokens back when the first response is about to be
+// sent, and reports in the header what was used of them.
+func (s *serverStream) release() {
+	if !s.lends || s.released.Swap(true) {
+		return
+	}
+	if used := s.in.request.allotment.Release(); used > 0 {
+		r := wire.Report{Used: used}
+		_ = s.ServerStream.SetHeader(metadata.Pairs(wire.ReportKey, string(r.Append(nil)))) // fails if it was sent
+	}
+}
+
 // SendMsg sends a message.
 func (s *serverStream) SendMsg(m any) error {
+	s.release()
 	if !s.limited {
 		return s.ServerStream.SendMsg(m)
 	}

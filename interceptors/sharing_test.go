@@ -24,7 +24,8 @@ func TestConcurrentCallsOfOneRequestShareItsTokens(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		leaf := &counter{fail: always(errUnavailable)}
-		down := idempotent(serve(t, leaf.handle).dial(newClient(t, quickly(50)).DialOptions()...))
+		b := fixedBudget(budget.Burst(100))
+		down := idempotent(serve(t, leaf.handle).dial(newClient(t, quickly(50), interceptors.WithBudget(b)).DialOptions()...))
 		n := serve(t, func(ctx context.Context) error {
 			var wg sync.WaitGroup
 			for range 10 {
@@ -33,37 +34,35 @@ func TestConcurrentCallsOfOneRequestShareItsTokens(t *testing.T) {
 			wg.Wait()
 			return errUnavailable
 		}, newServer(t).ServerOptions()...)
-		b := purse(budget.PerRequest(7), budget.Burst(100))
-		do := idempotent(n.dial(newClient(t, quickly(1), interceptors.WithBudget(b)).DialOptions()...))
-		_ = do(t.Context())
-		if calls := leaf.calls.Load(); calls != 17 || b.Balance() != 93 {
-			t.Errorf("%d calls of the leaf, balance %v; want 10 and 7 extra, and 93", calls, b.Balance())
+		var trailer metadata.MD
+		_ = idempotent(n.dial())(metadata.AppendToOutgoingContext(t.Context(), wire.ContextKey, "1;b=7;a=1"), grpc.Trailer(&trailer))
+		if calls := leaf.calls.Load(); calls != 17 || !strings.HasPrefix(trailer[wire.ReportKey][0], "1;u=7;") {
+			t.Errorf("%d calls of the leaf, report %v; want 10 and 7 extra, and u=7", calls, trailer[wire.ReportKey])
 		}
 	})
 }
 
 func TestRequestThatSpawnsWorkOfItsOwnHasARootForIt(t *testing.T) {
 	t.Parallel()
-	b := purse(budget.PerRequest(2), budget.Burst(20))
-	ctx, end := budget.NewRoot(t.Context(), b)
+	ctx, end := budget.NewRoot(t.Context(), fixedBudget(budget.PerRequest(2)))
 	leaf := &counter{fail: always(errUnavailable)}
-	do := idempotent(serve(t, leaf.handle).dial(newClient(t, quick()).DialOptions()...))
+	do := idempotent(serve(t, leaf.handle).dial(newClient(t, quick(), interceptors.WithBudget(fixedBudget())).DialOptions()...))
 	_ = do(ctx)
 	_ = do(ctx)
 	if calls := leaf.calls.Load(); calls != 4 {
 		t.Errorf("%d calls, want two and the root's two extra", calls)
 	}
 	end(false)
-	_ = do(ctx) // the root has ended: the call is its own, paid by the client
-	if calls := leaf.calls.Load(); calls != 7 || b.Balance() != 18 {
-		t.Errorf("%d calls, balance %v; want 7 and 18", calls, b.Balance())
+	_ = do(ctx) // the root has ended: the call is a root of its own
+	if calls := leaf.calls.Load(); calls != 7 {
+		t.Errorf("%d calls, want 7", calls)
 	}
 }
 
 func TestTargetIsGuardedAgainstManyRoots(t *testing.T) {
 	t.Parallel()
 	leaf := &counter{fail: always(errUnavailable)}
-	client := newClient(t, quick(), interceptors.WithBudget(purse(budget.Burst(5))))
+	client := newClient(t, quick(), interceptors.WithBudget(fixedBudget(budget.Burst(5))))
 	do := idempotent(serve(t, leaf.handle).dial(client.DialOptions()...))
 	for range 100 {
 		ctx, end := budget.NewRoot(t.Context(), budget.New(budget.Burst(100)))
@@ -233,30 +232,7 @@ func TestPoliciesAreFoundByTheMostSpecificName(t *testing.T) {
 }
 
 // budget4 is a purse of four tokens, one for each request.
-func budget4() *budget.Budget { return purse(budget.Burst(4), budget.PerRequest(1)) }
-
-// A root that begins at a server earns its purse something by succeeding, and
-// nothing by failing.
-func TestRootAtAServerEarnsBySuccessAlone(t *testing.T) {
-	t.Parallel()
-	for want, outcome := range map[float64]error{1: nil, 0: errUnavailable} {
-		b := budget.New(budget.Ratio(1), budget.MinPerSecond(0), budget.Burst(10), budget.PerRequest(0))
-		b.Take(time.Now(), 10)
-		down := idempotent(serve(t, func(context.Context) error { return nil }).dial(newClient(t, interceptors.WithBudget(b)).DialOptions()...))
-		n := serve(t, func(ctx context.Context) error {
-			if err := down(ctx); err != nil {
-				return err
-			}
-			return outcome
-		}, newServer(t).ServerOptions()...)
-		if got := idempotent(n.dial())(t.Context()); status.Code(got) != status.Code(outcome) {
-			t.Fatal(got)
-		}
-		if b.Balance() != want {
-			t.Errorf("balance %v after a request that ended with %v, want %v", b.Balance(), outcome, want)
-		}
-	}
-}
+func budget4() *budget.Budget { return fixedBudget(budget.Burst(4), budget.PerRequest(1)) }
 
 // A failure for want of a token may be repeated by whoever holds one, unless
 // another call of the same request failed for good.

@@ -35,7 +35,7 @@ func TestSpansAreThoseOfTheGoldenFiles(t *testing.T) {
 		"success":            leafSpans(failing(0)),
 		"retry_then_success": leafSpans(failing(1)),
 		"exhausted":          leafSpans(failing(9)),
-		"budget_empty":       leafSpans(failing(9), interceptors.WithBudget(purse(budget.PerRequest(1), budget.Burst(2)))),
+		"budget_empty":       leafSpans(failing(9), interceptors.WithBudget(fixedBudget(budget.PerRequest(1), budget.Burst(2)))),
 		"marked":             markedSpans,
 		"deadline":           deadlineSpans,
 		"hedged":             hedgedSpans,

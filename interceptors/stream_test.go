@@ -61,7 +61,7 @@ func TestStreamIsRepeatedUntilItAnswers(t *testing.T) {
 				}
 				return joined(s, ss)
 			}, newServer(t).ServerOptions()...)
-			b := purse()
+			b := fixedBudget()
 			got, err := k.exchange(t.Context(), n.dial(newClient(t, quick(), interceptors.WithBudget(b)).DialOptions()...), texts)
 			if want := []string{strings.Join(texts, " ")}; err != nil || !slices.Equal(got, want) {
 				t.Errorf("failing after %d messages: got %q and %v, want %q", read, got, err, want)
@@ -100,8 +100,8 @@ func TestStreamIsNotRepeatedAfterItHasAnswered(t *testing.T) {
 				_, _ = s.requests()
 				return errUnavailable
 			}, newServer(t).ServerOptions()...)
-			b := purse()
-			before := b.Balance()
+			b := fixedBudget()
+			before := balance(b)
 			s, err := k.open(t.Context(), n.dial(newClient(t, quick(), interceptors.WithBudget(b)).DialOptions()...))
 			if err != nil {
 				t.Fatal(err)
@@ -117,7 +117,7 @@ func TestStreamIsNotRepeatedAfterItHasAnswered(t *testing.T) {
 			if status.Code(err) != codes.Unavailable || len(rest) > 1 || attempts.Load() != 1 {
 				t.Errorf("%s: then %q and %v after %d attempts, want UNAVAILABLE after 1", name, rest, err, attempts.Load())
 			}
-			if got := b.Balance(); got != before {
+			if got := balance(b); got != before {
 				t.Errorf("%s: balance %v, was %v", name, got, before)
 			}
 		}
@@ -146,7 +146,7 @@ func TestStreamThatIsTooLongToKeepGoesOn(t *testing.T) {
 			}
 			return joined(s, ss)
 		}, newServer(t).ServerOptions()...)
-		cc := n.dial(newClient(t, quick(), limit).DialOptions()...)
+		cc := n.dial(newClient(t, quick(), limit, interceptors.WithBudget(fixedBudget())).DialOptions()...)
 		for _, k := range kinds()[1:] {
 			fail.Store(false)
 			texts := []string{long, long, long, long}
@@ -236,7 +236,7 @@ func TestStreamLeavesNothingHoweverItEnds(t *testing.T) {
 						}
 					}
 					n := serveStreams(t, hold, newServer(t, tracer).ServerOptions()...)
-					b := budget.New(budget.Ratio(0), budget.MinPerSecond(0))
+					b := fixedBudget()
 					cc := n.dial(newClient(t, tracer, quickly(1), interceptors.WithBudget(b)).DialOptions()...)
 					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 					defer cancel()

@@ -190,7 +190,7 @@ func TestTraceOfAStream(t *testing.T) {
 	compare(t, tree(recorder.Ended()), `
 hopbound.call Chat [internal] Error {attempts=2 decision=not_retryable reason=committed rpc.response.status_code=UNAVAILABLE}
   * hopbound.backoff {backoff_ms=0 reason=backoff rpc.response.status_code=UNAVAILABLE}
-  Chat [client] Error {attempt=1 budget.leased=3 budget.used=0 decision=retried messages.received=0 messages.sent=2 rpc.response.status_code=UNAVAILABLE}
-  Chat [client] Error {attempt=2 budget.leased=2 budget.used=0 committed=message decision=not_retryable messages.received=2 messages.sent=2 reason=committed rpc.response.status_code=UNAVAILABLE}
+  Chat [client] Error {attempt=1 budget.leased=5 budget.used=0 decision=retried messages.received=0 messages.sent=2 rpc.response.status_code=UNAVAILABLE}
+  Chat [client] Error {attempt=2 budget.leased=5 budget.used=0 committed=message decision=not_retryable messages.received=2 messages.sent=2 reason=committed rpc.response.status_code=UNAVAILABLE}
 `)
 }

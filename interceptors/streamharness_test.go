@@ -147,3 +147,22 @@ func (k kind) exchange(ctx context.Context, cc *grpc.ClientConn, texts []string,
 	}
 	return s.all()
 }
+
+// serveAll runs a server whose methods, unary and streaming, have one body.
+func serveAll(t testing.TB, body handler, opts ...grpc.ServerOption) *node {
+	t.Helper()
+	n := newNode(t, opts...)
+	desc := streamingService(func(s side, ss grpc.ServerStream) error {
+		if _, err := s.requests(); err != nil {
+			return err
+		}
+		if err := body(ss.Context()); err != nil {
+			return err
+		}
+		return s.send("reply")
+	})
+	desc.Methods = []grpc.MethodDesc{unaryMethod(body)}
+	n.server.RegisterService(desc, nil)
+	n.start()
+	return n
+}

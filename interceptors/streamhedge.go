@@ -75,6 +75,9 @@ func (s *streamCall) runRace(request any) {
 		return s.explain(a, err)
 	})
 	a, _ := last.message.(*streamAttempt) // set before anything can fail
+	if err == nil {
+		s.takeBack(a)
+	}
 	s.mu.Lock()
 	s.current, s.driving = a, false
 	if err != nil {

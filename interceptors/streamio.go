@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 
+	"github.com/hopbound/hopbound/internal/wire"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
@@ -159,19 +160,40 @@ func (s *streamCall) recvOn(a *streamAttempt, m any) error {
 func (s *streamCall) receivedOn(a *streamAttempt) {
 	if a.received.Add(1) == 1 {
 		a.answered()
+		s.takeBack(a)
 	}
 	if !s.desc.ServerStreams {
 		s.finish(a, nil)
 	}
 }
 
-// responseHeader returns the response header of the last attempt.
-func (a *streamAttempt) responseHeader() (metadata.MD, error) {
+// headerOf returns the response header of the last attempt.
+func (s *streamCall) headerOf(a *streamAttempt) (metadata.MD, error) {
 	header, err := a.cs.Header()
 	if header != nil {
 		a.answered()
+		s.takeBack(a)
 	}
 	return header, err
+}
+
+// takeBack takes back the tokens of a stream that has started to answer, so that
+// other calls of the request can use them. The header reports what was used.
+func (s *streamCall) takeBack(a *streamAttempt) {
+	if !s.desc.ServerStreams || a.loan.Tokens() == 0 || s.mode == Observe {
+		return
+	}
+	used := 0
+	header, _ := a.cs.Header() // it is there
+	if values := header[wire.ReportKey]; len(values) > 0 {
+		r, ok := wire.ParseReport(values[0])
+		if used = r.Used; !ok || len(values) > 1 {
+			used = a.loan.Tokens() // unknown
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.loan.Answered(used)
 }
 
 // responseHeader returns the response header, which commits the stream.
@@ -184,7 +206,7 @@ func (s *streamCall) responseHeader() (metadata.MD, error) {
 			return s.lastHeader()
 		}
 		if a != nil && a.cs != nil {
-			if header, err := a.responseHeader(); header != nil && s.commitCurrent(a, byHeader) {
+			if header, err := s.headerOf(a); header != nil && s.commitCurrent(a, byHeader) {
 				return header, err
 			}
 		}
@@ -202,9 +224,9 @@ func (s *streamCall) responseHeader() (metadata.MD, error) {
 			return s.lastHeader()
 		}
 		if s.final.Load() == a {
-			return a.responseHeader()
+			return s.headerOf(a)
 		}
-		header, err := a.cs.Header()
+		header, err := s.headerOf(a)
 		if header != nil && err == nil {
 			s.commit(a, byHeader)
 			return header, nil

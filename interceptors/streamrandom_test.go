@@ -121,13 +121,13 @@ func interleave(t *testing.T, k kind, hedged bool) {
 	if s, e := spans.started.Load(), spans.ended.Load(); s != e || s < 2*calls {
 		t.Errorf("%d spans were started, and %d ended", s, e)
 	}
-	if spent := 100_000 - b.Balance(); spent <= 0 || spent > 4*calls {
+	if spent := 100_000 - balance(b); spent <= 0 || spent > 4*calls {
 		t.Errorf("%v tokens are gone after %d calls of at most 4", spent, calls)
 	}
 	if succeeded.Load() == 0 || succeeded.Load() == calls {
 		t.Errorf("%d of %d calls have succeeded: the test shows less than it says", succeeded.Load(), calls)
 	}
-	t.Logf("%d of %d succeeded, %v tokens spent", succeeded.Load(), calls, 100_000-b.Balance())
+	t.Logf("%d of %d succeeded, %v tokens spent", succeeded.Load(), calls, 100_000-balance(b))
 }
 
 // converse makes one streaming call: one goroutine sends, another receives, and

@@ -1,24 +1,22 @@
 package interceptors
 
 import (
+	"sync"
 	"sync/atomic"
 
-	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/deadline"
+	"github.com/hopbound/hopbound/internal/lru"
 	"google.golang.org/grpc"
 )
 
 // target is what a client knows of one target that it calls.
 type target struct {
+	name string // by which the budget knows it
+
 	// reserve and transit are the time that a message to the target and back
 	// spends outside of its server: what is kept for it, and what is refused.
 	reserve deadline.Reserve
 	transit deadline.Floor
-
-	// meter is the pace at which the target may be sent extra attempts, whoever
-	// pays for them. It only ever lowers what a request's own tokens allow, and
-	// guards the target against many roots that each keep to their budget.
-	meter *budget.Budget
 
 	throttle throttle
 
@@ -32,21 +30,41 @@ type target struct {
 	reports atomic.Bool
 }
 
-// otherTargets is the name under which a client knows all targets beyond those
-// it keeps apart.
-const otherTargets = "\x00other"
+// targetLimit is how many targets a client knows. Beyond it, the one called least
+// recently is forgotten, and is as new when it is called again.
+const targetLimit = 4096
 
-func (c *Client) target(cc *grpc.ClientConn) *target {
+// targets are the targets that a client knows.
+type targets struct {
+	mu     *sync.Mutex
+	byName *lru.Cache[string, *target]
+}
+
+func newTargets() targets {
+	return targets{&sync.Mutex{}, lru.New[string, *target](targetLimit)}
+}
+
+// all returns the targets, the one called last first.
+func (t *targets) all() (all []*target) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for target := range t.byName.Values() {
+		all = append(all, target)
+	}
+	return all
+}
+
+// targetOf returns the target of a connection, which may be nil.
+func (c *Client) targetOf(cc *grpc.ClientConn) *target {
 	name := ""
 	if cc != nil {
 		name = cc.Target()
 	}
-	if c.targets.full(name) {
-		name = otherTargets
-	}
-	return c.targets.get(name, func(string) *target {
-		t := &target{meter: c.budget.Twin(), throttle: newThrottle(c.config.throttle), label: otherMethods}
-		if cc != nil && name != otherTargets {
+	c.targets.mu.Lock()
+	defer c.targets.mu.Unlock()
+	return c.targets.byName.Get(name, func() *target {
+		t := &target{name: name, throttle: newThrottle(c.config.throttle), label: otherMethods}
+		if cc != nil {
 			t.label = cc.CanonicalTarget()
 		}
 		return t

@@ -55,7 +55,7 @@ func TestHedgedCallPassesOnThatItMustNotBeRepeated(t *testing.T) {
 			return interceptors.DoNotRetry(ctx, errUnavailable)
 		})
 		client := newClient(t, hedging(interceptors.HedgePolicy{MaxAttempts: 2, Delay: 10 * ms}), spans,
-			interceptors.WithBudget(purse(budget.PerRequest(0), budget.Burst(0), budget.MinPerSecond(0))))
+			interceptors.WithBudget(fixedBudget(budget.PerRequest(0), budget.Burst(0), budget.MinPerSecond(0))))
 		down := idempotent(n.dial(client.DialOptions()...))
 		var trailer metadata.MD
 		n = serve(t, func(ctx context.Context) error { return down(ctx) }, newServer(t).ServerOptions()...)
@@ -90,7 +90,7 @@ func TestHedgeThatIsToComeLaterIsToldOfWhenItHas(t *testing.T) {
 				}
 				return ctx.Err()
 			})
-			client := newClient(t, hedging(interceptors.HedgePolicy{MaxAttempts: 3, Delay: 10 * ms}), spans)
+			client := newClient(t, hedging(interceptors.HedgePolicy{MaxAttempts: 3, Delay: 10 * ms}), interceptors.WithBudget(fixedBudget()), spans)
 			if err := idempotent(n.dial(client.DialOptions()...))(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -146,7 +146,7 @@ func TestPropagatorThatPanicsLeavesNothingBehind(t *testing.T) {
 			n := newNode(t)
 			testv1.RegisterTestServiceServer(n.server, watching{handle: leaf.handle})
 			n.start()
-			tokens := purse()
+			tokens := fixedBudget()
 			client := newClient(t, tc.opt, spans, meter, interceptors.WithPropagators(b), interceptors.WithBudget(tokens))
 			cc := n.dial(client.DialOptions()...)
 			func() {

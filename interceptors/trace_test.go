@@ -100,8 +100,8 @@ func TestTraceShowsEveryAttemptAndWhy(t *testing.T) {
 		}
 		compare(t, tree(recorder.Ended()), `
 hopbound.call Idempotent [internal] Unset {attempts=1 decision=done rpc.response.status_code=OK}
-  Idempotent [client] Unset {attempt=1 budget.leased=3 budget.used=1 decision=done rpc.response.status_code=OK}
-    Idempotent [server] Unset {attempt=1 budget.leased=3 budget.used=1 rpc.response.status_code=OK}
+  Idempotent [client] Unset {attempt=1 budget.leased=5 budget.used=1 decision=done rpc.response.status_code=OK}
+    Idempotent [server] Unset {attempt=1 budget.leased=5 budget.used=1 rpc.response.status_code=OK}
       hopbound.call Idempotent [internal] Unset {attempts=2 decision=done rpc.response.status_code=OK}
         * hopbound.backoff {backoff_ms=5 reason=backoff rpc.response.status_code=UNAVAILABLE}
         Idempotent [client] Error {attempt=1 budget.leased=3 budget.used=0 decision=retried rpc.response.status_code=UNAVAILABLE}
@@ -124,7 +124,7 @@ func TestTraceNamesTheReasonForEachDecision(t *testing.T) {
 	}{
 		"done":             {fail: failing(0), want: "done"},
 		"exhausted":        {fail: failing(9), want: "retried retried exhausted"},
-		"budget_empty":     {fail: failing(9), opts: []interceptors.ClientOption{interceptors.WithBudget(purse(budget.PerRequest(1), budget.Burst(2)))}, want: "retried budget_empty"},
+		"budget_empty":     {fail: failing(9), opts: []interceptors.ClientOption{interceptors.WithBudget(fixedBudget(budget.PerRequest(1), budget.Burst(2)))}, want: "retried budget_empty"},
 		"not_retryable":    {fail: always(status.Error(codes.NotFound, "")), want: "not_retryable"},
 		"deadline, paused": {fail: failing(9), within: ms, opts: []interceptors.ClientOption{policy(interceptors.Policy{Retry: &interceptors.RetryPolicy{Backoff: interceptors.Backoff{Base: time.Hour, Jitter: interceptors.NoJitter}}})}, want: "deadline"},
 		"unsafe":           {fail: failing(9), method: write, opts: []interceptors.ClientOption{policy(interceptors.Policy{})}, want: "unsafe"},

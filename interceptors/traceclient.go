@@ -34,7 +34,7 @@ func (k *call) startAttempt(ctx context.Context, a *attempt) context.Context {
 	ctx, a.span = k.trace.tracer.Start(ctx, k.method.name, opts...) //nolint:spancheck // endAttempt ends it
 	a.span.SetAttributes(attrAttempt.Int(a.n))
 	if k.mode == Enforce { // else it carries none
-		a.span.SetAttributes(attrLeased.Int(a.lease.Tokens()))
+		a.span.SetAttributes(attrLeased.Int(a.loan.Tokens()))
 	}
 	if d, ok := ctx.Deadline(); ok {
 		a.span.SetAttributes(attrRemaining.Float64(millis(d.Sub(a.began))), attrReserve.Float64(millis(a.reserve)))
@@ -50,7 +50,7 @@ func (k *call) endAttempt(a *attempt, err error, d decision) {
 	if a.span == nil {
 		return
 	}
-	a.span.SetAttributes(attrDecision.String(string(d)), attrUsed.Int(a.charged))
+	a.span.SetAttributes(attrDecision.String(string(d)), attrUsed.Int(a.loan.Used()))
 	if k.reason != "" && d != outrun {
 		a.span.SetAttributes(attrReason.String(k.reason))
 	}

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,20 +19,140 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// serveAll runs a server whose methods, unary and streaming, have one body.
-func serveAll(t testing.TB, body handler, opts ...grpc.ServerOption) *node {
-	t.Helper()
-	n := newNode(t, opts...)
+// grove is a random forest: user requests that run down four levels of services on
+// real gRPC. It counts what reaches the servers, and checks both bounds when
+// everything has finished.
+type grove struct {
+	t     *testing.T
+	shape groveShape
+
+	mu       sync.Mutex
+	calls    int               // for names
+	attempts map[string]int    // by call
+	rootOf   map[string]string // of a call
+	targetOf map[string]int    // the level of the server that a call went to
+	extra    map[string]int    // by root
+	earned   map[string]int    // by root, by the calls of all its hops
+	lost     map[string]int    // by root: attempts that a broken connection cut off
+	underWay map[int]map[string]int
+	levels   []level
+}
+
+// level is what one level's servers have seen.
+type level struct{ extra, succeeded int }
+
+// groveShape says what happens in a grove, in shares out of 100.
+type groveShape struct {
+	policy  interceptors.Policy
+	fail    int // handlers fail, before or after their own calls
+	cut     int // handlers break all connections to their server
+	abandon int // handlers make a call besides that they do not wait for
+	plain   int // the service in the middle has no Hopbound, if not 0
+	early   int // server streams answer before their handler makes its calls
+}
+
+const (
+	groveLevels    = 4
+	grovePlain     = 2 // the level of the service that may have no Hopbound
+	groveRequests  = 60
+	groveUsers     = 4
+	groveMaxFanout = 3
+)
+
+// call makes a call of any kind, under a name of its own, to the server of a level.
+func (g *grove) call(ctx context.Context, root string, to int, cc *grpc.ClientConn) error {
+	g.mu.Lock()
+	g.calls++
+	name := strconv.Itoa(g.calls)
+	g.rootOf[name], g.targetOf[name] = root, to
+	g.mu.Unlock()
+	ctx = metadata.NewOutgoingContext(ctx, metadata.Pairs("x-call", name))
+	all := kinds()
+	if i := rand.IntN(len(all) + 1); i < len(all) {
+		_, err := all[i].exchange(ctx, cc, []string{"request"})
+		return err
+	}
+	return idempotent(cc)(ctx)
+}
+
+// enter counts an attempt that has reached a server.
+func (g *grove) enter(ctx context.Context, at int) (root string) {
+	name := metadata.ValueFromIncomingContext(ctx, "x-call")[0]
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	root = g.rootOf[name]
+	g.attempts[name]++
+	if g.attempts[name] > 1 {
+		g.extra[root]++
+		g.levels[g.targetOf[name]].extra++
+	}
+	g.underWay[at][root]++
+	return root
+}
+
+// leave counts the end of an attempt at its server.
+func (g *grove) leave(root string, at int, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.underWay[at][root]--
+	if err == nil {
+		g.levels[at].succeeded++
+	}
+}
+
+// cut breaks all connections to a server. Every attempt under way there loses its
+// reply.
+func (g *grove) cut(n *node, at int) {
+	g.mu.Lock()
+	for root, attempts := range g.underWay[at] {
+		g.lost[root] += attempts
+	}
+	g.mu.Unlock()
+	n.cut()
+}
+
+// serve runs the server of a level.
+func (g *grove) serve(at int, down *grpc.ClientConn) *node {
+	plain := at == grovePlain && g.shape.plain > 0
+	var opts []grpc.ServerOption
+	if !plain {
+		opts = newServer(g.t).ServerOptions()
+	}
+	n := newNode(g.t, opts...)
+	body := func(ctx context.Context) (err error) {
+		root := g.enter(ctx, at)
+		defer func() { g.leave(root, at, err) }()
+		if plain { // what it calls knows nothing of the request
+			g.mu.Lock()
+			g.calls++
+			root = fmt.Sprint("below plain ", g.calls)
+			g.mu.Unlock()
+		}
+		return g.handle(ctx, root, at, n, down)
+	}
 	desc := streamingService(func(s side, ss grpc.ServerStream) error {
 		if _, err := s.requests(); err != nil {
 			return err
+		}
+		if _, single := s.newReceived("").(*testv1.WatchRequest); single && rand.IntN(100) < g.shape.early {
+			if err := s.send("early"); err != nil {
+				return err
+			}
 		}
 		if err := body(ss.Context()); err != nil {
 			return err
 		}
 		return s.send("reply")
 	})
-	desc.Methods = []grpc.MethodDesc{{
+	desc.Methods = []grpc.MethodDesc{unaryMethod(body)}
+	n.server.RegisterService(desc, nil)
+	n.start()
+	return n
+}
+
+// unaryMethod is the method Idempotent of the test service.
+func unaryMethod(body handler) grpc.MethodDesc {
+	return grpc.MethodDesc{
 		MethodName: "Idempotent",
 		Handler: func(_ any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 			req := &testv1.IdempotentRequest{}
@@ -46,50 +165,136 @@ func serveAll(t testing.TB, body handler, opts ...grpc.ServerOption) *node {
 			}
 			return interceptor(ctx, req, &grpc.UnaryServerInfo{FullMethod: testv1.TestService_Idempotent_FullMethodName}, run)
 		},
-	}}
-	n.server.RegisterService(desc, nil)
-	n.start()
-	return n
-}
-
-// callAny makes a call of any kind.
-func callAny(ctx context.Context, cc *grpc.ClientConn) error {
-	all := kinds()
-	if i := rand.IntN(len(all) + 1); i < len(all) {
-		_, err := all[i].exchange(ctx, cc, []string{"request"})
-		return err
 	}
-	return idempotent(cc)(ctx)
 }
 
-// grove counts what reaches the servers of random call trees.
-type grove struct {
-	calls atomic.Int64 // for names
-	mu    sync.Mutex
-	seen  map[string]map[string]int // attempts by root and call
+// handle is the body of all methods of a level's server.
+func (g *grove) handle(ctx context.Context, root string, at int, n *node, down *grpc.ClientConn) error {
+	time.Sleep(time.Duration(rand.IntN(8)) * ms)
+	failure := errUnavailable
+	if rand.IntN(4) == 0 {
+		failure = status.Error(codes.Internal, "what the handler makes of it")
+	}
+	fails, before := rand.IntN(100) < g.shape.fail, rand.IntN(2) == 0
+	switch {
+	case rand.IntN(1000) < g.shape.cut:
+		g.cut(n, at)
+		<-ctx.Done()
+		return ctx.Err()
+	case fails && (before || down == nil):
+		return errUnavailable
+	case down == nil:
+		return nil
+	}
+	err := g.callDown(ctx, root, at, down)
+	if fails || err != nil {
+		return failure
+	}
+	return nil
 }
 
-// enter counts an attempt of a call that has reached a server.
-func (g *grove) enter(ctx context.Context) (root string) {
-	root = metadata.ValueFromIncomingContext(ctx, "x-root")[0]
+// callDown makes a handler's calls, one after another or at once, and checks the
+// tokens of its request when they have ended.
+func (g *grove) callDown(ctx context.Context, root string, at int, down *grpc.ClientConn) error {
+	calls := 1 + rand.IntN(groveMaxFanout)
+	abandons := rand.IntN(100) < g.shape.abandon
+	if abandons {
+		go func() { _ = g.call(ctx, root, at-1, down) }()
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, calls)
+	for i := range errs {
+		if rand.IntN(2) == 0 {
+			wg.Go(func() { errs[i] = g.call(ctx, root, at-1, down) })
+		} else {
+			errs[i] = g.call(ctx, root, at-1, down)
+		}
+	}
+	wg.Wait()
+	if abandons {
+		calls++
+	}
+	earned := int(budget.DefaultRatio * float64(calls))
+	g.mu.Lock()
+	g.earned[root] += earned
+	g.mu.Unlock()
+	if a, ok := budget.FromContext(ctx); ok && !abandons && ctx.Err() == nil {
+		g.conserved(a, header(ctx, "b"), earned)
+	}
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// conserved checks a request whose calls have all ended: no token is lent any more.
+func (g *grove) conserved(a *budget.Allotment, received string, earned int) {
+	tokens := budget.DefaultPerRequest
+	if received != "" {
+		tokens, _ = strconv.Atoi(received)
+	}
+	sum := a.Free() + a.Used()
+	if all := tokens + earned; sum > all || sum < min(all, earned+1) { // a stream that has answered gives tokens back
+		g.t.Errorf("%d tokens are free or used, of %d received and %d earned", sum, tokens, earned)
+	}
+}
+
+// grow runs the requests of one grove, and checks the bounds.
+func (g *grove) grow() {
+	began := time.Now()
+	client := func() []grpc.DialOption { return newClient(g.t, policy(g.shape.policy)).DialOptions() }
+	var cc *grpc.ClientConn
+	for at := range groveLevels {
+		g.levels = append(g.levels, level{})
+		g.underWay[at] = map[string]int{}
+		n := g.serve(at, cc)
+		if at == grovePlain-1 && g.shape.plain > 0 {
+			cc = n.dial(grpc.WithDisableRetry())
+		} else {
+			cc = n.dial(client()...)
+		}
+	}
+	var wg sync.WaitGroup
+	for user := range groveUsers {
+		wg.Go(func() {
+			for i := range groveRequests / groveUsers {
+				_ = g.call(g.t.Context(), fmt.Sprint(user, "/", i), groveLevels-1, cc)
+			}
+		})
+	}
+	wg.Wait()
+	time.Sleep(time.Minute) // for calls that nobody waits for
+	g.check(time.Since(began))
+}
+
+func (g *grove) check(took time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.seen[root] == nil {
-		g.seen[root] = map[string]int{}
+	total := 0
+	for root, extra := range g.extra {
+		total += extra
+		if bound := budget.DefaultPerRequest + g.earned[root] + g.lost[root]; extra > bound {
+			g.t.Errorf("request %s made %d extra attempts, with %d tokens earned and %d replies lost", root, extra, g.earned[root], g.lost[root])
+		}
 	}
-	g.seen[root][metadata.ValueFromIncomingContext(ctx, "x-call")[0]]++
-	return root
+	for at, l := range g.levels {
+		bound := budget.DefaultRatio*float64(l.succeeded) + budget.DefaultMinPerSecond*took.Seconds() + budget.DefaultBurst
+		if float64(l.extra) > bound {
+			g.t.Errorf("level %d was sent %d extra attempts and succeeded %d times in %v", at, l.extra, l.succeeded, took)
+		}
+	}
+	if g.shape.fail > 0 && total == 0 {
+		g.t.Error("no extra attempts: the test shows nothing")
+	}
+	g.t.Logf("%d extra attempts of %d calls", total, g.calls)
 }
 
-// call makes a call of any kind with a name of its own.
-func (g *grove) call(ctx context.Context, root string, cc *grpc.ClientConn) error {
-	return callAny(metadata.NewOutgoingContext(ctx, metadata.Pairs("x-root", root, "x-call", strconv.FormatInt(g.calls.Add(1), 10))), cc)
-}
-
-// Down trees of calls of every kind, hedged or repeated, one after another or at
-// once, a request makes no more extra attempts than its tokens, and all of them
-// no more than the purse has paid for. No reply is lost here, but to hedges.
-func TestRequestsOfAllKindsKeepToTheirTokens(t *testing.T) {
+// Down random trees of calls of every kind, no request makes more extra attempts
+// than its tokens, no client sends a target more than the target's successes pay
+// for, and no token stays lent when everything has finished.
+func TestBothBoundsHoldOverRandomTrees(t *testing.T) {
 	t.Parallel()
 	retry := &interceptors.RetryPolicy{MaxAttempts: 4, Backoff: interceptors.Backoff{Base: ms, Max: ms}}
 	for name, p := range map[string]interceptors.Policy{
@@ -99,81 +304,25 @@ func TestRequestsOfAllKindsKeepToTheirTokens(t *testing.T) {
 		"shared timeouts":   {Retry: retry, AttemptTimeout: interceptors.AttemptTimeoutShared, Timeout: time.Minute},
 		"timeout of a hour": {Retry: retry, Timeout: time.Hour},
 	} {
-		for _, fail := range []int{0, 20, 70, 100} {
-			t.Run(fmt.Sprintf("%s, %d %% fail", name, fail), func(t *testing.T) {
+		for trouble, shape := range map[string]groveShape{
+			"nothing fails":                    {early: 30},
+			"some fail":                        {fail: 10, early: 30, abandon: 10},
+			"most fail":                        {fail: 70, early: 30},
+			"all fail":                         {fail: 100},
+			"connections break":                {fail: 5, cut: 10, early: 30},
+			"a hop has no Hopbound, some fail": {fail: 10, cut: 5, plain: 1, abandon: 10, early: 30},
+		} {
+			shape.policy = p
+			t.Run(name+", "+trouble, func(t *testing.T) {
 				t.Parallel()
-				synctest.Test(t, func(t *testing.T) { growTrees(t, p, fail) })
+				synctest.Test(t, func(t *testing.T) {
+					g := &grove{
+						t: t, shape: shape, attempts: map[string]int{}, rootOf: map[string]string{}, targetOf: map[string]int{},
+						extra: map[string]int{}, earned: map[string]int{}, lost: map[string]int{}, underWay: map[int]map[string]int{},
+					}
+					g.grow()
+				})
 			})
 		}
 	}
-}
-
-func growTrees(t *testing.T, p interceptors.Policy, fail int) {
-	t.Helper()
-	g := &grove{seen: map[string]map[string]int{}}
-	next := serveAll(t, func(ctx context.Context) error {
-		g.enter(ctx)
-		time.Sleep(time.Duration(rand.IntN(8)) * ms)
-		if rand.IntN(100) < fail {
-			return errUnavailable
-		}
-		return nil
-	}, newServer(t).ServerOptions()...)
-	for range 3 {
-		cc := next.dial(newClient(t, policy(p)).DialOptions()...)
-		next = serveAll(t, func(ctx context.Context) error {
-			root := g.enter(ctx)
-			var wg sync.WaitGroup
-			errs := make([]error, 1+rand.IntN(2))
-			for i := range errs {
-				if rand.IntN(2) == 0 {
-					wg.Go(func() { errs[i] = g.call(ctx, root, cc) })
-				} else {
-					errs[i] = g.call(ctx, root, cc)
-				}
-			}
-			wg.Wait()
-			for _, err := range errs {
-				if err != nil && rand.IntN(4) == 0 {
-					return status.Error(codes.Internal, "what the handler makes of it")
-				}
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		}, newServer(t).ServerOptions()...)
-	}
-	const requests, granted, held = 100, 3, 60
-	b := purse(budget.PerRequest(granted), budget.Burst(held))
-	cc := next.dial(newClient(t, policy(p), interceptors.WithBudget(b)).DialOptions()...)
-	var wg sync.WaitGroup
-	for w := range 4 {
-		wg.Go(func() {
-			for i := range requests / 4 {
-				_ = g.call(t.Context(), fmt.Sprintf("%d/%d", w, i), cc)
-			}
-		})
-	}
-	wg.Wait()
-	time.Sleep(time.Minute)
-	total := 0
-	for root, calls := range g.seen {
-		extra := 0
-		for _, attempts := range calls {
-			extra += attempts - 1
-		}
-		if extra > granted {
-			t.Errorf("request %s made %d extra attempts with %d tokens", root, extra, granted)
-		}
-		total += extra
-	}
-	spent := held - b.Balance()
-	if float64(total) > spent || spent > held {
-		t.Errorf("%d extra attempts and %v tokens spent of %d", total, spent, held)
-	}
-	if fail > 0 && total == 0 {
-		t.Error("no extra attempts: the test shows nothing")
-	}
-	t.Logf("%d extra attempts, %v tokens spent", total, spent)
 }

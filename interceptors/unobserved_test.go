@@ -12,32 +12,28 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Targets beyond those that a client keeps apart are one series.
-func TestTargetsBeyondManyAreOneLabel(t *testing.T) {
+// A client that calls ever new targets forgets those it called least recently, and
+// treats the 5,000th like the first.
+func TestClientKnowsABoundedNumberOfTargets(t *testing.T) {
 	t.Parallel()
 	client, err := NewClient()
 	if err != nil {
 		t.Fatal(err)
 	}
-	label := func(name string) string {
-		t.Helper()
-		cc, err := grpc.NewClient("passthrough:///"+name, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	for i := range 5000 {
+		name := "passthrough:///" + strconv.Itoa(i)
+		cc, err := grpc.NewClient(name, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = cc.Close() })
-		return client.target(cc).label
+		known := client.targetOf(cc)
+		if known.label != name || client.targetOf(cc) != known {
+			t.Fatalf("target %d is labelled %q, or not remembered", i, known.label)
+		}
+		_ = cc.Close()
 	}
-	if got := label("one"); got != "passthrough:///one" {
-		t.Errorf("the label is %q", got)
-	}
-	full := map[string]*target{}
-	for i := range cacheLimit {
-		full[strconv.Itoa(i)] = &target{}
-	}
-	client.targets.values.Store(&full)
-	if got := label("another"); got != otherMethods {
-		t.Errorf("the label is %q", got)
+	if got := len(client.targets.all()); got != targetLimit {
+		t.Errorf("the client remembers %d targets, want %d", got, targetLimit)
 	}
 }
 
@@ -54,7 +50,7 @@ func TestNothingIsAllocatedWithoutProviders(t *testing.T) { //nolint:paralleltes
 	}
 	ctx, failure := t.Context(), status.Error(codes.Unavailable, "down")
 	m := newMethod("/hopbound.test.v1.TestService/Idempotent", nil)
-	k := &call{Client: client, method: m, ctx: ctx, target: client.target(nil)}
+	k := &call{Client: client, method: m, ctx: ctx, target: client.targetOf(nil)}
 	k.last = &k.first
 	in := &incoming{Server: server, method: m}
 	in.request.in(ctx)

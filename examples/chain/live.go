@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hopbound/hopbound/budget"
 	chainv1 "github.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1"
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,17 +25,11 @@ const (
 	liveRate    = 10          // requests of users a second, of each stack
 	liveTimeout = time.Second // how long a user waits
 	liveWindow  = 10          // seconds that what the page shows is over
-	liveBurst   = 4           // tokens in the purse of each hop: for ten requests a second a small one
 
 	// Of the native stack one trace in so many is recorded: while its last service
 	// is down, each has hundreds of spans.
 	nativeTraces = 10
 )
-
-// liveBudget is the purse of each hop.
-func liveBudget() []budget.Option {
-	return []budget.Option{budget.MinPerSecond(0.2), budget.Burst(liveBurst)}
-}
 
 // requestSpan is the span around a user's request, with which its trace begins.
 const requestSpan = "request"
@@ -117,7 +110,7 @@ func (l *live) start(ctx context.Context, s stack, b *backend, scraped *promethe
 		return nil, fmt.Errorf("%s: %w", wasteMetric, err)
 	}
 	ls.chain, err = start(ctx, l.cfg, builder{
-		stack: s, attempts: l.cfg.attempts, providers: ls.telemetry.providers, budget: liveBudget(),
+		stack: s, attempts: l.cfg.attempts, providers: ls.telemetry.providers,
 	}, fault{})
 	if err != nil {
 		return nil, err

@@ -44,13 +44,13 @@ type hopNow struct {
 	Failed     float64            `json:"failed"`     // share of those that failed
 	Headroom   float64            `json:"headroom"`   // milliseconds left on average when a call arrives
 	Wasted     float64            `json:"wasted"`     // seconds of work in each second that nobody waited for
-	Balance    float64            `json:"balance"`    // tokens in its purse
+	Balance    float64            `json:"balance"`    // tokens that it has for extra attempts at the next service
 	Decisions  map[string]float64 `json:"decisions"`  // attempts of its own calls a second, by what was decided
 }
 
 // watch reads what was exported, every second, and hands it to all pages.
 func (l *live) watch(ctx context.Context, hub *hub) {
-	select { // between two requests, so that none of the purse is on loan
+	select { // between two requests
 	case <-ctx.Done():
 		return
 	case <-time.After(time.Second / liveRate / 2):

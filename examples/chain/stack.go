@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 
-	"github.com/hopbound/hopbound/budget"
 	chainv1 "github.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1"
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
@@ -20,7 +19,6 @@ type builder struct {
 	stack     stack
 	attempts  int
 	providers func(hop int) providers // nil if nothing is traced and measured
-	budget    []budget.Option
 }
 
 // providers are those of one hop of a chain: 0 is the user, and then come the
@@ -72,7 +70,6 @@ func (b builder) dialOptions(hop int) ([]grpc.DialOption, error) {
 	}
 	client, err := interceptors.NewClient(
 		interceptors.WithTracerProvider(p.traces), interceptors.WithMeterProvider(p.metrics),
-		interceptors.WithBudget(budget.New(b.budget...)),
 		interceptors.WithPolicy(interceptors.MethodPolicies{
 			"": {Retry: &interceptors.RetryPolicy{
 				MaxAttempts: b.attempts,

@@ -24,7 +24,7 @@ type totals struct {
 	arrived, failed float64 // calls of Pass that the hop has served
 	headroom, timed float64 // seconds that were left of those, and how many had a deadline
 	wasted          float64 // seconds
-	balance         float64 // of the hop's purse
+	balance         float64 // of the bucket for the next service
 	decisions       map[string]float64
 	succeeded       float64   // requests of users
 	refused         float64   // those that failed

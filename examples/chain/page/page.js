@@ -101,7 +101,7 @@ function tile(stack, s) {
 }
 
 function chain(stack, s) {
-  const purse = Math.max(4, ...s.hops.map((h) => Math.ceil(h.balance)));
+  const most = Math.max(3, ...s.hops.map((h) => Math.ceil(h.balance)));
   const cards = s.hops.map((h, i) => {
     const lines = [make("b", {}, h.name === "user" ? "users" : i === s.hops.length - 1 ? `${h.name} (the leaf)` : h.name)];
     lines.push(make("span", {}, i === 0 ? `${number(h.rate)} requests/s` : `${number(h.rate)} calls/s`));
@@ -110,7 +110,7 @@ function chain(stack, s) {
     if (h.wasted > 0.02) lines.push(make("span", { class: "much" }, `works ${number(h.wasted)} s in each second for nobody`));
     if (stack === "hopbound") {
       if (i > 0) lines.push(make("span", {}, `${Math.round(h.headroom)} ms left on arrival`));
-      if (i === 0) lines.push(tokens(h.balance, purse));
+      if (i < s.hops.length - 1) lines.push(tokens(h.balance, most));
       for (const [decision, rate] of Object.entries(h.decisions).sort()) {
         if (decision !== "done" && rate > 0.05) lines.push(make("span", {}, `${decision}: ${number(rate)}/s`));
       }
@@ -120,9 +120,9 @@ function chain(stack, s) {
   return [make("h3", { class: stack }, names[stack]), make("ol", { class: `chain ${stack}`, "aria-label": `Hops with ${names[stack]}` }, ...cards)];
 }
 
-function tokens(balance, purse) {
-  const dots = Array.from({ length: purse }, (_, i) => make("i", { class: i < Math.floor(balance) ? "full" : "" }));
-  return make("span", { class: "tokens", role: "img", "aria-label": `${balance.toFixed(1)} tokens for extra attempts in the purse` },
+function tokens(balance, most) {
+  const dots = Array.from({ length: most }, (_, i) => make("i", { class: i < Math.floor(balance) ? "full" : "" }));
+  return make("span", { class: "tokens", role: "img", "aria-label": `${balance.toFixed(1)} tokens for extra attempts at the next service` },
     ...dots, ` ${balance.toFixed(1)} tokens`);
 }
 

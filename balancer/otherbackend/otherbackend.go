@@ -1,0 +1,167 @@
+// Package otherbackend has a load-balancing policy that sends a retry or a hedge to
+// another backend than the earlier attempts of the same call, if another one is
+// ready. Envoy calls the feature previous hosts.
+//
+// The policy wraps any other, its child, and leaves the choice to it: it asks the
+// child again while that picks a backend which the call has tried already. Import
+// the package to register the policy, and name it in the service config:
+//
+//	import _ "github.com/hopbound/hopbound/balancer/otherbackend"
+//
+//	grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"hopbound_other_backend": {
+//		"childPolicy": [{"round_robin": {}}]
+//	}}]}`)
+//
+// The calls must be made through a client of package interceptors, which tells the
+// policy what an attempt belongs to. Other calls, first attempts, a child such as
+// pick_first that always picks the same backend, and a target with one backend are
+// balanced as by the child alone.
+//
+// A backend that stays bad is gRPC's own outlier_detection's business. Name it as
+// the parent of this policy, and not as its child, which would count each pick.
+package otherbackend
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/balancer/base"
+	"google.golang.org/grpc/balancer/roundrobin"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/serviceconfig"
+)
+
+// Name is the name of the policy in a service config.
+const Name = "hopbound_other_backend"
+
+func init() { //nolint:gochecknoinits // this is how gRPC's policies are registered
+	balancer.Register(builder{})
+}
+
+type builder struct{}
+
+// Name returns [Name].
+func (builder) Name() string { return Name }
+
+// Build makes the balancer of a connection.
+func (builder) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
+	return &otherBackend{ClientConn: cc, opts: opts}
+}
+
+// config is the policy's part of a service config.
+type config struct {
+	serviceconfig.LoadBalancingConfig
+	child  balancer.Builder
+	config serviceconfig.LoadBalancingConfig // of the child; nil if it has none
+}
+
+// ParseConfig reads the policy's part of a service config:
+//
+//	{"childPolicy": [{"round_robin": {}}]}
+//
+// The child is the first policy of the list that is registered. Without childPolicy
+// it is round_robin.
+func (builder) ParseConfig(text json.RawMessage) (serviceconfig.LoadBalancingConfig, error) {
+	var fields struct {
+		ChildPolicy *[]map[string]json.RawMessage `json:"childPolicy"`
+	}
+	if err := json.Unmarshal(text, &fields); err != nil {
+		return nil, fmt.Errorf("%s: %w", Name, err)
+	}
+	if fields.ChildPolicy == nil {
+		return parseChild(roundrobin.Name, nil)
+	}
+	for _, entry := range *fields.ChildPolicy {
+		if len(entry) != 1 {
+			return nil, fmt.Errorf("%s: an entry of childPolicy names %d policies, want 1", Name, len(entry))
+		}
+		for name, text := range entry {
+			if balancer.Get(name) != nil {
+				return parseChild(name, text)
+			}
+		}
+	}
+	return nil, fmt.Errorf("%s: childPolicy names no registered policy", Name)
+}
+
+func parseChild(name string, text json.RawMessage) (*config, error) {
+	c := &config{child: balancer.Get(name)}
+	parser, ok := c.child.(balancer.ConfigParser)
+	if !ok {
+		return c, nil
+	}
+	if text == nil {
+		text = json.RawMessage("{}")
+	}
+	var err error
+	if c.config, err = parser.ParseConfig(text); err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", Name, name, err)
+	}
+	return c, nil
+}
+
+// otherBackend is the balancer of one connection. To its child it is the
+// connection, whose pickers it wraps. gRPC calls its methods one at a time, and a
+// child calls those of the connection from them or from their listeners, which are
+// called one at a time as well.
+type otherBackend struct {
+	balancer.ClientConn
+	opts     balancer.BuildOptions
+	name     string // of the child
+	child    balancer.Balancer
+	backends int
+}
+
+// UpdateClientConnState hands the backends and its configuration to the child. If
+// the configuration names another child, that takes the place of the last one, and
+// calls wait for it to connect.
+func (b *otherBackend) UpdateClientConnState(s balancer.ClientConnState) error {
+	c, ok := s.BalancerConfig.(*config)
+	if !ok {
+		return errors.New(Name + ": no configuration")
+	}
+	if b.child != nil && b.name != c.child.Name() {
+		b.child.Close()
+		b.child = nil
+	}
+	if b.child == nil {
+		b.name, b.child = c.child.Name(), c.child.Build(b, b.opts)
+	}
+	b.backends = max(len(s.ResolverState.Endpoints), len(s.ResolverState.Addresses))
+	s.BalancerConfig = c.config
+	return b.child.UpdateClientConnState(s)
+}
+
+// ResolverError hands the error to the child.
+func (b *otherBackend) ResolverError(err error) {
+	if b.child != nil {
+		b.child.ResolverError(err)
+		return
+	}
+	b.ClientConn.UpdateState(balancer.State{ConnectivityState: connectivity.TransientFailure, Picker: base.NewErrPicker(err)})
+}
+
+// UpdateSubConnState does nothing: children listen for themselves.
+func (b *otherBackend) UpdateSubConnState(balancer.SubConn, balancer.SubConnState) {}
+
+// ExitIdle tells the child to connect.
+func (b *otherBackend) ExitIdle() {
+	if b.child != nil {
+		b.child.ExitIdle()
+	}
+}
+
+// Close closes the child.
+func (b *otherBackend) Close() {
+	if b.child != nil {
+		b.child.Close()
+	}
+}
+
+// UpdateState wraps the child's picker.
+func (b *otherBackend) UpdateState(s balancer.State) {
+	s.Picker = &picker{child: s.Picker, backends: b.backends}
+	b.ClientConn.UpdateState(s)
+}

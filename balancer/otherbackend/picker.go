@@ -1,0 +1,60 @@
+package otherbackend
+
+import (
+	"math/rand/v2"
+
+	"github.com/hopbound/hopbound/internal/tried"
+	"google.golang.org/grpc/balancer"
+)
+
+// When a child picks a backend that the call has tried, it is asked as often again
+// as there are backends: a child that goes round them all then stands where it
+// stood, and first attempts are spread as evenly as without retries. Other calls
+// pick at the same time, so that one round may miss the other backends.
+const (
+	maxRounds = 3
+	maxPicks  = 100 // in a round
+)
+
+// picker asks a child for a backend that the call has not tried.
+type picker struct {
+	child    balancer.Picker
+	backends int
+}
+
+// Pick picks a backend for an attempt.
+func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
+	result, err := p.child.Pick(info)
+	earlier, ok := info.Ctx.Value(tried.Key{}).(*tried.Backends)
+	if err != nil || !ok {
+		return result, err
+	}
+	for round := 0; round < maxRounds && p.backends > 1 && earlier.Has(result.SubConn); round++ {
+		result = p.another(info, earlier, result)
+	}
+	earlier.Add(result.SubConn)
+	return result, nil
+}
+
+// another asks the child for one round, and returns one of the results that the
+// call has not tried, drawn at random. If there is none, it returns first.
+func (p *picker) another(info balancer.PickInfo, earlier *tried.Backends, first balancer.PickResult) balancer.PickResult {
+	chosen, found := first, 0
+	for range min(p.backends, maxPicks) {
+		next, err := p.child.Pick(info)
+		if err != nil {
+			break
+		}
+		unused := next
+		if !earlier.Has(next.SubConn) {
+			found++
+			if rand.IntN(found) == 0 { //nolint:gosec // the choice need not be secret
+				chosen, unused = next, chosen
+			}
+		}
+		if unused.Done != nil {
+			unused.Done(balancer.DoneInfo{})
+		}
+	}
+	return chosen
+}

@@ -1,0 +1,79 @@
+package budget
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// moment is what had happened to a target by a time.
+type moment struct {
+	at        time.Time
+	level     float64 // tokens in the bucket
+	successes int
+	extra     int // attempts that the bucket has paid for
+	slow      int // of these, retries after timeouts and hedges
+}
+
+// The target bound holds over every period: between any two moments, the extra
+// attempts are at most what the bucket held at the first and has earned since, and
+// it never holds more than Burst or what the last second's successes have earned.
+func TestTargetBoundHoldsOverEveryPeriod(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		ratio := rapid.SampledFrom([]float64{0, 0.1, 0.2, 1.0 / 3, 0.6, 1}).Draw(t, "ratio")
+		perSecond := rapid.SampledFrom([]float64{0, 0.02, 0.3, 1, 7}).Draw(t, "minPerSecond")
+		burst := rapid.IntRange(0, 10).Draw(t, "burst")
+		b := New(Ratio(ratio), MinPerSecond(perSecond), Burst(burst))
+		now := moment{at: time.Unix(1_800_000_000, 0), level: float64(burst)}
+		history := []moment{now}
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			now.at = now.at.Add(time.Duration(rapid.IntRange(0, 700).Draw(t, "ms")) * time.Millisecond)
+			switch rapid.IntRange(0, 2).Draw(t, "step") {
+			case 0:
+				for range rapid.IntRange(1, 40).Draw(t, "successes") {
+					b.Success(now.at, "a")
+					now.successes++
+				}
+			default:
+				why := rapid.SampledFrom([]Cause{AfterFailure, AfterTimeout, Speculative}).Draw(t, "cause")
+				for range rapid.IntRange(1, 20).Draw(t, "attempts") {
+					if b.Take(now.at, "a", why) {
+						now.extra++
+						if why != AfterFailure {
+							now.slow++
+						}
+					}
+				}
+			}
+			now.level = b.BalanceAt(now.at, "a")
+			history = append(history, now)
+			checkBound(t, history, ratio, perSecond, float64(burst))
+		}
+	})
+}
+
+// checkBound checks the periods that end with the last moment.
+func checkBound(t *rapid.T, history []moment, ratio, perSecond, burst float64) {
+	t.Helper()
+	const rounding = 1e-6
+	last := history[len(history)-1]
+	recent := 0
+	for i := len(history) - 1; i >= 0; i-- {
+		m := history[i]
+		if last.at.Sub(m.at) < time.Second && i > 0 {
+			recent = last.successes - history[i-1].successes
+		}
+		earned := ratio*float64(last.successes-m.successes) + perSecond*last.at.Sub(m.at).Seconds()
+		if extra := float64(last.extra - m.extra); extra > m.level+earned+rounding {
+			t.Fatalf("%v extra attempts since %v, with %v tokens then and %v earned", extra, m.at, m.level, earned)
+		}
+		if slow := float64(last.slow - m.slow); slow > burst+earned+rounding {
+			t.Fatalf("%v attempts to a slow target since %v, with a burst of %v and %v earned", slow, m.at, burst, earned)
+		}
+	}
+	if most := max(burst, ratio*float64(recent)); last.level > most+rounding {
+		t.Fatalf("the bucket holds %v, with a burst of %v and %d successes in the last second", last.level, burst, recent)
+	}
+}

@@ -1,0 +1,68 @@
+// Package lru has a map of bounded size that drops the entry used least
+// recently. It holds the per-target and per-sender state of the other packages.
+package lru
+
+import (
+	"container/list"
+	"iter"
+)
+
+// Cache is a map of at most limit entries. It is not safe for concurrent use.
+// Make one with [New].
+type Cache[K comparable, V any] struct {
+	limit  int
+	byKey  map[K]*list.Element // of *entry[K, V]
+	recent list.List           // the most recently used entry is in front
+}
+
+type entry[K comparable, V any] struct {
+	key   K
+	value V
+}
+
+// New returns an empty cache of at most limit entries, and of at least one.
+func New[K comparable, V any](limit int) *Cache[K, V] {
+	return &Cache[K, V]{limit: max(1, limit), byKey: make(map[K]*list.Element)}
+}
+
+// Get returns the value of a key and makes it the most recently used. If there
+// is none, Get stores what create returns, and drops the least recently used
+// entry of a full cache.
+func (c *Cache[K, V]) Get(key K, create func() V) V {
+	if e, ok := c.byKey[key]; ok {
+		c.recent.MoveToFront(e)
+		return valueOf[K, V](e).value
+	}
+	if len(c.byKey) >= c.limit {
+		oldest := c.recent.Back()
+		delete(c.byKey, valueOf[K, V](oldest).key)
+		c.recent.Remove(oldest)
+	}
+	value := create()
+	c.byKey[key] = c.recent.PushFront(&entry[K, V]{key, value})
+	return value
+}
+
+// Peek returns the value of a key, if there is one, and changes nothing.
+func (c *Cache[K, V]) Peek(key K) (value V, ok bool) {
+	e, ok := c.byKey[key]
+	if ok {
+		value = valueOf[K, V](e).value
+	}
+	return value, ok
+}
+
+// Values returns all values, the most recently used first.
+func (c *Cache[K, V]) Values() iter.Seq[V] {
+	return func(yield func(V) bool) {
+		for e := c.recent.Front(); e != nil; e = e.Next() {
+			if !yield(valueOf[K, V](e).value) {
+				return
+			}
+		}
+	}
+}
+
+func valueOf[K comparable, V any](e *list.Element) *entry[K, V] {
+	return e.Value.(*entry[K, V]) //nolint:errcheck // nothing else is put in
+}
