@@ -1,6 +1,7 @@
 package budget
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -60,8 +61,7 @@ func checkBound(t *rapid.T, history []moment, ratio, perSecond, burst float64) {
 	const rounding = 1e-6
 	last := history[len(history)-1]
 	recent := 0
-	for i := len(history) - 1; i >= 0; i-- {
-		m := history[i]
+	for i, m := range slices.Backward(history) {
 		if last.at.Sub(m.at) < time.Second && i > 0 {
 			recent = last.successes - history[i-1].successes
 		}

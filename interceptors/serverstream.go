@@ -110,7 +110,7 @@ func (s *serverStream) release() {
 	}
 	if used := s.in.request.allotment.Release(); used > 0 {
 		r := wire.Report{Used: used}
-		_ = s.ServerStream.SetHeader(metadata.Pairs(wire.ReportKey, string(r.Append(nil)))) // fails if it was sent
+		_ = s.SetHeader(metadata.Pairs(wire.ReportKey, string(r.Append(nil)))) // fails if it was sent
 	}
 }
 
