@@ -12,6 +12,7 @@ import (
 
 	"github.com/hopbound/hopbound/interceptors"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 )
 
 // nativeRetries turns on grpc-go's own retries: three attempts on UNAVAILABLE.
@@ -162,6 +163,44 @@ func TestNativeHopInTheMiddleMultipliesOnlyItsOwnCalls(t *testing.T) {
 				}
 				if calls > most {
 					t.Errorf("%.3f leaf calls a request, want at most %.2f", calls, most)
+				}
+			})
+		})
+	}
+}
+
+// A hop without Hopbound keeps the tree bound if it copies one trailer, as the first
+// lines of docs/wire.md say. With full budgets, one request is three calls of a leaf
+// that is down.
+func TestHopWithoutHopboundThatCopiesTheMarkMultipliesNothing(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		copies bool
+		opts   []grpc.DialOption // of the hop's client
+		want   int64             // calls of the leaf
+	}{
+		"copies, no retries":            {true, []grpc.DialOption{grpc.WithDisableRetry()}, 3},
+		"copies, native retries":        {true, []grpc.DialOption{native()}, 3},
+		"does not copy, no retries":     {false, []grpc.DialOption{grpc.WithDisableRetry()}, 6}, // the hop below has a burst of 3
+		"does not copy, native retries": {false, []grpc.DialOption{native()}, 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				leaf := &counter{fail: always(errUnavailable)}
+				below := hop(t, serve(t, leaf.handle, newServer(t).ServerOptions()...))
+				down := idempotent(below.dial(tc.opts...))
+				plain := serve(t, func(ctx context.Context) error {
+					var trailer metadata.MD
+					err := down(ctx, grpc.Trailer(&trailer))
+					if pushback := trailer["grpc-retry-pushback-ms"]; tc.copies && len(pushback) > 0 {
+						_ = grpc.SetTrailer(ctx, metadata.MD{"grpc-retry-pushback-ms": pushback})
+					}
+					return err
+				})
+				do := idempotent(hop(t, plain).dial(newClient(t, quick()).DialOptions()...))
+				if do(t.Context()) == nil || leaf.calls.Load() != tc.want {
+					t.Errorf("%d calls of the leaf, want %d", leaf.calls.Load(), tc.want)
 				}
 			})
 		})

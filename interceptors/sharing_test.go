@@ -259,3 +259,80 @@ func TestFailureForGoodOutweighsOneForWantOfATokenAlone(t *testing.T) {
 		}
 	}
 }
+
+// A client for each connection has a bucket for each, and clients that share a
+// budget have one bucket for a target. Either way an outage is not amplified.
+func TestOutageWithAClientForEachConnection(t *testing.T) {
+	t.Parallel()
+	shared := budget.New(budget.MinPerSecond(0))
+	for name, tc := range map[string]struct {
+		opts []interceptors.ClientOption
+		most int64 // extra attempts
+	}{
+		"each with a budget of its own": {[]interceptors.ClientOption{quick()}, 10 * budget.DefaultBurst},
+		"all with one budget":           {[]interceptors.ClientOption{quick(), interceptors.WithBudget(shared)}, budget.DefaultBurst},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				leaf := &counter{fail: always(errUnavailable)}
+				n := serve(t, leaf.handle)
+				const connections, requests = 10, 100
+				for range connections {
+					do := idempotent(n.dial(newClient(t, tc.opts...).DialOptions()...))
+					for range requests {
+						_ = do(t.Context())
+					}
+				}
+				if extra := leaf.calls.Load() - connections*requests; extra != tc.most {
+					t.Errorf("%d extra calls of the leaf, want %d", extra, tc.most)
+				}
+			})
+		})
+	}
+}
+
+// A handler that holds a stream has tokens for its other calls: the stream's server
+// gives back what it does not need when it starts to answer, and says in the header
+// what it has used.
+func TestStreamThatAnswersLeavesItsTokensToTheOtherCalls(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leaf := &counter{fail: failing(1)}
+		down := idempotent(serve(t, leaf.handle).dial(newClient(t, quick()).DialOptions()...))
+		late := make(chan int, 1)
+		n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
+			if err := down(ss.Context()); err != nil { // retried once before it answers
+				return err
+			}
+			if err := s.send("first"); err != nil {
+				return err
+			}
+			a, _ := budget.FromContext(ss.Context())
+			late <- a.Free()
+			<-ss.Context().Done()
+			return ss.Context().Err()
+		}, newServer(t).ServerOptions()...)
+		root, end := budget.NewRoot(t.Context(), fixedBudget(budget.PerRequest(10)))
+		ctx, cancel := context.WithCancel(root)
+		watch, err := kinds()[0].open(ctx, n.dial(newClient(t, interceptors.WithBudget(fixedBudget())).DialOptions()...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = watch.send("request")
+		if _, err := watch.recv(); err != nil {
+			t.Fatal(err)
+		}
+		header, _ := watch.Header()
+		a, _ := budget.FromContext(root)
+		if report := header[wire.ReportKey]; len(report) != 1 || report[0] != "1;u=1" || a.Free() != 8 || a.Used() != 1 {
+			t.Errorf("the header reports %v, and %d tokens are free and %d used; want 1;u=1, 8 and 1", report, a.Free(), a.Used())
+		}
+		if left := <-late; left != 1 {
+			t.Errorf("the stream's server keeps %d tokens, want 1", left)
+		}
+		cancel()
+		_, _ = watch.all()
+		end(false)
+	})
+}
