@@ -10,17 +10,15 @@ import "sync"
 // first. Concurrent calls of one request share its allotment, and all methods are
 // safe for concurrent use.
 type Allotment struct {
-	mu       sync.Mutex
-	hop      bool    // the tokens came with the request
-	budget   *Budget // the settings; nil until the first call
-	received int
-	earned   int
-	free     int
-	lent     int
-	used     int
-	calls    int // made so far
-	underWay int // of these, not ended
-	closed   bool
+	mu     sync.Mutex
+	budget *Budget // the settings; nil until the first call
+	hop    bool    // the tokens came with the request
+	closed bool
+
+	// Each call holds an allotment, so that its counts are small.
+	received, earned, free, lent, used int32
+	calls                              int32 // made so far
+	underWay                           int32 // of these, not ended
 }
 
 // Receive makes a the allotment of a hop whose caller has lent it tokens. It must
@@ -29,7 +27,7 @@ func (a *Allotment) Receive(tokens int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.hop = true
-	a.received = max(0, tokens)
+	a.received = int32(max(0, min(tokens, maxCount))) //nolint:gosec // bounded
 	a.free = a.received
 }
 
@@ -48,8 +46,8 @@ func (a *Allotment) StartCall(b *Budget) {
 	if a.budget == nil && b != nil {
 		a.budget = b
 		if !a.hop {
-			a.received = b.perRequest
-			a.free += b.perRequest
+			a.received = int32(b.perRequest) //nolint:gosec // at most maxCount
+			a.free += a.received
 		}
 	}
 	if a.budget == nil {
@@ -81,12 +79,12 @@ func (a *Allotment) Lend(hedges int) Loan {
 	if a.closed {
 		return Loan{from: a}
 	}
-	keep := hedges
+	free, keep := int(a.free), hedges
 	if others := a.underWay - 1; others > 0 && a.budget != nil {
-		keep += 1 + a.budget.share(others)
+		keep += 1 + int(a.budget.share(others))
 	}
 	const enough = 2 // for three attempts of the callee's
-	tokens := max(0, min(max(enough, (a.free+1)/2), a.free-keep, maxCount))
+	tokens := int32(max(0, min(max(enough, (free+1)/2), free-keep, maxCount))) //nolint:gosec // bounded
 	a.free -= tokens
 	a.lent += tokens
 	return Loan{from: a, tokens: tokens}
@@ -127,12 +125,12 @@ func (a *Allotment) Release() (used int) {
 	if !a.hop || a.closed {
 		return 0
 	}
-	used = a.owed()
-	if back := a.received - used - 1; back > 0 {
+	owed := a.owed()
+	if back := a.received - owed - 1; back > 0 {
 		a.received -= back
 		a.free -= back
 	}
-	return used
+	return int(owed)
 }
 
 // Close ends the request at this hop. It returns what the hop reports to its
@@ -151,12 +149,12 @@ func (a *Allotment) Close() (used int) {
 	if !a.hop {
 		return 0 // there is no caller who lent it tokens
 	}
-	return a.owed()
+	return int(a.owed())
 }
 
 // owed returns what was used of the received tokens. What a hop earns is used
 // first.
-func (a *Allotment) owed() int { return max(0, a.used+a.lent-a.earned) }
+func (a *Allotment) owed() int32 { return max(0, a.used+a.lent-a.earned) }
 
 // Closed reports whether the request has ended here. Work that goes on after it is
 // not part of its tree.
@@ -170,7 +168,7 @@ func (a *Allotment) Closed() bool {
 func (a *Allotment) Free() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.free
+	return int(a.free)
 }
 
 // Used returns how many extra attempts have been charged so far, here and, as far
@@ -178,5 +176,5 @@ func (a *Allotment) Free() int {
 func (a *Allotment) Used() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.used
+	return int(a.used)
 }

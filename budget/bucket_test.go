@@ -12,6 +12,7 @@ import (
 type moment struct {
 	at        time.Time
 	level     float64 // tokens in the bucket
+	share     float64 // of these, for slow targets
 	successes int
 	extra     int // attempts that the bucket has paid for
 	slow      int // of these, retries after timeouts and hedges
@@ -27,7 +28,7 @@ func TestTargetBoundHoldsOverEveryPeriod(t *testing.T) {
 		perSecond := rapid.SampledFrom([]float64{0, 0.02, 0.3, 1, 7}).Draw(t, "minPerSecond")
 		burst := rapid.IntRange(0, 10).Draw(t, "burst")
 		b := New(Ratio(ratio), MinPerSecond(perSecond), Burst(burst))
-		now := moment{at: time.Unix(1_800_000_000, 0), level: float64(burst)}
+		now := moment{at: time.Unix(1_800_000_000, 0), level: float64(burst), share: float64(burst)}
 		history := []moment{now}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			now.at = now.at.Add(time.Duration(rapid.IntRange(0, 700).Draw(t, "ms")) * time.Millisecond)
@@ -49,6 +50,7 @@ func TestTargetBoundHoldsOverEveryPeriod(t *testing.T) {
 				}
 			}
 			now.level = b.BalanceAt(now.at, "a")
+			now.share = float64(b.bucket(now.at, "a").slow) / float64(token)
 			history = append(history, now)
 			checkBound(t, history, ratio, perSecond, float64(burst))
 		}
@@ -69,11 +71,13 @@ func checkBound(t *rapid.T, history []moment, ratio, perSecond, burst float64) {
 		if extra := float64(last.extra - m.extra); extra > m.level+earned+rounding {
 			t.Fatalf("%v extra attempts since %v, with %v tokens then and %v earned", extra, m.at, m.level, earned)
 		}
-		if slow := float64(last.slow - m.slow); slow > burst+earned+rounding {
-			t.Fatalf("%v attempts to a slow target since %v, with a burst of %v and %v earned", slow, m.at, burst, earned)
+		if slow := float64(last.slow - m.slow); slow > m.share+earned+rounding {
+			t.Fatalf("%v attempts to a slow target since %v, with %v tokens then and %v earned", slow, m.at, m.share, earned)
 		}
 	}
-	if most := max(burst, ratio*float64(recent)); last.level > most+rounding {
-		t.Fatalf("the bucket holds %v, with a burst of %v and %d successes in the last second", last.level, burst, recent)
+	most := max(burst, ratio*float64(recent))
+	if last.level > most+rounding || last.share > max(burst, most/slowShare)+rounding {
+		t.Fatalf("the bucket holds %v, and %v for a slow target, with a burst of %v and %d successes in the last second",
+			last.level, last.share, burst, recent)
 	}
 }

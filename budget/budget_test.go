@@ -67,9 +67,13 @@ func TestBucketOfABusyTargetHoldsWhatItsLastSecondHasEarned(t *testing.T) {
 	}
 }
 
-func TestSlowTargetIsSentNoMoreThanTheBurstAtOnce(t *testing.T) {
+func TestSlowTargetIsSentATenthOfWhatAFailingOneIs(t *testing.T) {
 	t.Parallel()
-	for why, want := range map[budget.Cause]int{budget.AfterTimeout: 3, budget.Speculative: 1} {
+	idle := budget.New()
+	if got := [...]int{idle.Affords(t0, "a", budget.AfterTimeout), idle.Affords(t0, "a", budget.Speculative)}; got != [...]int{3, 1} {
+		t.Errorf("an idle client affords %v retries after timeouts and speculative attempts, want 3 and 1", got)
+	}
+	for why, want := range map[budget.Cause]int{budget.AfterTimeout: 20, budget.Speculative: 10} {
 		b := budget.New()
 		for range 1000 {
 			b.Success(t0, "a")

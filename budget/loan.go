@@ -4,18 +4,18 @@ package budget
 // nothing that has ended. One goroutine at a time may use a Loan.
 type Loan struct {
 	from   *Allotment
-	tokens int // lent at first
-	back   int // of these, given back when the stream was answered
-	used   int // of these, charged so far
+	tokens int32 // lent at first
+	back   int32 // of these, given back when the stream was answered
+	used   int32 // of these, charged so far
 	ended  bool
 	credit bool
 }
 
 // Tokens returns how many tokens the attempt was lent.
-func (l *Loan) Tokens() int { return l.tokens }
+func (l *Loan) Tokens() int { return int(l.tokens) }
 
 // Used returns how many of them were charged.
-func (l *Loan) Used() int { return l.used }
+func (l *Loan) Used() int { return int(l.used) }
 
 // Answered takes back tokens of a stream that has started to answer: all but what
 // the response header reports as used, and one. It does nothing after the loan
@@ -24,9 +24,9 @@ func (l *Loan) Answered(used int) {
 	if l.ended || l.from == nil || l.back > 0 {
 		return
 	}
-	used = max(0, min(used, l.tokens))
-	l.back = max(0, l.tokens-used-1)
-	l.charge(used, l.back)
+	charged := l.within(used)
+	l.back = max(0, l.tokens-charged-1)
+	l.charge(charged, l.back)
 }
 
 // Settle ends the loan with the callee's report of how many tokens were used, and
@@ -38,8 +38,13 @@ func (l *Loan) Settle(used int) {
 	}
 	l.ended = true
 	rest := l.tokens - l.back - l.used
-	more := max(0, min(used-l.used, rest))
+	more := max(0, min(l.within(used)-l.used, rest))
 	l.charge(more, rest-more)
+}
+
+// within returns a reported number, held within what was lent.
+func (l *Loan) within(used int) int32 {
+	return int32(max(0, min(used, int(l.tokens)))) //nolint:gosec // bounded
 }
 
 // Lost ends the loan of an attempt that reached a server and got no reply. What
@@ -49,7 +54,7 @@ func (l *Loan) Lost() {
 		return
 	}
 	l.credit = l.tokens-l.back > l.used
-	l.Settle(l.tokens)
+	l.Settle(int(l.tokens))
 }
 
 // Credit reports whether one extra attempt may be made without a token, because
@@ -63,7 +68,7 @@ func (l *Loan) Credit() bool {
 }
 
 // charge moves lent tokens to used and to free.
-func (l *Loan) charge(used, free int) {
+func (l *Loan) charge(used, free int32) {
 	l.used += used
 	a := l.from
 	a.mu.Lock()

@@ -64,9 +64,9 @@ func Burst(tokens int) Option {
 	return func(s *settings) { s.burst = s.count("Burst", tokens, maxTokens) }
 }
 
-// share returns what a number of calls or successes earns, in whole tokens.
-func (s *settings) share(n int) int {
-	return int(min(s.ratio*float64(max(0, n)), maxTokens))
+// share returns what a number of calls earns, in whole tokens.
+func (s *settings) share(calls int32) int32 {
+	return int32(min(s.ratio*float64(max(0, calls)), maxTokens))
 }
 
 func (s *settings) rate(name string, v float64) float64 {
