@@ -15,7 +15,9 @@ import (
 func TestCodeOfDocumentsIsCompiled(t *testing.T) {
 	t.Parallel()
 	var readme []byte
-	for _, name := range []string{"../README.md", "../docs/idempotency.md", "../docs/telemetry.md"} {
+	for _, name := range []string{
+		"../README.md", "../docs/budget.md", "../docs/idempotency.md", "../docs/policies.md", "../docs/telemetry.md", "../docs/wire.md",
+	} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
