@@ -27,7 +27,7 @@ func (a *Allotment) Receive(tokens int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.hop = true
-	a.received = int32(max(0, min(tokens, maxCount))) //nolint:gosec // bounded
+	a.received = int32(max(0, min(tokens, maxCount)))
 	a.free = a.received
 }
 
@@ -84,7 +84,7 @@ func (a *Allotment) Lend(hedges int) Loan {
 		keep += 1 + int(a.budget.share(others))
 	}
 	const enough = 2 // for three attempts of the callee's
-	tokens := int32(max(0, min(max(enough, (free+1)/2), free-keep, maxCount))) //nolint:gosec // bounded
+	tokens := int32(max(0, min(max(enough, (free+1)/2), free-keep, maxCount)))
 	a.free -= tokens
 	a.lent += tokens
 	return Loan{from: a, tokens: tokens}

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/interceptors"
+	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 )
 
 // nativeRetries turns on grpc-go's own retries: three attempts on UNAVAILABLE.
@@ -189,15 +189,14 @@ func TestHopWithoutHopboundThatCopiesTheMarkMultipliesNothing(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				leaf := &counter{fail: always(errUnavailable)}
 				below := hop(t, serve(t, leaf.handle, newServer(t).ServerOptions()...))
-				down := idempotent(below.dial(tc.opts...))
-				plain := serve(t, func(ctx context.Context) error {
-					var trailer metadata.MD
-					err := down(ctx, grpc.Trailer(&trailer))
-					if pushback := trailer["grpc-retry-pushback-ms"]; tc.copies && len(pushback) > 0 {
-						_ = grpc.SetTrailer(ctx, metadata.MD{"grpc-retry-pushback-ms": pushback})
-					}
-					return err
-				})
+				cc := below.dial(tc.opts...)
+				plain := newNode(t)
+				if tc.copies {
+					testv1.RegisterTestServiceServer(plain.server, plainHop{orders: ordersClient{testv1.NewTestServiceClient(cc)}})
+				} else {
+					testv1.RegisterTestServiceServer(plain.server, service{handle: func(ctx context.Context) error { return idempotent(cc)(ctx) }})
+				}
+				plain.start()
 				do := idempotent(hop(t, plain).dial(newClient(t, quick()).DialOptions()...))
 				if do(t.Context()) == nil || leaf.calls.Load() != tc.want {
 					t.Errorf("%d calls of the leaf, want %d", leaf.calls.Load(), tc.want)

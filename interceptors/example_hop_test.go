@@ -13,15 +13,20 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// plainHop is a handler of a service without Hopbound, as docs/wire.md shows it.
-type plainHop struct{ testv1.UnimplementedTestServiceServer }
-
-// orders stands for the client of the service below.
-var orders interface {
-	Get(ctx context.Context, request *testv1.ReadRequest, opts ...grpc.CallOption) (*testv1.ReadResponse, error)
+// plainHop is a service without Hopbound, as docs/wire.md shows it.
+type plainHop struct {
+	testv1.UnimplementedTestServiceServer
+	orders ordersClient // of the service below
 }
 
-func (plainHop) Read(ctx context.Context, request *testv1.ReadRequest) (*testv1.ReadResponse, error) {
+type ordersClient struct{ testv1.TestServiceClient }
+
+func (c ordersClient) Get(ctx context.Context, request *testv1.IdempotentRequest, opts ...grpc.CallOption) (*testv1.IdempotentResponse, error) {
+	return c.Idempotent(ctx, request, opts...)
+}
+
+func (h plainHop) Idempotent(ctx context.Context, request *testv1.IdempotentRequest) (*testv1.IdempotentResponse, error) {
+	orders := h.orders
 	var trailer metadata.MD
 	reply, err := orders.Get(ctx, request, grpc.Trailer(&trailer))
 	if err != nil {
@@ -51,6 +56,6 @@ func Example_budget() {
 		a, _ := budget.FromContext(ctx)
 		fmt.Println(a.Free(), "extra attempts for all calls of the page")
 	}
-	page(nil, httptest.NewRequest(http.MethodGet, "/", http.NoBody))
+	page(nil, httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/", http.NoBody))
 	// Output: 10 extra attempts for all calls of the page
 }

@@ -60,7 +60,7 @@ func TestFailureOfAMessageIsNotRetriedAndCostsNothing(t *testing.T) {
 				c := testv1.NewTestServiceClient(n.dial(newClient(t, opts, interceptors.WithBudget(b)).DialOptions()...))
 				ctx, end := budget.NewRoot(t.Context(), b)
 				defer end(false)
-				err := error(nil)
+				var err error
 				if kind == "stream" {
 					err = lastOf(c.Watch(ctx, &testv1.WatchRequest{Text: tc.text}, tc.opt))
 				} else {

@@ -17,7 +17,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	balancing := grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"hopbound_other_backend": {}}]}`)
+	balancing := grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"hopbound_other_backend": {"childPolicy": [{"round_robin": {}}]}}]}`)
 	creds := grpc.WithTransportCredentials(insecure.NewCredentials())
 	conn, err := grpc.NewClient("dns:///orders:443", append(client.DialOptions(), balancing, creds)...)
 	if err != nil {
@@ -26,10 +26,4 @@ func Example() {
 	}
 	fmt.Println(conn.Target(), conn.Close())
 	// Output: dns:///orders:443 <nil>
-}
-
-// The child policy is round_robin unless the configuration names another.
-func Example_child() {
-	balancing := grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"hopbound_other_backend": {"childPolicy": [{"round_robin": {}}]}}]}`)
-	_ = balancing // dial with it
 }

@@ -40,7 +40,7 @@ func bars() map[string]bar {
 		"fan-out-20/sequential": success(0.999),
 		"fan-out-20/parallel":   success(0.999),
 		"fan-out-100/parallel":  success(0.99),
-		"http-root":             success(0.99),
+		httpPages:               success(0.99),
 		slowSiblings:            noFailures(),
 		"held-watch":            noFailures(),
 

@@ -82,7 +82,7 @@ func replaceBetween(text, table string) string {
 // section is the section of benchmarks.md.
 func section(rows []row) string {
 	repairs := []string{
-		"partial", "mapped", "deep-random", "fan-out-20", "fan-out-100", "http-root", slowSiblings, "held-watch",
+		"partial", "mapped", "deep-random", "fan-out-20", "fan-out-100", httpPages, slowSiblings, "held-watch",
 		"one-of-three-bad", "one-of-three-hangs", "chart",
 	}
 	parts := []string{

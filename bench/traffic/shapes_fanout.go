@@ -22,9 +22,9 @@ func fanOutShapes() []shape {
 		}
 	}
 	return append(shapes,
-		one("http-root", func(c *cell) row {
+		one(httpPages, func(c *cell) row {
 			once := newFailOnce(0.1)
-			return httpRoot(c, "http-root", once.check)
+			return httpRoot(c, httpPages, once.check)
 		}),
 		one("http-root/any", func(c *cell) row {
 			fates := newFate("leaf")

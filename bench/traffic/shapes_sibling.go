@@ -11,7 +11,10 @@ import (
 	"google.golang.org/grpc"
 )
 
-const slowSiblings = "slow-sibling"
+const (
+	slowSiblings = "slow-sibling"
+	httpPages    = "http-root"
+)
 
 func siblingShapes() []shape {
 	return []shape{one(slowSiblings, slowSibling), one("held-watch", heldWatch)}

@@ -131,7 +131,7 @@ func readmeTable(rows []row) string {
 		{"500 idle processes, their common service is down: calls per request", allOfManyRoots, leaf},
 		{"the last of 5 services fails 10 % of its calls: success", "partial/depth=5", percent},
 		{"100 parallel calls per request, 5 % fail once: success", "fan-out-100/parallel", percent},
-		{"HTTP pages of 9 calls, 10 % fail once: success", "http-root", percent},
+		{"HTTP pages of 9 calls, 10 % fail once: success", httpPages, percent},
 		{"three tiers, replicas killed in turn: failed requests", "kill/three-tier", failures},
 	} {
 		fmt.Fprintf(&text, "| %s |", line.about)
