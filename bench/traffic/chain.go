@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
@@ -119,7 +120,8 @@ func (c *cell) dial(p callPolicy, to ...*service) *grpc.ClientConn {
 }
 
 // dialWith connects to services in memory, whose addresses are their indices, until
-// the measurement ends.
+// the measurement ends. It returns when all are connected: a balancer sends its first
+// calls to the one that is connected first.
 func (c *cell) dialWith(opts []grpc.DialOption, to ...*service) *grpc.ClientConn {
 	c.t.Helper()
 	addresses := make([]string, len(to))
@@ -137,6 +139,8 @@ func (c *cell) dialWith(opts []grpc.DialOption, to ...*service) *grpc.ClientConn
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { _ = conn.Close() })
+	conn.Connect()
+	synctest.Wait()
 	return conn
 }
 

@@ -45,7 +45,7 @@ func oneBad(c *cell, name string, b *budget.Budget) row {
 	p := c.spread()
 	p.budget = b
 	backends := []*service{c.serve(good), c.serve(bad), c.serve(good)}
-	u := users{concurrent: 16, requests: c.size(3000, 1000)}
+	u := users{concurrent: 16, requests: 3000}
 	o := u.run(c.t.Context(), c.connect(p, backends...))
 	r := newRow(name, o, sumCalls(backends), 0)
 	for _, n := range seen {
