@@ -54,6 +54,7 @@ bench: ## Measure, and write docs/benchmarks.md
 	go run ./bench/overhead -out docs/benchmarks.md
 	go run ./bench/hedging -out docs/benchmarks.md
 	go run ./bench/stores -out docs/benchmarks.md
+	go run ./bench/traffic
 
 # The tools, at the versions that tools/go.mod pins.
 $(BIN): tools/go.mod tools/go.sum

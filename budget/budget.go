@@ -99,6 +99,16 @@ func (b *Budget) Affords(now time.Time, target string, why Cause) int {
 	return 0
 }
 
+// IsNew reports whether a target's bucket is less than a second old and has earned by
+// fewer than 200 successes. If it is empty then, that says little about the target.
+func (b *Budget) IsNew(now time.Time, target string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.bucket(now, target)
+	const few = 200
+	return t != nil && now.Sub(t.made) < time.Second && t.recent.sum < few
+}
+
 // Put puts back what [Budget.Take] took for an attempt that was not made, or
 // reached no server.
 func (b *Budget) Put(now time.Time, target string, why Cause) {

@@ -90,6 +90,26 @@ func TestSlowTargetIsSentATenthOfWhatAFailingOneIs(t *testing.T) {
 	}
 }
 
+func TestTargetIsNewForASecondOr200Successes(t *testing.T) {
+	t.Parallel()
+	b := budget.New()
+	b.Success(t0, "a")
+	for _, after := range []time.Duration{0, 999 * time.Millisecond, time.Second, time.Hour} {
+		if got, want := b.IsNew(t0.Add(after), "a"), after < time.Second; got != want {
+			t.Errorf("new after %v: %v, want %v", after, got, want)
+		}
+	}
+	for i := range 200 {
+		if !b.IsNew(t0, "b") {
+			t.Fatalf("not new after %d successes", i)
+		}
+		b.Success(t0, "b")
+	}
+	if b.IsNew(t0, "b") {
+		t.Error("new after 200 successes")
+	}
+}
+
 func TestPutGivesBackWhatTakeTook(t *testing.T) {
 	t.Parallel()
 	for _, why := range []budget.Cause{budget.AfterFailure, budget.AfterTimeout, budget.Speculative} {

@@ -48,7 +48,9 @@
 //
 // where burst is what the bucket held when the period began: at most the larger of
 // Burst and ratio × the successes of the second before. In an outage nothing
-// succeeds, so nothing is earned, and amplification approaches 1.
+// succeeds, so nothing is earned, and amplification approaches 1. A failure that is
+// not retried because the bucket is empty is final for the hops above, too, unless
+// the bucket is new.
 //
 // # What belongs here
 //

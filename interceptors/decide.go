@@ -146,8 +146,8 @@ func (k *call) nextPause(push pushback) time.Duration {
 
 // pay charges another attempt after attempt a has failed, unless the last was
 // charged and not sent, or none was sent yet: then the next is in effect the
-// first. It reports whether it was paid, and if not, whether only the request
-// budget was empty.
+// first. It reports whether it was paid, and if not, whether a hop above may pay:
+// the request budget was empty, or this client is new to the target.
 func (k *call) pay(now time.Time, a *attempt, err error) (paid, wanting bool) {
 	if k.paid || a.unsent && !k.seen {
 		return true, false
@@ -177,7 +177,7 @@ func (k *call) charge(now time.Time, cause budget.Cause, last *budget.Loan) (pai
 	}
 	if !k.budget.Take(now, k.target.name, cause) {
 		k.reason = becauseTarget
-		return false, false
+		return false, k.budget.IsNew(now, k.target.name)
 	}
 	credit := last != nil && last.Credit()
 	if !credit && !k.allotment.Spend() {

@@ -367,3 +367,28 @@ func TestHedgesDownAChainStayWithinTheBudget(t *testing.T) {
 		t.Errorf("%d extra calls of the leaf, paid with 10 tokens", extra)
 	}
 }
+
+// A hedge adds to what a slow target has to do: of the share for slow targets it
+// takes two tokens.
+func TestHedgesAreFewerThanRetries(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var served atomic.Int64
+		n := serve(t, func(context.Context) error {
+			served.Add(1)
+			time.Sleep(time.Second)
+			return nil
+		}, newServer(t).ServerOptions()...)
+		n.mayHang()
+		b := fixedBudget(budget.Burst(3))
+		do := idempotent(n.dial(newClient(t, hedging(interceptors.HedgePolicy{Delay: 100 * ms}), interceptors.WithBudget(b)).DialOptions()...))
+		for range 5 {
+			if err := do(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if served.Load() != 6 || balance(b) != 2 {
+			t.Errorf("%d attempts of 5 slow calls, and %v tokens left of 3; want one hedge", served.Load(), balance(b))
+		}
+	})
+}

@@ -303,3 +303,69 @@ func TestAttemptTimeoutEndsAnAttemptAndNotTheCall(t *testing.T) {
 		})
 	}
 }
+
+// sharing is a policy of shared attempt timeouts.
+func sharing() interceptors.ClientOption {
+	return policy(interceptors.Policy{
+		AttemptTimeout: interceptors.AttemptTimeoutShared,
+		Retry:          &interceptors.RetryPolicy{Backoff: interceptors.Backoff{Base: ms, Max: ms, Jitter: interceptors.NoJitter}},
+	})
+}
+
+// A third of the deadline may be less than the method needs. Once that is known, its
+// attempts have time enough, and only one that hangs is cut short.
+func TestSharedTimeoutDoesNotCutHealthyAttemptsShort(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var served atomic.Int64
+		var hangs atomic.Bool
+		n := serve(t, func(ctx context.Context) error {
+			served.Add(1)
+			if hangs.Swap(false) {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			time.Sleep(40 * ms)
+			return nil
+		}, newServer(t).ServerOptions()...)
+		do := idempotent(n.dial(newClient(t, sharing(), interceptors.WithBudget(fixedBudget())).DialOptions()...))
+		for range 50 {
+			if err := within(t, do, time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		served.Store(0)
+		for range 10 {
+			if err := within(t, do, 100*ms); err != nil {
+				t.Error(err)
+			}
+		}
+		if served.Load() != 10 {
+			t.Errorf("%d attempts of 10 calls that take 40 of 100 ms, want one each", served.Load())
+		}
+		hangs.Store(true)
+		served.Store(0)
+		if err := within(t, do, 200*ms); err != nil || served.Load() != 2 {
+			t.Errorf("%v after %d attempts of a call whose first one hangs, want success after 2", err, served.Load())
+		}
+	})
+}
+
+// Cutting an attempt short is of no use if there is no token for another.
+func TestSharedTimeoutNeedsATokenForTheNextAttempt(t *testing.T) {
+	t.Parallel()
+	for tokens, want := range map[int]codes.Code{0: codes.OK, 1: codes.OK, 10: codes.DeadlineExceeded} {
+		synctest.Test(t, func(t *testing.T) {
+			n := serve(t, func(context.Context) error {
+				time.Sleep(150 * ms)
+				return nil
+			}, newServer(t).ServerOptions()...)
+			n.mayHang()
+			b := fixedBudget(budget.Burst(tokens))
+			do := idempotent(n.dial(newClient(t, sharing(), interceptors.WithBudget(b)).DialOptions()...))
+			if err := within(t, do, 200*ms); status.Code(err) != want {
+				t.Errorf("with %d tokens: %v, want %v", tokens, err, want)
+			}
+		})
+	}
+}

@@ -336,3 +336,24 @@ func TestStreamThatAnswersLeavesItsTokensToTheOtherCalls(t *testing.T) {
 		end(false)
 	})
 }
+
+// A process that has just been started has too few tokens to decide for the hops
+// above it.
+func TestEmptyBucketMakesAFailureFinalUnlessItIsNew(t *testing.T) {
+	t.Parallel()
+	for age, want := range map[time.Duration]bool{0: true, 2 * time.Second: false} {
+		synctest.Test(t, func(t *testing.T) {
+			b := fixedBudget(budget.Burst(0))
+			down := idempotent(serve(t, (&counter{fail: always(errUnavailable)}).handle).dial(newClient(t, quick(), interceptors.WithBudget(b)).DialOptions()...))
+			n := serve(t, func(ctx context.Context) error { return down(ctx) }, newServer(t).ServerOptions()...)
+			do := idempotent(n.dial())
+			_ = do(t.Context())
+			time.Sleep(age)
+			var trailer metadata.MD
+			_ = do(metadata.AppendToOutgoingContext(t.Context(), wire.ContextKey, "1;b=5"), grpc.Trailer(&trailer))
+			if r, ok := wire.ParseReport(trailer[wire.ReportKey][0]); !ok || r.Wanting != want || trailer["grpc-retry-pushback-ms"][0] != "-1" {
+				t.Errorf("%v after the first call: report %+v, trailer %v; want n=1: %v", age, r, trailer, want)
+			}
+		})
+	}
+}

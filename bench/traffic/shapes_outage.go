@@ -33,7 +33,7 @@ func outage(c *cell, name string, depth int) row {
 		c.work()
 		return errUnavailable
 	}, passOn)
-	u := users{concurrent: 8, requests: c.size(2000, 1000)}
+	u := users{concurrent: 8, requests: 2000}
 	if c.stack.unbounded { // one request at depth 10 makes four times maxLeafCalls, in many minutes
 		u.concurrent, u.deadline = 1, time.Hour
 	}
