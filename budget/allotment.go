@@ -46,14 +46,14 @@ func (a *Allotment) StartCall(b *Budget) {
 	if a.budget == nil && b != nil {
 		a.budget = b
 		if !a.hop {
-			a.received = int32(b.perRequest) //nolint:gosec // at most maxCount
+			a.received = int32(b.settings.perRequest) //nolint:gosec // at most maxCount
 			a.free += a.received
 		}
 	}
 	if a.budget == nil {
 		return
 	}
-	earned := a.budget.share(a.calls)
+	earned := a.budget.settings.share(a.calls)
 	a.free += earned - a.earned
 	a.earned = earned
 }
@@ -81,7 +81,7 @@ func (a *Allotment) Lend(hedges int) Loan {
 	}
 	free, keep := int(a.free), hedges
 	if others := a.underWay - 1; others > 0 && a.budget != nil {
-		keep += 1 + int(a.budget.share(others))
+		keep += 1 + int(a.budget.settings.share(others))
 	}
 	const enough = 2 // for three attempts of the callee's
 	tokens := int32(max(0, min(max(enough, (free+1)/2), free-keep, maxCount)))

@@ -19,7 +19,7 @@ const targetLimit = 4096
 // target draw on one bucket. It is safe for concurrent use. The zero value grants
 // nothing.
 type Budget struct {
-	settings
+	settings settings
 
 	mu      sync.Mutex
 	targets *lru.Cache[string, *bucket] // nil in the zero value
@@ -47,11 +47,11 @@ func New(opts ...Option) *Budget {
 }
 
 // Name returns the name by which metrics know the budget.
-func (b *Budget) Name() string { return b.name }
+func (b *Budget) Name() string { return b.settings.name }
 
 // Err returns what was wrong with the options of [New], or nil. Code that is
 // handed a Budget as a part of its configuration should check it.
-func (b *Budget) Err() error { return b.err() }
+func (b *Budget) Err() error { return b.settings.err() }
 
 // Clone returns a new budget with the same settings, whose buckets are as new.
 func (b *Budget) Clone() *Budget {
@@ -73,7 +73,7 @@ func (b *Budget) BalanceAt(now time.Time, target string) float64 {
 	}
 	t, ok := b.targets.Peek(target)
 	if !ok {
-		return float64(b.burst)
+		return float64(b.settings.burst)
 	}
 	t.advance(now, &b.settings)
 	return float64(t.level) / float64(token)

@@ -57,7 +57,7 @@ func (f *forest) request(rng *rand.Rand) {
 	root.Close()
 	late()
 	t.finished(root)
-	bound := int64(f.budget.perRequest) + t.earned.Load() + t.lostHolding.Load()
+	bound := int64(f.budget.settings.perRequest) + t.earned.Load() + t.lostHolding.Load()
 	if f.shape.lie == 0 && t.extra.Load() > bound {
 		f.complain("more extra attempts than PerRequest, what the calls earned, and lost replies")
 	}

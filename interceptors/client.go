@@ -28,7 +28,7 @@ type Client struct {
 	reserved []string // keys of metadata that attempts set themselves
 
 	methods  cache[method]
-	targets  targets
+	targets  *targets
 	buffered atomic.Int64 // bytes that streams keep
 
 	trace *tracing // nil if there is no provider

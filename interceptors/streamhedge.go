@@ -75,9 +75,6 @@ func (s *streamCall) runRace(request any) {
 		return s.explain(a, err)
 	})
 	a, _ := last.message.(*streamAttempt) // set before anything can fail
-	if err == nil {
-		s.takeBack(a)
-	}
 	s.mu.Lock()
 	s.current, s.driving = a, false
 	if err != nil {
@@ -88,6 +85,9 @@ func (s *streamCall) runRace(request any) {
 		s.finishIfLast(a)
 	}
 	s.mu.Unlock() // the user is told when the race is over
+	if err == nil {
+		s.takeBack(a)
+	}
 	returned = true
 }
 

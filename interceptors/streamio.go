@@ -193,7 +193,9 @@ func (s *streamCall) takeBack(a *streamAttempt) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a.loan.Answered(used)
+	if !s.driving { // else it is being replaced
+		a.loan.Answered(used)
+	}
 }
 
 // responseHeader returns the response header, which commits the stream.

@@ -36,13 +36,11 @@ const targetLimit = 4096
 
 // targets are the targets that a client knows.
 type targets struct {
-	mu     *sync.Mutex
+	mu     sync.Mutex
 	byName *lru.Cache[string, *target]
 }
 
-func newTargets() targets {
-	return targets{&sync.Mutex{}, lru.New[string, *target](targetLimit)}
-}
+func newTargets() *targets { return &targets{byName: lru.New[string, *target](targetLimit)} }
 
 // all returns the targets, the one called last first.
 func (t *targets) all() (all []*target) {
