@@ -30,7 +30,8 @@ func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn
 	if learn {
 		in.floor = s.floors.get(fullMethod, func(string) *deadline.Floor { return &deadline.Floor{} })
 	}
-	header, malformed := s.readHeader(ctx)
+	in.outside = s.isOutside(ctx)
+	header, malformed := in.readHeader(ctx)
 	in.request.attempt = header.Attempt
 	if header.HasBudget {
 		in.request.hop = true
@@ -51,10 +52,10 @@ func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn
 	return in
 }
 
-// readHeader returns what the caller says of its call: nothing at the edge, and
+// readHeader returns what the caller says of its call: nothing if it is outside, and
 // nothing if it is malformed.
-func (s *Server) readHeader(ctx context.Context) (h wire.Context, malformed bool) {
-	if s.edge {
+func (in *incoming) readHeader(ctx context.Context) (h wire.Context, malformed bool) {
+	if in.outside {
 		return wire.Context{}, false
 	}
 	values := metadata.ValueFromIncomingContext(ctx, wire.ContextKey)
@@ -83,10 +84,11 @@ func (in *incoming) timeLeft(ctx context.Context, h wire.Context) (grpc, remaini
 		remaining = deadline.OnArrival(h.Deadline, h.Sent, excess, grpc)
 	}
 	in.waited = remaining
-	if grpc == unbounded && in.defaultDeadline > 0 {
-		remaining = min(remaining, in.defaultDeadline)
+	limits := &in.method.limits
+	if grpc == unbounded && limits.DefaultDeadline > 0 {
+		remaining = min(remaining, limits.DefaultDeadline)
 	}
-	for _, most := range [...]time.Duration{in.maxDeadline, in.method.declared.cap} {
+	for _, most := range [...]time.Duration{limits.MaxDeadline, in.method.declared.cap} {
 		if most > 0 {
 			remaining = min(remaining, most)
 		}
@@ -106,7 +108,7 @@ func (in *incoming) refuse(ctx context.Context, remaining time.Duration) {
 			in.refusal = cancelledError()
 		}
 		return
-	case remaining < max(in.Server.floor, in.method.declared.floor), in.floor != nil && in.floor.Refuse(in.arrived.Sub(in.begun), remaining):
+	case remaining < max(in.method.limits.Floor, in.method.declared.floor), in.floor != nil && in.floor.Refuse(in.arrived.Sub(in.begun), remaining):
 		reason, message = ReasonDeadlineUnreachable, "what remains of the deadline is less than the method needs"
 	default:
 		return

@@ -242,7 +242,7 @@ func (c *claim) wait() error {
 // method needs.
 func (c *claim) tooLate() bool {
 	d, ok := c.request.Deadline()
-	return ok && c.waits > 0 && time.Until(d) < max(c.Server.floor, c.method.declared.floor)
+	return ok && c.waits > 0 && time.Until(d) < max(c.method.limits.Floor, c.method.declared.floor)
 }
 
 // patience returns how long the call may wait for another: as long as leaves

@@ -21,6 +21,8 @@ type method struct {
 	spans *spanOptions // nil if there is no tracer
 	known atomic.Bool  // registered or configured, so that metrics may name it
 
+	limits Limits // at its server
+
 	keyed *keyedMethod // at its server, if its writes are to be run once for each key
 }
 
@@ -69,6 +71,7 @@ func (c *Client) newMethod(fullMethod string) *method {
 func (s *Server) newMethod(fullMethod string) *method {
 	m := newMethod(fullMethod, s.declared)
 	m.spans = s.trace.options(m.name)
+	m.limits = s.limitsOf(fullMethod)
 	m.keyed = s.newKeyed(m)
 	return m
 }

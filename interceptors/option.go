@@ -1,9 +1,11 @@
 package interceptors
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/hopbound/hopbound/budget"
@@ -11,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/peer"
 )
 
 // Mode is whether a [Client] or [Server] does what it decides.
@@ -78,16 +81,13 @@ type clientSettings struct {
 
 type serverSettings struct {
 	settings
-	idle            time.Duration
-	sendTimeout     time.Duration
-	edge            bool
-	maxDeadline     time.Duration
-	defaultDeadline time.Duration
-	floor           time.Duration
-	adaptiveFloor   bool
-	store           idempotency.Store     // nil if keys are not looked at
-	keyed           *idempotency.Settings // of the store
-	errs            []error
+	edge          []func(*peer.Peer) bool // any of which tells a caller that is outside
+	limits        Limits
+	methodLimits  map[string]Limits // by name
+	adaptiveFloor bool
+	store         idempotency.Store     // nil if keys are not looked at
+	keyed         *idempotency.Settings // of the store
+	errs          []error
 }
 
 type clientOption func(*clientSettings)
@@ -258,8 +258,35 @@ func WithStrictSafety() ClientOption {
 // the deadline, stamps and tokens that they send are ignored, and each request
 // is a root. gRPC's own timeout still counts. Use it where callers are not
 // yours.
-func AtEdge() ServerOption {
-	return serverOption(func(s *serverSettings) { s.edge = true })
+//
+// If some callers of a port are yours and others are not, pass functions that tell
+// them apart by their peer, such as by its certificate: a caller is outside if any
+// of them returns true. They are called for each call, with a peer that is not nil,
+// and must be safe for concurrent use. Without any, all callers are outside.
+func AtEdge(outside ...func(*peer.Peer) bool) ServerOption {
+	return serverOption(func(s *serverSettings) {
+		for i, f := range outside {
+			if f == nil {
+				s.errs = append(s.errs, fmt.Errorf("AtEdge: function %d is nil", i+1))
+			}
+		}
+		if len(outside) == 0 {
+			outside = append(outside, func(*peer.Peer) bool { return true })
+		}
+		s.edge = append(s.edge, outside...)
+	})
+}
+
+// isOutside reports whether the caller of ctx is one that the server does not trust.
+func (s *serverSettings) isOutside(ctx context.Context) bool {
+	if len(s.edge) == 0 {
+		return false
+	}
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		p = &peer.Peer{}
+	}
+	return slices.ContainsFunc(s.edge, func(outside func(*peer.Peer) bool) bool { return outside(p) })
 }
 
 // WithIdempotency runs unary calls that carry an idempotency key once: the
@@ -296,7 +323,7 @@ func WithMaxDeadline(d time.Duration) ServerOption {
 		if d <= 0 {
 			s.errs = append(s.errs, fmt.Errorf("WithMaxDeadline(%v): must be more than nothing", d))
 		}
-		s.maxDeadline = d
+		s.limits.MaxDeadline = d
 	})
 }
 
@@ -307,7 +334,7 @@ func WithDefaultDeadline(d time.Duration) ServerOption {
 		if d <= 0 {
 			s.errs = append(s.errs, fmt.Errorf("WithDefaultDeadline(%v): must be more than nothing", d))
 		}
-		s.defaultDeadline = d
+		s.limits.DefaultDeadline = d
 	})
 }
 
@@ -318,7 +345,7 @@ func WithFloor(d time.Duration) ServerOption {
 		if d < 0 {
 			s.errs = append(s.errs, fmt.Errorf("WithFloor(%v): less than nothing", d))
 		}
-		s.floor = d
+		s.limits.Floor = d
 	})
 }
 
@@ -331,7 +358,7 @@ func WithStreamIdleLimit(d time.Duration) ServerOption {
 		if d <= 0 {
 			s.errs = append(s.errs, fmt.Errorf("WithStreamIdleLimit(%v): must be more than nothing", d))
 		}
-		s.idle = d
+		s.limits.StreamIdle = d
 	})
 }
 
@@ -342,7 +369,7 @@ func WithStreamSendTimeout(d time.Duration) ServerOption {
 		if d <= 0 {
 			s.errs = append(s.errs, fmt.Errorf("WithStreamSendTimeout(%v): must be more than nothing", d))
 		}
-		s.sendTimeout = d
+		s.limits.StreamSendTimeout = d
 	})
 }
 

@@ -45,14 +45,22 @@ func (m MethodPolicies) validate() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		p := m[name]
-		if name != "" && (len(name) < 3 || name[0] != '/' || name[1] == '/' || strings.Count(name, "/") != 2) {
-			errs = append(errs, fmt.Errorf("policy %q: the name must be /service/method, /service/ or empty", name))
+		if err := validateMethodName(name); err != nil {
+			errs = append(errs, fmt.Errorf("policy %q: %w", name, err))
 		}
 		if err := p.validate(); err != nil {
 			errs = append(errs, fmt.Errorf("policy %q: %w", name, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// validateMethodName checks a name of one method, of a service's methods, or of all.
+func validateMethodName(name string) error {
+	if name != "" && (len(name) < 3 || name[0] != '/' || name[1] == '/' || strings.Count(name, "/") != 2) {
+		return errors.New("the name must be /service/method, /service/ or empty")
+	}
+	return nil
 }
 
 // resolve returns the policy of a call out of those of its sources, of which

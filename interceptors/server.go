@@ -69,10 +69,13 @@ func (s *Server) checkFloors() error {
 	for _, limit := range [...]struct {
 		name string
 		d    time.Duration
-	}{{"WithMaxDeadline", s.maxDeadline}, {"WithDefaultDeadline", s.defaultDeadline}} {
-		if limit.d > 0 && s.floor > limit.d {
-			errs = append(errs, fmt.Errorf("WithFloor(%v): more than %s(%v), which refuses every call", s.floor, limit.name, limit.d))
+	}{{"WithMaxDeadline", s.limits.MaxDeadline}, {"WithDefaultDeadline", s.limits.DefaultDeadline}} {
+		if limit.d > 0 && s.limits.Floor > limit.d {
+			errs = append(errs, fmt.Errorf("WithFloor(%v): more than %s(%v), which refuses every call", s.limits.Floor, limit.name, limit.d))
 		}
+	}
+	if most := s.limits.MaxDeadline; most > 0 && s.limits.DefaultDeadline > most {
+		errs = append(errs, fmt.Errorf("WithDefaultDeadline(%v): more than WithMaxDeadline(%v)", s.limits.DefaultDeadline, most))
 	}
 	return errors.Join(errs...)
 }
@@ -123,7 +126,8 @@ type incoming struct {
 	waited  time.Duration // how long its caller waits, from then on
 	refusal error         // what is returned instead of running the handler
 
-	replayed bool // nor did it run if this is set
+	outside  bool // the caller is not trusted
+	replayed bool // nor did the handler run if this is set
 
 	span  trace.Span // nil if it is not recorded
 	owned bool       // the span is ours to end

@@ -64,15 +64,16 @@ var (
 // stream wraps a stream for its handler.
 func (in *incoming) stream(ss grpc.ServerStream) *serverStream {
 	s := &serverStream{ServerStream: ss, in: in, limited: in.cancel != nil}
-	idle := in.idle > 0 && in.mode == Enforce
-	if idle || in.sendTimeout > 0 && in.mode == Enforce {
+	limits := &in.method.limits
+	idle := limits.StreamIdle > 0 && in.mode == Enforce
+	if idle || limits.StreamSendTimeout > 0 && in.mode == Enforce {
 		s.limited = true
 		ctx, cancel := context.WithCancelCause(in.request.Context)
 		in.request.in(ctx)
 		s.interrupt = cancel
 	}
 	if idle {
-		s.idle = newIdleTimer(in.idle, func() { s.interrupt(errIdle) })
+		s.idle = newIdleTimer(limits.StreamIdle, func() { s.interrupt(errIdle) })
 	}
 	return s
 }
@@ -120,7 +121,7 @@ func (s *serverStream) SendMsg(m any) error {
 	if !s.limited {
 		return s.ServerStream.SendMsg(m)
 	}
-	return s.wait(s.in.sendTimeout, func() error { return s.ServerStream.SendMsg(m) })
+	return s.wait(s.in.method.limits.StreamSendTimeout, func() error { return s.ServerStream.SendMsg(m) })
 }
 
 // waited is what came of a wait.

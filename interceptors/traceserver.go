@@ -37,7 +37,7 @@ func (in *incoming) startServer(ctx context.Context, h wire.Context) context.Con
 func (in *incoming) startSpan(ctx context.Context) context.Context {
 	remote := in.trace.propagators.Extract(ctx, arriving{ctx})
 	opts := in.method.spans.server
-	if in.edge { // the caller's trace is not ours to be part of
+	if in.outside { // the caller's trace is not ours to be part of
 		opts = append(slices.Clip(in.method.spans.edge), trace.WithLinks(trace.LinkFromContext(remote)))
 	} else {
 		ctx = remote
