@@ -1,6 +1,7 @@
 package budget
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -38,12 +39,20 @@ func New(opts ...Option) *Budget {
 		},
 		targets: lru.New[string, *bucket](targetLimit),
 	}
-	for _, opt := range opts {
-		if opt != nil {
-			opt(&b.settings)
+	for i, opt := range opts {
+		if opt == nil {
+			b.settings.errs = append(b.settings.errs, fmt.Errorf("budget: option %d is nil", i+1))
+			continue
 		}
+		opt(&b.settings)
 	}
 	return b
+}
+
+// Empty reports whether the settings allow no extra attempt, ever.
+func (b *Budget) Empty() bool {
+	s := &b.settings
+	return s.ratio == 0 && (s.perRequest == 0 || s.burst == 0 && s.minPerSecond == 0)
 }
 
 // Name returns the name by which metrics know the budget.

@@ -205,7 +205,7 @@ func TestInvalidOptionsAreReplacedAndReported(t *testing.T) {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		"Ratio(NaN): must be between 0 and 1e+06", "MinPerSecond(-1)", "PerRequest(65536): must be between 0 and 65535", "Burst(-7)",
+		"option 5 is nil", "Ratio(NaN): must be between 0 and 1e+06", "MinPerSecond(-1)", "PerRequest(65536): must be between 0 and 65535", "Burst(-7)",
 	} {
 		if !strings.Contains(b.Err().Error(), want) {
 			t.Errorf("%q does not report %q", b.Err(), want)

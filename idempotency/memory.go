@@ -24,6 +24,7 @@ type Memory struct {
 	capacity int // of each shard
 	seed     maphash.Seed
 	begun    time.Time // what the store's time counts from
+	err      error     // what was wrong with the options
 }
 
 // mostShardBits is the logarithm of the most shards, and leastOfShard how many
@@ -97,7 +98,10 @@ func (r *memoryRecord) due() time.Duration {
 // MemoryOption configures a [Memory].
 type MemoryOption func(*memorySettings)
 
-type memorySettings struct{ capacity int }
+type memorySettings struct {
+	capacity int
+	errs     []error
+}
 
 const defaultCapacity = 1 << 20
 
@@ -106,17 +110,27 @@ const defaultCapacity = 1 << 20
 // one of its parts; and a record has its place for up to a second after a retention
 // of more than a minute. The default is a million.
 func MemoryCapacity(records int) MemoryOption {
-	return func(s *memorySettings) { s.capacity = records }
+	return func(s *memorySettings) {
+		s.capacity = records
+		if records <= 0 {
+			s.errs = append(s.errs, fmt.Errorf("MemoryCapacity(%d): must be positive", records))
+		}
+	}
 }
 
 // abandoned is how long a pending record is kept after its lease has run out, so
 // that its owner may still complete it if nobody takes over.
 const abandoned = time.Hour
 
-// NewMemory returns an empty store. It starts no goroutine.
+// NewMemory returns an empty store. It starts no goroutine. [Memory.Err] returns what
+// is wrong with the options, and a server that is given the store does too.
 func NewMemory(opts ...MemoryOption) *Memory {
 	s := memorySettings{capacity: defaultCapacity}
-	for _, opt := range opts {
+	for i, opt := range opts {
+		if opt == nil {
+			s.errs = append(s.errs, fmt.Errorf("option %d is nil", i+1))
+			continue
+		}
 		opt(&s)
 	}
 	shards := 1 << mostShardBits
@@ -128,6 +142,7 @@ func NewMemory(opts ...MemoryOption) *Memory {
 		capacity: max(1, s.capacity/shards),
 		seed:     maphash.MakeSeed(), // so that nobody can choose keys that meet
 		begun:    time.Now(),
+		err:      errors.Join(s.errs...),
 	}
 	for i := range m.shards {
 		m.shards[i].records = newTable()
@@ -137,6 +152,9 @@ func NewMemory(opts ...MemoryOption) *Memory {
 }
 
 var _ Store = (*Memory)(nil)
+
+// Err returns what was wrong with the options of [NewMemory], joined, or nil.
+func (m *Memory) Err() error { return m.err }
 
 // Kind returns "memory", as metrics name the store.
 func (m *Memory) Kind() string { return "memory" }

@@ -90,10 +90,12 @@ func NewSettings(opts ...Option) (*Settings, error) {
 		all:     MethodSettings{Retention: DefaultRetention, Codes: DefaultCodes()},
 		methods: map[string]methodOptions{},
 	}}
-	for _, opt := range opts {
-		if opt != nil {
-			opt.applySettings(&b)
+	for i, opt := range opts {
+		if opt == nil {
+			b.errs = append(b.errs, fmt.Errorf("option %d is nil", i+1))
+			continue
 		}
+		opt.applySettings(&b)
 	}
 	return &b.Settings, errors.Join(b.errs...)
 }
@@ -122,7 +124,7 @@ func (s *Settings) ForMethod(fullMethod string, declare func(*MethodSettings)) M
 // ("/shop.v1.Orders/Place"), or for all methods of a service
 // ("/shop.v1.Orders/"). They weigh more than what the method's proto file says.
 func ForMethod(name string, opts ...MethodOption) Option {
-	return forMethod{name: name, opts: slices.DeleteFunc(slices.Clone(opts), func(o MethodOption) bool { return o == nil })}
+	return forMethod{name: name, opts: slices.Clone(opts)}
 }
 
 type forMethod struct {
@@ -136,7 +138,11 @@ func (f forMethod) applySettings(s *settingsBuilder) {
 		return
 	}
 	var scratch MethodSettings
-	for _, opt := range f.opts {
+	for i, opt := range f.opts {
+		if opt == nil {
+			s.errs = append(s.errs, fmt.Errorf("ForMethod(%q): option %d is nil", f.name, i+1))
+			return
+		}
 		if err := opt.applyMethod(&scratch); err != nil {
 			s.errs = append(s.errs, fmt.Errorf("ForMethod(%q): %w", f.name, err))
 		}

@@ -41,10 +41,12 @@ type Client struct {
 func NewClient(opts ...ClientOption) (*Client, error) {
 	c := &Client{begun: time.Now(), clock: deadline.NewClock(rand.Uint64), targets: newTargets()}
 	c.callBuffer, c.clientBuffer = defaultCallBuffer, defaultClientBuffer
-	for _, opt := range opts {
-		if opt != nil {
-			opt.applyClient(&c.clientSettings)
+	for i, opt := range opts {
+		if isNil(opt) {
+			c.errs = append(c.errs, nilOption(i))
+			continue
 		}
+		opt.applyClient(&c.clientSettings)
 	}
 	if c.budget == nil {
 		c.budget = budget.New()

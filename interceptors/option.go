@@ -190,7 +190,7 @@ func WithBudget(b *budget.Budget) ClientOption {
 //  5. the defaults
 func WithPolicy(policies Policies) ClientOption {
 	return clientOption(func(s *clientSettings) {
-		if policies == nil {
+		if isNil(policies) {
 			s.errs = append(s.errs, errors.New("WithPolicy: nil"))
 			return
 		}
@@ -304,9 +304,15 @@ func (s *serverSettings) isOutside(ctx context.Context) bool {
 // services are such that their outcomes can be kept with [Server.Check].
 func WithIdempotency(store idempotency.Store, opts ...idempotency.Option) ServerOption {
 	return serverOption(func(s *serverSettings) {
-		if store == nil {
-			s.errs = append(s.errs, errors.New("WithIdempotency: nil"))
+		if isNil(store) {
+			s.errs = append(s.errs, errors.New("WithIdempotency: the store is nil"))
 			return
+		}
+		if s.store != nil {
+			s.errs = append(s.errs, errors.New("WithIdempotency: given twice"))
+		}
+		if checked, ok := store.(interface{ Err() error }); ok && checked.Err() != nil {
+			s.errs = append(s.errs, fmt.Errorf("WithIdempotency: %w", checked.Err()))
 		}
 		keyed, err := idempotency.NewSettings(opts...)
 		if err != nil {

@@ -41,10 +41,12 @@ type Server struct {
 // joined.
 func NewServer(opts ...ServerOption) (*Server, error) {
 	s := &Server{begun: time.Now(), delays: deadline.NewDelays(clockLimit)}
-	for _, opt := range opts {
-		if opt != nil {
-			opt.applyServer(&s.serverSettings)
+	for i, opt := range opts {
+		if isNil(opt) {
+			s.errs = append(s.errs, nilOption(i))
+			continue
 		}
+		opt.applyServer(&s.serverSettings)
 	}
 	var errs [4]error
 	s.trace = newTracing(&s.settings)

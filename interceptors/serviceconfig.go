@@ -19,6 +19,7 @@ import (
 type serviceConfig struct {
 	methods  MethodPolicies
 	throttle *throttleConfig
+	unknown  []string // fields that are nearly those that gRPC knows
 }
 
 // throttleConfig is gRFC A6's retryThrottling, in thousandths of a token.
@@ -45,6 +46,7 @@ func parseServiceConfig(text string) (serviceConfig, error) {
 	if o, ok := r.object("$", whole); ok {
 		c.methods = r.methodConfigs(o)
 		c.throttle = r.throttling(o)
+		c.unknown = nearMisses("$", "$", o)
 	}
 	if err := errors.Join(r.errs...); err != nil {
 		return serviceConfig{}, err

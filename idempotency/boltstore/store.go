@@ -67,10 +67,12 @@ func Open(path string, opts ...Option) (*Store, error) {
 	o := *bolt.DefaultOptions
 	o.Timeout, o.NoFreelistSync, o.FreelistType = lockTimeout, true, bolt.FreelistMapType
 	var errs []error
-	for _, opt := range opts {
-		if opt != nil {
-			errs = append(errs, opt(&o))
+	for i, opt := range opts {
+		if opt == nil {
+			errs = append(errs, fmt.Errorf("option %d is nil", i+1))
+			continue
 		}
+		errs = append(errs, opt(&o))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

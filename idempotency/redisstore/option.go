@@ -18,10 +18,12 @@ type settings struct {
 func newSettings(opts []Option) (settings, error) {
 	s := settings{prefix: "hopbound"}
 	var errs []error
-	for _, opt := range opts {
-		if opt != nil {
-			errs = append(errs, opt(&s))
+	for i, opt := range opts {
+		if opt == nil {
+			errs = append(errs, fmt.Errorf("option %d is nil", i+1))
+			continue
 		}
+		errs = append(errs, opt(&s))
 	}
 	return s, errors.Join(errs...)
 }
