@@ -117,6 +117,7 @@ func (k *call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 		return k.hedge(req, reply, cc, invoker)
 	}
 	for again := true; again; {
+		k.awaitConnection()
 		err = k.invoke(req, reply, cc, invoker)
 		again, err = k.again(k.last, err)
 	}

@@ -1,11 +1,13 @@
 package interceptors
 
 import (
+	"context"
 	"math/rand/v2"
 	"time"
 
 	"github.com/hopbound/hopbound/budget"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 )
 
 // decision is what became of an attempt. It is an attribute of spans and
@@ -101,7 +103,7 @@ func (k *call) verdict(a *attempt, err error, repeats func(codes.Code) bool) dec
 		return pushedBack
 	}
 	switch ranOut := a.ranOut(err); {
-	case ranOut && a.timeout == 0:
+	case ranOut && a.timeout == 0 && !repeats(code): // a server's time was over, which was the call's
 		k.ranOut, k.reason = true, becausePassed
 		return outOfTime
 	case !ranOut && !repeats(code) && !k.comesBack(err):
@@ -198,28 +200,44 @@ func (k *call) refund(now time.Time) {
 	k.budget.Put(now, k.target.name, k.cause)
 }
 
-// pause waits for the time of the next attempt. If the call is cancelled
-// meanwhile, it returns the error of the call: of its last attempt, or that it
-// was cancelled.
+// awaitClosing waits until ctx ends, and reports whether the connection was closed
+// before.
+func (k *call) awaitClosing(ctx context.Context) bool {
+	if k.conn == nil {
+		<-ctx.Done()
+		return false
+	}
+	s := k.conn.GetState()
+	for s != connectivity.Shutdown && k.conn.WaitForStateChange(ctx, s) {
+		s = k.conn.GetState()
+	}
+	return s == connectivity.Shutdown
+}
+
+// pause waits for the time of the next attempt. If the call is cancelled or its
+// connection closed meanwhile, it returns the error of the call: of its last attempt,
+// or that it was cancelled.
 func (k *call) pause(a *attempt, last error) (again bool, err error) {
 	k.tracePause(a, last)
 	if k.paused > 0 {
 		began := time.Now()
 		defer func() { k.idle += time.Since(began) }()
-		timer := time.NewTimer(k.paused)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
+		ctx, stop := context.WithTimeout(k.ctx, k.paused)
+		defer stop()
+		if !k.awaitClosing(ctx) && k.ctx.Err() == nil {
 			return true, nil
-		case <-k.ctx.Done():
 		}
 	} else if k.ctx.Err() == nil {
 		return true, nil
 	}
 	k.ended = time.Now()
 	k.abandoned = true
-	if k.deadlinePassed() {
+	switch {
+	case k.deadlinePassed():
 		k.decision, k.reason = outOfTime, becausePassed
+		return false, last
+	case k.ctx.Err() == nil: // the connection was closed
+		k.decision, k.reason = notRetryable, becauseCancelled
 		return false, last
 	}
 	k.decision, k.reason = notRetryable, becauseCancelled

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
 )
 
@@ -35,6 +36,7 @@ type call struct {
 	observers []grpc.CallOption  // the user's that are told of the attempt that counts
 	onFinish  func(error)        // of the user's OnFinish options; nil if there are none
 	invalid   error              // what is wrong with the policy among the call options
+	waits     bool               // it waits for a connection
 
 	request   *request          // the incoming request that the call belongs to, if any
 	allotment *budget.Allotment // its own if the call is a root
@@ -86,6 +88,12 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 		ctx, k.release = context.WithDeadline(ctx, k.began.Add(k.policy.Timeout))
 	}
 	k.ctx = ctx
+	k.waits = k.policy.WaitForReady
+	for _, o := range k.opts {
+		if o, ok := o.(grpc.FailFastCallOption); ok {
+			k.waits = !o.FailFast
+		}
+	}
 	if k.policy.WaitForReady && k.mode == Enforce {
 		k.opts = append([]grpc.CallOption{grpc.WaitForReady(true)}, k.opts...) // before the user's, which may say otherwise
 	}
@@ -198,6 +206,22 @@ func (k *call) refuse() error {
 func (k *call) remaining(now time.Time) (time.Duration, bool) {
 	d, ok := k.ctx.Deadline()
 	return d.Sub(now), ok
+}
+
+// awaitConnection waits until the connection is ready, if the call waits for that
+// anyway and its attempts have a timeout: the wait is not to use up an attempt.
+func (k *call) awaitConnection() {
+	if !k.waits || k.policy.AttemptTimeout == 0 || k.conn == nil || k.mode == Observe {
+		return
+	}
+	for s := k.conn.GetState(); s != connectivity.Ready && s != connectivity.Shutdown; s = k.conn.GetState() {
+		if s == connectivity.Idle {
+			k.conn.Connect()
+		}
+		if !k.conn.WaitForStateChange(k.ctx, s) {
+			return // gRPC has the error for a call that is cancelled or late
+		}
+	}
 }
 
 // mono returns a time on the monotonic clock of this client.

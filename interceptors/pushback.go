@@ -15,6 +15,10 @@ const pushbackKey = "grpc-retry-pushback-ms"
 // (gRFC A6).
 const previousAttemptsKey = "grpc-previous-rpc-attempts"
 
+// maxPushback is the longest that a call without a deadline waits because a server
+// says so.
+const maxPushback = 5 * time.Minute
+
 // pushback is what a reply says about retrying.
 type pushback struct {
 	said  bool
@@ -34,5 +38,5 @@ func parsePushback(trailer metadata.MD) pushback {
 	if len(values) > 1 || err != nil || ms < 0 || strconv.FormatInt(ms, 10) != values[0] { // a sign, leading zeros
 		return pushback{said: true, stop: true}
 	}
-	return pushback{said: true, after: time.Duration(ms) * time.Millisecond}
+	return pushback{said: true, after: min(time.Duration(ms)*time.Millisecond, maxPushback)}
 }

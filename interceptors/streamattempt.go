@@ -46,6 +46,7 @@ func (s *streamCall) openOne() (*streamAttempt, error) {
 			s.endPanicked(a.attempt)
 		}
 	}()
+	s.awaitConnection()
 	ctx, _ := s.begin(a.attempt, 0)
 	err := s.openIn(ctx, a, func() {})
 	returned = true
