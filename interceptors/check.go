@@ -73,7 +73,7 @@ func (c *Client) checkPolicy(name string, p Policy) error {
 		return fmt.Errorf("the service has no method %s", method)
 	}
 	m := c.newMethod(name)
-	whole := c.policyOf(m, nil)
+	whole := c.policyOf(m, nil, nil)
 	descriptor := findMethod(m.name)
 	var errs []error
 	level := whole.Idempotency

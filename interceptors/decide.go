@@ -45,6 +45,7 @@ const (
 // the next if there is one. If not, it returns the error of the call.
 func (k *call) again(a *attempt, err error) (bool, error) {
 	var pause time.Duration
+	k.refreshPolicy()
 	k.decision, k.wanting, pause = k.judge(a, err)
 	again, result := false, err
 	if k.decision == retried && k.mode == Enforce {

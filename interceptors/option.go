@@ -186,8 +186,9 @@ func WithBudget(b *budget.Budget) ClientOption {
 //  1. the call's own options: [UsePolicy], [NoRetry]
 //  2. WithPolicy
 //  3. [WithServiceConfig]
-//  4. the option (hopbound.v1.method) in the method's proto file
-//  5. the defaults
+//  4. the connection's service config, of its resolver or of [grpc.WithDefaultServiceConfig]
+//  5. the option (hopbound.v1.method) in the method's proto file
+//  6. the defaults
 func WithPolicy(policies Policies) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if isNil(policies) {
@@ -208,10 +209,11 @@ func WithPolicy(policies Policies) ClientOption {
 // returns all that is wrong with it, each by its path in the JSON. Fields that
 // A6 does not know are left alone.
 //
-// What gRPC itself makes of a service config, such as balancing and message
-// sizes, it takes from its own: the resolver's, or [grpc.WithDefaultServiceConfig],
-// which may be given the same JSON. A retryPolicy there does nothing, because
-// gRPC's retries are off; a timeout there holds for each attempt.
+// The connection's own service config, of its resolver or of
+// [grpc.WithDefaultServiceConfig], is a source of policies as well, after this one:
+// its retryPolicy, timeout and waitForReady hold without this option. gRPC has it
+// read, and takes balancing and message sizes from it; its hedgingPolicy and
+// retryThrottling must be given here.
 func WithServiceConfig(json string) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		config, err := parseServiceConfig(json)

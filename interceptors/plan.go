@@ -37,6 +37,7 @@ type call struct {
 	onFinish  func(error)        // of the user's OnFinish options; nil if there are none
 	invalid   error              // what is wrong with the policy among the call options
 	waits     bool               // it waits for a connection
+	resolved  bool               // the service config of its connection is in its policy
 
 	request   *request          // the incoming request that the call belongs to, if any
 	allotment *budget.Allotment // its own if the call is a root
@@ -79,7 +80,9 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 	k.ended = k.began // as it is if no attempt is made
 	k.key, k.hasKey = idempotency.ForCall(ctx, fullMethod, false)
 	own := k.takeOver(opts)
-	k.policy = c.policyOf(k.method, own)
+	channel := k.channelPolicy()
+	k.resolved = channel != nil
+	k.policy = c.policyOf(k.method, own, channel)
 	k.request = requestFromContext(ctx)
 	k.allotment = c.allotment(ctx, &k.root)
 	k.allotment.StartCall(c.budget)

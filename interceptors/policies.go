@@ -93,12 +93,13 @@ func resolve(sources ...*Policy) Policy {
 	return p
 }
 
-// policyOf returns the policy of a call of a method, whose own policy, if its
-// call options have one, weighs most.
-func (c *Client) policyOf(m *method, own *Policy) Policy {
-	if _, fixed := c.policy.(MethodPolicies); fixed && own == nil {
+// policyOf returns the policy of a call of a method. The policy among its call
+// options weighs most; channel is that of its connection's service config. Either may
+// be nil.
+func (c *Client) policyOf(m *method, own, channel *Policy) Policy {
+	if _, fixed := c.policy.(MethodPolicies); fixed && own == nil && channel == nil {
 		return m.policy
 	}
 	literal := c.policy.ForMethod(m.full)
-	return resolve(own, &literal, &m.configured, &m.declared.policy)
+	return resolve(own, &literal, &m.configured, channel, &m.declared.policy)
 }

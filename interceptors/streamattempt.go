@@ -19,6 +19,7 @@ func (s *streamCall) open() (*streamAttempt, error) {
 		s.change()
 		s.mu.Unlock()
 		if err == nil {
+			s.refreshPolicy()
 			if !s.mayRepeat() {
 				s.commit(a, "")
 			}
