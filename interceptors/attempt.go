@@ -34,6 +34,7 @@ type attempt struct {
 	header   metadata.MD
 	peer     peer.Peer
 	trailer  metadata.MD
+	opened   bool        // it is a stream that could be opened
 	finished atomic.Bool // gRPC has said so; if not, it may never have been asked
 	settled  bool
 	heard    bool // finished when it was settled: what gRPC fills in is there
@@ -280,7 +281,7 @@ func (a *attempt) reply() metadata.MD {
 // none did is certain only if gRPC had the attempt's call options and says that
 // no server was picked: an interceptor in between may have dropped them.
 func (a *attempt) reached() bool {
-	return !a.heard || a.peer.Addr != nil || a.peer.AuthInfo != nil || len(a.trailer) > 0
+	return a.opened || !a.heard || a.peer.Addr != nil || a.peer.AuthInfo != nil || len(a.trailer) > 0
 }
 
 // lost reports whether a failure is no reply of the server's. The status of a

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 )
 
 // A stream is open, committed or ended.
@@ -22,8 +22,8 @@ import (
 //   - committed: a message or a header has reached the application, or what it
 //     has sent is too much to keep. The attempt is the last.
 //   - ended: the call is over, and all that it held is released. This comes with
-//     its status, when its context is cancelled, when its connection is closed,
-//     and when the application has dropped it.
+//     its status, when its context is cancelled, and when its connection is closed.
+//     As with gRPC alone, the application must see to one of these.
 //
 // Three locks keep them, taken in this order: recv is held by whoever receives
 // while the stream is open, and only under it an attempt is replaced. send is
@@ -32,8 +32,7 @@ import (
 // while gRPC is called. While driving is set, the call belongs to the goroutine
 // that replaces an attempt; else to whoever holds mu.
 
-// clientStream is a stream as the application holds it. When it is dropped, its
-// call is cancelled: nobody can wait for it any more.
+// clientStream is a stream as the application holds it.
 type clientStream struct{ *streamCall }
 
 // streamCall is a streaming call with all its attempts.
@@ -92,8 +91,13 @@ type streamAttempt struct {
 	expired  atomic.Bool
 	sent     atomic.Int64
 	received atomic.Int64
-	result   error  // by gRPC's account, when finished is set
+	result   error  // by gRPC's account, when closed is set
 	commit   string // what committed the stream to it, if that was not its opening
+
+	// closed is whether gRPC says that a stream of this attempt has ended. An
+	// interceptor in between may open another.
+	closed atomic.Bool
+	dialed peer.Peer // as gRPC has it by then; read only if the attempt could not be opened
 }
 
 // What commits a stream.
@@ -120,9 +124,7 @@ func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
 		if err := s.start(); err != nil {
 			return nil, err
 		}
-		h := &clientStream{s}
-		runtime.AddCleanup(h, (*streamCall).drop, s)
-		return h, nil
+		return &clientStream{s}, nil
 	}
 }
 
@@ -158,7 +160,7 @@ func (s *streamCall) contextEndedLocked() {
 			s.decision, s.reason = outOfTime, becausePassed
 		}
 		s.endLocked(s.contextError())
-	case a.finished.Load():
+	case a.closed.Load():
 		s.finishLocked(a, s.contextError())
 	default: // gRPC is about to say so, unless its options were dropped on the way
 		time.AfterFunc(time.Second, func() { s.finishUnlessDriven(a) })
@@ -257,13 +259,9 @@ func (s *streamCall) leave() {
 	}
 }
 
-// drop ends the call of a stream that the application has dropped.
-func (s *streamCall) drop() { s.cancel() }
-
 // SendMsg sends a message. As on any stream of gRPC, it must not be changed
 // afterwards, and io.EOF says that the status is to be had from RecvMsg.
 func (h *clientStream) SendMsg(m any) error {
-	defer runtime.KeepAlive(h)
 	h.enter()
 	defer h.leave()
 	if h.race != nil {
@@ -278,7 +276,6 @@ func (h *clientStream) SendMsg(m any) error {
 
 // CloseSend closes the application's side.
 func (h *clientStream) CloseSend() error {
-	defer runtime.KeepAlive(h)
 	h.enter()
 	defer h.leave()
 	if h.race != nil {
@@ -289,7 +286,6 @@ func (h *clientStream) CloseSend() error {
 
 // RecvMsg receives a message.
 func (h *clientStream) RecvMsg(m any) error {
-	defer runtime.KeepAlive(h)
 	h.enter()
 	defer h.leave()
 	h.awaitRace()
@@ -298,7 +294,6 @@ func (h *clientStream) RecvMsg(m any) error {
 
 // Header returns the response header, and waits for it.
 func (h *clientStream) Header() (metadata.MD, error) {
-	defer runtime.KeepAlive(h)
 	h.enter()
 	defer h.leave()
 	h.awaitRace()
@@ -307,25 +302,39 @@ func (h *clientStream) Header() (metadata.MD, error) {
 
 // Trailer returns the trailer of a stream that has ended.
 func (h *clientStream) Trailer() metadata.MD {
-	defer runtime.KeepAlive(h)
 	if a := h.lastAttempt(); a != nil {
 		return a.cs.Trailer()
 	}
 	return nil
 }
 
-// Context returns the stream's context: that of the last attempt, or before
-// there is one that of the call. Unlike gRPC's, it does not commit the stream.
+// Context returns the stream's context: that of the last attempt. While the stream is
+// open, it ends with the call, and has the values of the attempt under way, such as
+// [grpc.PreparedMsg] needs. Unlike gRPC's, it does not commit the stream.
 func (h *clientStream) Context() context.Context {
-	defer runtime.KeepAlive(h)
 	if a := h.final.Load(); a != nil {
 		return a.cs.Context()
 	}
-	if a := h.lastAttempt(); a != nil && h.ended() {
+	a := h.lastAttempt()
+	switch {
+	case a == nil:
+		return h.ctx
+	case h.ended():
 		return a.cs.Context()
+	default:
+		return &openContext{h.ctx, a.cs.Context()}
 	}
-	return h.ctx
 }
+
+// openContext is the context of a stream whose attempt may be replaced: that of the
+// call, with the values of the attempt.
+type openContext struct {
+	context.Context
+	attempt context.Context
+}
+
+// Value returns a value of the attempt's context.
+func (c *openContext) Value(key any) any { return c.attempt.Value(key) }
 
 // lastAttempt returns the last attempt, or nil if that could not be opened.
 func (s *streamCall) lastAttempt() *streamAttempt {

@@ -5,8 +5,11 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
@@ -52,10 +55,43 @@ func (s *streamCall) openOne() (*streamAttempt, error) {
 	err := s.openIn(ctx, a, func() {})
 	returned = true
 	if err != nil {
+		a.notOpened()
 		s.settleStream(a, err)
 		a.abandon()
 	}
 	return a, err
+}
+
+// notOpened takes in who the attempt was to be sent to, if gRPC says so. If no call
+// option of ours came to gRPC, nothing is known.
+func (a *streamAttempt) notOpened() {
+	if a.closed.Load() {
+		a.peer = a.dialed
+		a.finished.Store(true)
+	}
+}
+
+// readReply reads what a server has replied besides messages, when receiving has
+// ended. It asks the stream, because an interceptor in between may have opened
+// several of gRPC's, of which it is the last.
+func (s *streamCall) readReply(a *streamAttempt) {
+	trailer := a.cs.Trailer()
+	from, _ := peer.FromContext(a.cs.Context())
+	var header metadata.MD
+	if len(s.observers) > 0 {
+		header, _ = a.cs.Header()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.trailer, a.header = trailer, header
+	if from != nil {
+		a.peer = *from
+	}
+	a.finished.Store(true)
+	if s.over { // it was not known yet when the call ended
+		a.heard = true
+		a.tell(s.observers)
+	}
 }
 
 // settleStream settles an attempt whose own timeout may have ended it.
@@ -82,12 +118,12 @@ func (s *streamCall) openIn(ctx context.Context, a *streamAttempt, release conte
 			a.cancel()
 		})
 	}
-	opts := s.observed(a.attempt, slices.Clone(s.opts), func(err error) { s.attemptFinished(a, err) })
+	opts := append(slices.Clone(s.opts), grpc.Peer(&a.dialed), grpc.OnFinish(func(err error) { s.attemptFinished(a, err) }))
 	cs, err := s.streamer(ctx, s.desc, s.cc, s.fullMethod, opts...)
 	if err != nil {
 		return s.explain(a, err)
 	}
-	a.cs = cs
+	a.cs, a.opened = cs, true
 	if a.timer != nil {
 		go func() { // until there is a response, or the attempt has ended
 			_, _ = cs.Header()
@@ -106,23 +142,24 @@ func (s *streamCall) explain(a *streamAttempt, err error) error {
 	return newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the attempt's timeout has ended it")
 }
 
-// settleDown gives the call back to whoever holds mu. If its attempt has ended
-// meanwhile and is the last, the call ends, for nobody else may notice.
+// settleDown gives the call back to whoever holds mu. If its context or connection
+// has ended meanwhile, the call ends, because nobody else may notice.
 func (s *streamCall) settleDown(a *streamAttempt) {
 	s.mu.Lock()
 	defer s.unlock()
 	s.driving = false
 	if a != nil {
-		s.finishIfLast(a)
+		s.finishIfGone(a)
 	}
 	if s.ctx.Err() != nil {
 		s.contextEndedLocked() // nobody else may have noticed
 	}
 }
 
-// finishIfLast ends the call if its attempt has ended and no other can follow.
-func (s *streamCall) finishIfLast(a *streamAttempt) {
-	if a.finished.Load() && (s.final.Load() == a || s.gone()) {
+// finishIfGone ends the call if its attempt has ended and no other can follow, because
+// its context or its connection has: the application may never look.
+func (s *streamCall) finishIfGone(a *streamAttempt) {
+	if a.closed.Load() && s.gone() {
 		s.finishLocked(a, a.result)
 	}
 }
@@ -132,16 +169,16 @@ func (s *streamCall) gone() bool {
 	return s.ctx.Err() != nil || s.cc != nil && s.cc.GetState() == connectivity.Shutdown
 }
 
-// attemptFinished is what gRPC calls when an attempt has ended: within one of
-// our own calls, which then see to it, or else because its context was cancelled
+// attemptFinished is what gRPC calls when a stream of an attempt has ended: within one
+// of our own calls, which then see to it, or else because its context was cancelled
 // or its connection closed.
 func (s *streamCall) attemptFinished(a *streamAttempt, err error) {
 	s.mu.Lock()
 	defer s.unlock()
 	a.result = err
-	a.finished.Store(true)
+	a.closed.Store(true)
 	if !s.driving && s.current == a {
-		s.finishIfLast(a)
+		s.finishIfGone(a)
 	}
 }
 
@@ -233,9 +270,8 @@ func (s *streamCall) failed(a *streamAttempt, err error, sending bool) (again bo
 	}
 	s.mu.Lock()
 	switch {
-	case s.over && s.result != nil:
-		err = s.result
-	case s.over:
+	case s.over: // the status is that which belongs to the trailer
+		err = s.explain(a, err)
 	case s.final.Load() != nil: // what was sent has become too much to keep
 		s.finishLocked(a, err)
 		err = s.result

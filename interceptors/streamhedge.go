@@ -70,6 +70,9 @@ func (s *streamCall) runRace(request any) {
 		err := s.respond(ctx, a, r, request)
 		if err != nil {
 			a.attempt.expired = a.expired.Load()
+			if a.cs == nil {
+				a.notOpened()
+			}
 			a.abandon()
 		}
 		return s.explain(a, err)
@@ -82,7 +85,7 @@ func (s *streamCall) runRace(request any) {
 		s.endLocked(err)
 	} else {
 		s.commitLocked(a, byHeader)
-		s.finishIfLast(a)
+		s.finishIfGone(a)
 	}
 	s.mu.Unlock() // the user is told when the race is over
 	if err == nil {
@@ -107,6 +110,7 @@ func (s *streamCall) respond(ctx context.Context, a *streamAttempt, r *runner, r
 		return nil
 	}
 	err := a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
+	s.readReply(a)
 	if err == nil || errors.Is(err, io.EOF) {
 		return nil
 	}

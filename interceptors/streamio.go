@@ -33,6 +33,7 @@ func (s *streamCall) sendMsg(m any) error {
 		return nil
 	case !errors.Is(err, io.EOF): // made on this side, so that another attempt would not help
 		s.commit(a, "")
+		s.readReply(a)
 		s.finish(a, err)
 		return err
 	case s.final.Load() != nil:
@@ -46,6 +47,7 @@ func (s *streamCall) sendMsg(m any) error {
 		return io.EOF
 	}
 	err = a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
+	s.readReply(a)
 	if err == nil || errors.Is(err, io.EOF) {
 		s.finish(a, nil)
 		return io.EOF
@@ -109,10 +111,12 @@ func (s *streamCall) recvMsg(m any) error {
 			s.receivedOn(a)
 			return nil
 		case errors.Is(err, io.EOF):
+			s.readReply(a)
 			s.finish(a, nil)
 			return err
 		}
 		s.passPanic()
+		s.readReply(a)
 		if !s.desc.ServerStreams {
 			if header, _ := a.cs.Header(); header != nil { // the message may be in m already
 				s.commit(a, byMessage)
@@ -143,6 +147,7 @@ func (s *streamCall) recvOn(a *streamAttempt, m any) error {
 	err := a.cs.RecvMsg(m)
 	if err != nil {
 		s.passPanic()
+		s.readReply(a)
 	}
 	switch {
 	case err == nil:
@@ -163,6 +168,7 @@ func (s *streamCall) receivedOn(a *streamAttempt) {
 		s.takeBack(a)
 	}
 	if !s.desc.ServerStreams {
+		s.readReply(a)
 		s.finish(a, nil)
 	}
 }
@@ -234,6 +240,7 @@ func (s *streamCall) responseHeader() (metadata.MD, error) {
 			return header, nil
 		}
 		err = a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
+		s.readReply(a)
 		if err == nil || errors.Is(err, io.EOF) {
 			s.finish(a, nil)
 			return nil, nil //nolint:nilnil // as gRPC has it
