@@ -1,22 +1,24 @@
 package interceptors
 
 import (
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc"
 )
 
 // channelConfig is what the service config of a connection says of a method. gRPC has
 // it of the resolver, or of [grpc.WithDefaultServiceConfig].
 type channelConfig struct {
-	from   grpc.MethodConfig // as gRPC has it
-	policy Policy
+	wait    *bool // these three as gRPC has them
+	timeout *time.Duration
+	retry   any
+	policy  Policy
 }
 
-// channelPolicies are the last configs of a target's methods, so that a call makes none
-// anew. A reload takes effect from the next call.
-type channelPolicies = cache[atomic.Pointer[channelConfig]]
+// channelConfigs are the last configs of a target's methods, so that calls need not
+// translate them anew. A reload takes effect from the next call.
+type channelConfigs = cache[atomic.Pointer[channelConfig]]
 
 // channelPolicy returns what the service config of the call's connection says of its
 // method, or nil if it says nothing, or if there is none yet: the name of a target is
@@ -30,32 +32,25 @@ func (k *call) channelPolicy() *Policy {
 		return nil
 	}
 	kept := k.target.channel.get(k.fullMethod, func(string) *atomic.Pointer[channelConfig] { return &atomic.Pointer[channelConfig]{} })
-	if last := kept.Load(); last != nil && last.from == c {
+	if last := kept.Load(); last != nil && last.wait == c.WaitForReady && last.timeout == c.Timeout && last.retry == c.RetryPolicy {
 		return &last.policy
 	}
-	next := &channelConfig{from: c, policy: channelPolicyOf(&c)}
-	kept.Store(next)
-	return &next.policy
-}
-
-func channelPolicyOf(c *grpc.MethodConfig) Policy {
-	var p Policy
+	next := &channelConfig{wait: c.WaitForReady, timeout: c.Timeout, retry: c.RetryPolicy}
 	if c.Timeout != nil {
-		p.Timeout = max(*c.Timeout, time.Nanosecond) // 0 is valid, and no call can keep to it
+		next.policy.Timeout = max(*c.Timeout, time.Nanosecond) // 0 is valid, and no call can keep to it
 	}
 	if c.WaitForReady != nil {
-		p.WaitForReady = *c.WaitForReady
+		next.policy.WaitForReady = *c.WaitForReady
 	}
 	if r := c.RetryPolicy; r != nil {
-		p.Retry = &RetryPolicy{
+		next.policy.Retry = &RetryPolicy{
 			MaxAttempts: min(r.MaxAttempts, mostConfigured),
+			Codes:       slices.Collect(maps.Keys(r.RetryableStatusCodes)),
 			Backoff:     Backoff{Base: min(r.InitialBackoff, r.MaxBackoff), Max: r.MaxBackoff, Multiplier: r.BackoffMultiplier},
 		}
-		for code := range r.RetryableStatusCodes {
-			p.Retry.Codes = append(p.Retry.Codes, code)
-		}
 	}
-	return p
+	kept.Store(next)
+	return &next.policy
 }
 
 // refreshPolicy takes in a service config that has come since the call began. By the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,7 +41,7 @@ func TestInterceptorsMayOpenSeveralStreamsForOne(t *testing.T) {
 			t.Parallel()
 			var calls atomic.Int64
 			n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
-				ss.SetTrailer(metadata.Pairs("call", fmt.Sprint(calls.Add(1))))
+				ss.SetTrailer(metadata.Pairs("call", strconv.FormatInt(calls.Add(1), 10)))
 				if calls.Load() < 3 {
 					return errUnavailable
 				}
@@ -94,7 +95,7 @@ func endManyStreams(t *testing.T, mode interceptors.Mode, k kind) {
 	var wg sync.WaitGroup
 	for i := range 400 {
 		wg.Go(func() {
-			fails := fmt.Sprint(i%2 == 0)
+			fails := strconv.FormatBool(i%2 == 0)
 			ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "fails", fails), 50*ms+time.Duration(i%3)*ms)
 			defer cancel()
 			var header, trailer metadata.MD

@@ -24,7 +24,7 @@ type target struct {
 	series cache[clientSeries]
 
 	latencies cache[latency] // by method, of those hedged at a percentile
-	channel   channelPolicies
+	channel   channelConfigs
 
 	// reports is whether a reply has ever brought a report. From then on, a
 	// failure without one is not of the server's own making.
