@@ -116,7 +116,11 @@ func (k *call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 	if hedged {
 		return k.hedge(req, reply, cc, invoker)
 	}
+	before := replyBefore(reply)
 	for again := true; again; {
+		if k.attempts > 0 {
+			clearReply(reply, before)
+		}
 		k.awaitConnection()
 		err = k.invoke(req, reply, cc, invoker)
 		again, err = k.again(k.last, err)

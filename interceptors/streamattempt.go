@@ -345,7 +345,7 @@ func (s *streamCall) replace(a *streamAttempt, err error) (*streamAttempt, error
 //
 // It does so on its own goroutine, because a server may want its responses read
 // before it reads on, and whoever waits for this one is to read them.
-func (s *streamCall) sendAgain(a *streamAttempt, messages []any, half bool) {
+func (s *streamCall) sendAgain(a *streamAttempt, messages []sentMessage, half bool) {
 	if len(messages) == 0 && !half {
 		s.send.leave()
 		return
@@ -353,7 +353,12 @@ func (s *streamCall) sendAgain(a *streamAttempt, messages []any, half bool) {
 	go func() {
 		defer s.send.leave()
 		defer s.keepPanic(a)
-		for _, m := range messages {
+		for _, sent := range messages {
+			m, err := sent.message()
+			if err != nil {
+				a.cancel()
+				return
+			}
 			if a.cs.SendMsg(m) != nil {
 				return // whoever receives finds out why
 			}

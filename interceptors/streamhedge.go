@@ -19,6 +19,7 @@ type streamRace struct {
 
 // startRace sends the request by the hedging policy.
 func (s *streamCall) startRace(request any) error {
+	sent := s.sent(request)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -28,7 +29,7 @@ func (s *streamCall) startRace(request any) error {
 		return nil // as gRPC has it: the error is for RecvMsg
 	}
 	s.race.begun, s.driving = true, true
-	go s.runRace(request)
+	go s.runRace(sent, request)
 	return nil
 }
 
@@ -52,7 +53,8 @@ func (s *streamCall) awaitRace() {
 	s.passPanic()
 }
 
-func (s *streamCall) runRace(request any) {
+// runRace makes the attempts. Each sends a message of its own if there can be one.
+func (s *streamCall) runRace(sent sentMessage, request any) {
 	returned := false
 	defer func() {
 		if !returned { // the panic goes on in whoever receives
@@ -67,7 +69,15 @@ func (s *streamCall) runRace(request any) {
 	last, err := s.call.race(func(ctx context.Context, r *runner) error {
 		a := &streamAttempt{attempt: &r.attempt}
 		r.message = a
-		err := s.respond(ctx, a, r, request)
+		message := request
+		if sent.again != nil {
+			like, err := sent.message()
+			if err != nil {
+				return err
+			}
+			message = like
+		}
+		err := s.respond(ctx, a, r, message)
 		if err != nil {
 			a.attempt.expired = a.expired.Load()
 			if a.cs == nil {

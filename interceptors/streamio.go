@@ -9,11 +9,11 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
-// sendMsg sends a message, and keeps it while the stream is open.
+// sendMsg sends a message, and keeps what it is while the stream is open.
 func (s *streamCall) sendMsg(m any) error {
-	size := 0
+	var sent sentMessage
 	if s.final.Load() == nil {
-		size = sizeOf(m)
+		sent = s.sent(m)
 	}
 	s.send.enter()
 	held := true // until it is freed, or handed on to whoever sends again
@@ -22,7 +22,7 @@ func (s *streamCall) sendMsg(m any) error {
 			s.send.leave()
 		}
 	}()
-	a := s.keep(m, size)
+	a := s.keep(sent)
 	if a == nil {
 		return io.EOF
 	}
@@ -61,7 +61,7 @@ func (s *streamCall) sendMsg(m any) error {
 
 // keep keeps a message while the stream is open, and returns the attempt to send
 // it on, or nil if the call is over. What is too much to keep commits.
-func (s *streamCall) keep(m any, size int) *streamAttempt {
+func (s *streamCall) keep(m sentMessage) *streamAttempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch a := s.final.Load(); {
@@ -70,7 +70,7 @@ func (s *streamCall) keep(m any, size int) *streamAttempt {
 	case s.over:
 		return nil
 	}
-	if !s.kept.add(s.Client, m, size) {
+	if !s.kept.add(s.Client, m) {
 		s.commitLocked(s.current, byBuffer)
 	}
 	return s.current
