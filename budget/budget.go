@@ -67,9 +67,9 @@ func (b *Budget) Clone() *Budget {
 	return &Budget{settings: b.settings, targets: lru.New[string, *bucket](targetLimit)}
 }
 
-// Balance returns how many tokens a target's bucket holds now, with fractions. A
-// target that was never called has Burst. It is [Budget.BalanceAt] of the current
-// time.
+// Balance returns how many tokens a target's bucket holds now, with fractions. The
+// target is named as it was dialled, or in full, such as "dns:///orders:443". A target
+// that was never called has Burst. It is [Budget.BalanceAt] of the current time.
 func (b *Budget) Balance(target string) float64 { return b.BalanceAt(time.Now(), target) }
 
 // BalanceAt returns how many tokens a target's bucket holds at a time. Times
@@ -81,6 +81,9 @@ func (b *Budget) BalanceAt(now time.Time, target string) float64 {
 		return 0
 	}
 	t, ok := b.targets.Peek(target)
+	if !ok {
+		t, ok = b.targets.Peek("dns:///" + target) // gRPC's default
+	}
 	if !ok {
 		return float64(b.settings.burst)
 	}

@@ -24,9 +24,9 @@ func FromContext(ctx context.Context) (*Allotment, bool) {
 // grants nothing, so that no call of the work is repeated.
 //
 // The returned function ends the root and must be called when the work is done.
-// It takes whether the work succeeded. The budget itself needs no more than the
-// successes of the calls, so that today this makes no difference. Calls of it
-// after the first do nothing.
+// Calls made with the context after that are requests of their own. It takes whether
+// the work succeeded, which is reserved and makes no difference. Calls of it after
+// the first do nothing.
 func NewRoot(ctx context.Context, b *Budget) (context.Context, func(success bool)) {
 	if b == nil {
 		b = &Budget{}

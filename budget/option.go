@@ -6,14 +6,17 @@ import (
 	"math"
 )
 
-// Defaults of [New], and the most that each option may be set to.
+// Defaults of [New].
 const (
 	DefaultName         = "default"
 	DefaultRatio        = 0.2
 	DefaultMinPerSecond = 0.02
 	DefaultPerRequest   = 10
 	DefaultBurst        = 3
+)
 
+// The most that each option may be set to.
+const (
 	maxRate   = 1e6
 	maxTokens = 1_000_000
 	maxCount  = 65535 // the largest number that a request header can carry

@@ -26,6 +26,7 @@ type attempt struct {
 	timeout time.Duration // of its own, or 0
 	expired bool          // that has ended it; known of streams, whose context does not tell
 	paid    bool          // it was charged before it was made
+	ready   bool          // its connection was ready
 	loan    budget.Loan
 	reserve time.Duration
 
@@ -63,6 +64,7 @@ func (k *call) begin(a *attempt, hedges int) (ctx context.Context, cancel contex
 		a.began = time.Now()
 	}
 	a.loan = k.allotment.Lend(hedges)
+	a.ready = k.ready()
 	ctx = k.ctx
 	if a.timeout = k.attemptTimeout(a); a.timeout > 0 && !k.streaming {
 		ctx, cancel = context.WithDeadline(ctx, a.began.Add(a.timeout))
@@ -232,7 +234,7 @@ func (k *call) settle(a *attempt, err error) {
 	a.heard = a.finished.Load()
 	k.readReport(a)
 	reached := err == nil || a.reached()
-	a.unsent = !reached && !k.ready()
+	a.unsent = !reached && !(a.ready && k.ready())
 	switch {
 	case !reached:
 		a.loan.Settle(0)

@@ -158,10 +158,9 @@ func WithPropagators(propagators propagation.TextMapPropagator) Option {
 	})
 }
 
-// WithBudget sets the retry budget: its settings hold for the requests that begin
-// at this client, or at a server in whose handler it makes the first call, and its
-// buckets pay for the extra attempts that this client sends to each target. The
-// default is [budget.New] for this client alone.
+// WithBudget sets the retry budget. Its settings apply to each request whose first
+// call is made by this client, and its buckets pay for the extra attempts that this
+// client sends to each target. The default is [budget.New] for this client alone.
 //
 // Clients may share one. Their connections to one target then draw on one bucket,
 // rather than on one for each client.

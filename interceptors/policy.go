@@ -55,12 +55,12 @@ type Policy struct {
 	KeyField string
 }
 
-// AttemptTimeoutShared is an AttemptTimeout of a [Policy] that gives each attempt an
-// equal share of what remains of the call's deadline, less the pauses between
-// the attempts that both budgets could pay for now. It leaves an attempt at least
-// twice the time within which 95 % of the method's attempts have ended lately, so
-// that it does not cut healthy attempts short. A call without a deadline, and one
-// that could not be retried, has no attempt timeout.
+// AttemptTimeoutShared is an AttemptTimeout of a [Policy] that divides what remains of
+// the call's deadline, less the pauses, among this attempt and those that both budgets
+// could pay for now. It leaves an attempt at least twice the time within which 95 % of
+// the method's attempts have ended lately, so that it does not cut healthy attempts
+// short. A call without a deadline, and one that could not be retried, has no attempt
+// timeout.
 const AttemptTimeoutShared time.Duration = -1
 
 // IdempotencyLevel says whether a method is safe to repeat, in the terms of the

@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"cmp"
 	"sync"
 	"sync/atomic"
 
@@ -11,7 +12,7 @@ import (
 
 // target is what a client knows of one target that it calls.
 type target struct {
-	name string // by which the budget knows it
+	name string // by which the budget knows it, as gRPC has it in full
 
 	// reserve and transit are the time that a message to the target and back
 	// spends outside of its server: what is kept for it, and what is refused.
@@ -57,15 +58,11 @@ func (t *targets) all() (all []*target) {
 func (c *Client) targetOf(cc *grpc.ClientConn) *target {
 	name := ""
 	if cc != nil {
-		name = cc.Target()
+		name = cc.CanonicalTarget()
 	}
 	c.targets.mu.Lock()
 	defer c.targets.mu.Unlock()
 	return c.targets.byName.Get(name, func() *target {
-		t := &target{name: name, throttle: newThrottle(c.config.throttle), label: otherMethods}
-		if cc != nil {
-			t.label = cc.CanonicalTarget()
-		}
-		return t
+		return &target{name: name, label: cmp.Or(name, otherMethods), throttle: newThrottle(c.config.throttle)}
 	})
 }

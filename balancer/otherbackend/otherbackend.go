@@ -17,8 +17,8 @@
 // pick_first that always picks the same backend, and a target with one backend are
 // balanced as by the child alone.
 //
-// A backend that stays bad is gRPC's own outlier_detection's business. Name it as
-// the parent of this policy, and not as its child, which would count each pick.
+// To stop using a backend that keeps failing, configure gRPC's outlier detection as the
+// parent of this policy. As its child it would count picks that are not used.
 package otherbackend
 
 import (
