@@ -114,23 +114,25 @@ func (a *Allotment) Refund() {
 	a.free++
 }
 
-// Release gives the request's tokens back to its caller, because this hop starts
-// to answer a stream: it may go on for long, and the caller's other calls need
-// them. The hop keeps one token, what it has earned, and what is used or lent. It
-// returns what the response header must report as used, so that the caller takes
-// back no token twice.
-func (a *Allotment) Release() (used int) {
+// Release gives tokens back to the request's caller, because this hop starts to
+// answer a stream: it may go on for long, and the caller's other calls need them.
+// The hop keeps one token, what it has earned, and what is used or lent. It returns
+// what the response header must report as used or lent, and whether anything was
+// given back. If not, there is nothing to report.
+func (a *Allotment) Release() (used int, released bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.hop || a.closed {
-		return 0
+		return 0, false
 	}
 	owed := a.owed()
-	if back := a.received - owed - 1; back > 0 {
-		a.received -= back
-		a.free -= back
+	back := a.received - owed - 1
+	if back <= 0 {
+		return 0, false
 	}
-	return int(owed)
+	a.received -= back
+	a.free -= back
+	return int(owed), true
 }
 
 // Close ends the request at this hop. It returns what the hop reports to its

@@ -199,7 +199,7 @@ func TestRootReportsNothing(t *testing.T) {
 }
 
 // A stream goes on after its first response. Both sides agree on what the callee
-// still has: one token.
+// still has: what it has used or lent, and one token.
 func TestStreamThatAnswersGivesBackAllTokensButOne(t *testing.T) {
 	t.Parallel()
 	caller := root(1)
@@ -207,21 +207,37 @@ func TestStreamThatAnswersGivesBackAllTokensButOne(t *testing.T) {
 	callee := hop(loan.Tokens())
 	callee.Spend()
 	callee.Spend()
-	used := callee.Release()
-	if used != 2 {
-		t.Fatalf("the header reports %d, want 2", used)
+	used, released := callee.Release()
+	if used != 2 || !released {
+		t.Fatalf("the header reports %d, %v; want 2", used, released)
 	}
 	loan.Answered(used)
 	want(t, callee, 1, 2)
-	want(t, caller, 7, 2) // 10 less 2 used and 1 lent
-	if callee.Release(); callee.Free() != 1 {
-		t.Error("a second Release changed something")
+	want(t, caller, 7, 0) // 10 less 3 that are still lent
+	if _, again := callee.Release(); again || callee.Free() != 1 {
+		t.Error("a second Release gave something back")
 	}
-	loan.Answered(9)
-	want(t, caller, 7, 2)
+	loan.Answered(0)
+	want(t, caller, 7, 0)
 	callee.Spend()
 	loan.Settle(callee.Close())
 	want(t, caller, 7, 3)
+}
+
+// What a callee had lent when it answered may come back unused.
+func TestTokensThatWereLentWhenAStreamAnsweredComeBack(t *testing.T) {
+	t.Parallel()
+	caller := root(1)
+	loan := caller.Lend(0)
+	callee := hop(loan.Tokens())
+	below := callee.Lend(0)
+	if used, _ := callee.Release(); used != 3 {
+		t.Fatalf("the header reports %d, want the 3 that are lent", used)
+	}
+	loan.Answered(3)
+	below.Settle(0)
+	loan.Settle(callee.Close())
+	want(t, caller, 10, 0)
 }
 
 func TestCalleeKeepsWhatItHasEarnedWhenItAnswers(t *testing.T) {
@@ -232,10 +248,22 @@ func TestCalleeKeepsWhatItHasEarnedWhenItAnswers(t *testing.T) {
 		callee.StartCall(budget.New()) // earns 4
 	}
 	callee.Spend()
-	if used := callee.Release(); used != 0 {
-		t.Errorf("the header reports %d, want 0", used)
+	if used, released := callee.Release(); used != 0 || !released {
+		t.Errorf("the header reports %d, %v; want 0", used, released)
 	}
 	want(t, callee, 4, 1) // 1 of the tokens received, and 4 earned of which 1 is used
+}
+
+func TestStreamThatHasNothingToGiveBackReportsNothing(t *testing.T) {
+	t.Parallel()
+	for _, tokens := range []int{0, 1} {
+		if _, released := hop(tokens).Release(); released {
+			t.Errorf("a hop that was lent %d tokens gave some back", tokens)
+		}
+	}
+	if _, released := root(1).Release(); released {
+		t.Error("a root gave tokens back")
+	}
 }
 
 func TestLostReplyOfAStreamThatAnsweredCostsWhatItHeld(t *testing.T) {

@@ -19,8 +19,8 @@
 //	lend     free    -> lent   to the next attempt
 //	settle   lent    -> used   as much as the reply reports; the rest becomes free
 //	lost     lent    -> used   all of it, because no reply came
-//	answered lent    -> used   as much as the response header reports; all of the rest
-//	                 -> free   but one becomes free, because the stream has started to answer
+//	answered lent    -> free   all but one, and what the response header reports as used or
+//	                           lent below, because the stream has started to answer
 //	spend    free    -> used   an extra attempt is about to be made
 //	refund   used    -> free   that attempt reached no server
 //	release  free    -> caller this hop starts to answer a stream: it keeps one of

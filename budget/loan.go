@@ -6,7 +6,7 @@ type Loan struct {
 	from   *Allotment
 	tokens int32 // lent at first
 	back   int32 // of these, given back when the stream was answered
-	used   int32 // of these, charged so far
+	used   int32 // of these, charged in the end
 	ended  bool
 	credit bool
 }
@@ -17,16 +17,15 @@ func (l *Loan) Tokens() int { return int(l.tokens) }
 // Used returns how many of them were charged.
 func (l *Loan) Used() int { return int(l.used) }
 
-// Answered takes back tokens of a stream that has started to answer: all but what
-// the response header reports as used, and one. It does nothing after the loan
-// has ended, or when called again.
+// Answered takes back tokens of a stream that has started to answer: all but one and
+// those that the response header reports as used or lent, which stay lent until the
+// loan ends. It does nothing after that, or when called again.
 func (l *Loan) Answered(used int) {
 	if l.ended || l.from == nil || l.back > 0 {
 		return
 	}
-	charged := l.within(used)
-	l.back = max(0, l.tokens-charged-1)
-	l.charge(charged, l.back)
+	l.back = max(0, l.tokens-l.within(used)-1)
+	l.charge(0, l.back)
 }
 
 // Settle ends the loan with the callee's report of how many tokens were used, and
@@ -37,9 +36,9 @@ func (l *Loan) Settle(used int) {
 		return
 	}
 	l.ended = true
-	rest := l.tokens - l.back - l.used
-	more := max(0, min(l.within(used)-l.used, rest))
-	l.charge(more, rest-more)
+	lent := l.tokens - l.back
+	l.used = min(l.within(used), lent)
+	l.charge(l.used, lent-l.used)
 }
 
 // within returns a reported number, held within what was lent.
@@ -53,7 +52,7 @@ func (l *Loan) Lost() {
 	if l.ended || l.from == nil {
 		return
 	}
-	l.credit = l.tokens-l.back > l.used
+	l.credit = l.tokens > l.back
 	l.Settle(int(l.tokens))
 }
 
@@ -69,7 +68,6 @@ func (l *Loan) Credit() bool {
 
 // charge moves lent tokens to used and to free.
 func (l *Loan) charge(used, free int32) {
-	l.used += used
 	a := l.from
 	a.mu.Lock()
 	defer a.mu.Unlock()

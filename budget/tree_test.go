@@ -199,7 +199,9 @@ func (t *tree) attempt(a *Allotment, loan *Loan, depth int, rng *rand.Rand, canc
 	callee.Receive(loan.Tokens())
 	ok, late := t.handle(callee, depth+1, rng)
 	if rng.IntN(100) < t.shape.stream {
-		loan.Answered(callee.Release())
+		if used, released := callee.Release(); released {
+			loan.Answered(used)
+		}
 		t.conserved(a)
 		var more bool
 		var later func()

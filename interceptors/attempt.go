@@ -26,6 +26,7 @@ type attempt struct {
 	timeout time.Duration // of its own, or 0
 	expired bool          // that has ended it; known of streams, whose context does not tell
 	paid    bool          // it was charged before it was made
+	charge  charge        // as what, if it was
 	ready   bool          // its connection was ready
 	loan    budget.Loan
 	reserve time.Duration
@@ -40,6 +41,7 @@ type attempt struct {
 	settled  bool
 	heard    bool // finished when it was settled: what gRPC fills in is there
 	unsent   bool // there was no backend to send it to, so that it costs nothing
+	served   bool // it is a stream that had answered when the application ended it
 	ended    time.Time
 	report   wire.Report
 	reported bool // the trailer has a report
@@ -57,7 +59,7 @@ type attempt struct {
 func (k *call) begin(a *attempt, hedges int) (ctx context.Context, cancel context.CancelFunc) {
 	k.attempts++
 	a.self = attemptContext{Context: k.ctx, call: k, attempt: a} // whatever panics below
-	a.n, a.paid = k.attempts, k.paid
+	a.n, a.paid, a.charge = k.attempts, k.paid, k.charged
 	k.paid = false
 	a.began = k.began
 	if a.n > 1 {
@@ -234,7 +236,7 @@ func (k *call) settle(a *attempt, err error) {
 	a.heard = a.finished.Load()
 	k.readReport(a)
 	reached := err == nil || a.reached()
-	a.unsent = !reached && !(a.ready && k.ready())
+	a.unsent = !reached && (!a.ready || !k.ready())
 	switch {
 	case !reached:
 		a.loan.Settle(0)
@@ -249,7 +251,7 @@ func (k *call) settle(a *attempt, err error) {
 		a.loan.Settle(a.reports)
 	}
 	k.seen = k.seen || reached
-	if err == nil {
+	if err == nil || a.served {
 		k.budget.Success(now, k.target.name)
 		k.target.throttle.succeeded()
 	}
@@ -264,10 +266,12 @@ func (k *call) settle(a *attempt, err error) {
 // keepCharge keeps the charge for an attempt that was not sent for the next one,
 // unless one is kept already.
 func (k *call) keepCharge(now time.Time, a *attempt) {
-	if a.paid && k.paid {
-		k.refund(now)
+	switch {
+	case a.paid && k.paid:
+		k.refund(now, a.charge)
+	case a.paid:
+		k.paid, k.charged = true, a.charge
 	}
-	k.paid = k.paid || a.paid
 }
 
 // reply returns the trailer, or none if gRPC has not filled it in: it might do so

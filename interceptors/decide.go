@@ -110,7 +110,7 @@ func (k *call) verdict(a *attempt, err error, repeats func(codes.Code) bool) dec
 	case !ranOut && !repeats(code) && !k.comesBack(err):
 		k.reason = becauseCode
 		return notRetryable
-	case unusable(err):
+	case unusable(err), isDrop(err):
 		k.reason = becauseLocal
 		return notRetryable
 	}
@@ -159,7 +159,7 @@ func (k *call) pay(now time.Time, a *attempt, err error) (paid, wanting bool) {
 	if a.ranOut(err) {
 		cause = k.timeoutCause()
 	}
-	return k.charge(now, cause, &a.loan)
+	return k.chargeNext(now, cause, &a.loan)
 }
 
 // timeoutCause returns the cause of a retry after an attempt's timeout. A shared
@@ -171,9 +171,15 @@ func (k *call) timeoutCause() budget.Cause {
 	return budget.AfterTimeout
 }
 
-// charge takes what another attempt costs from both budgets. After a lost reply
+// charge is what an extra attempt was charged as.
+type charge struct {
+	cause  budget.Cause
+	credit bool // it took no token from the request
+}
+
+// chargeNext takes what another attempt costs from both budgets. After a lost reply
 // it may be made on credit, as far as the request budget goes.
-func (k *call) charge(now time.Time, cause budget.Cause, last *budget.Loan) (paid, wanting bool) {
+func (k *call) chargeNext(now time.Time, cause budget.Cause, last *budget.Loan) (paid, wanting bool) {
 	if k.target.throttle.closed() {
 		k.reason = becauseThrottled
 		return false, false
@@ -188,17 +194,17 @@ func (k *call) charge(now time.Time, cause budget.Cause, last *budget.Loan) (pai
 		k.reason = becauseRequest
 		return false, true
 	}
-	k.paid, k.credit, k.cause = true, credit, cause
+	k.paid, k.charged = true, charge{cause, credit}
 	return true, false
 }
 
-// refund takes back the charge for an attempt that was not made after all.
-func (k *call) refund(now time.Time) {
-	k.paid = false
-	if !k.credit {
+// refund takes back the charge for an attempt that was not made after all, or was not
+// sent.
+func (k *call) refund(now time.Time, c charge) {
+	if !c.credit {
 		k.allotment.Refund()
 	}
-	k.budget.Put(now, k.target.name, k.cause)
+	k.budget.Put(now, k.target.name, c.cause)
 }
 
 // awaitClosing waits until ctx ends, and reports whether the connection was closed

@@ -193,7 +193,7 @@ func (h *race) payNext(now time.Time, failed *runner) (paid bool) {
 	if failed != nil {
 		cause = budget.AfterFailure
 	}
-	paid, h.wanting = h.charge(now, cause, nil)
+	paid, h.wanting = h.chargeNext(now, cause, nil)
 	return paid
 }
 

@@ -22,6 +22,13 @@ func unusable(err error) bool {
 	return strings.HasPrefix(st.Message(), "grpc: ") || strings.HasPrefix(st.Message(), "trying to send message larger than max")
 }
 
+// isDrop reports whether a failure is that of a call which a load-balancing policy of
+// gRPC's xDS has dropped to protect its target. gRPC does not retry it either.
+func isDrop(err error) bool {
+	st, ok := status.FromError(err)
+	return ok && st.Code() == codes.Unavailable && st.Message() == "RPC is dropped"
+}
+
 // ready reports whether the call's connection has a backend. An attempt that failed
 // without being sent to one then failed for another reason, such as a token source
 // of per-RPC credentials that is down.

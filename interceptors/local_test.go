@@ -11,6 +11,8 @@ import (
 	"github.com/hopbound/hopbound/interceptors"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/balancer/base"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
@@ -186,5 +188,42 @@ func TestCancelledCallCostsWhatItMayHaveUsed(t *testing.T) {
 	_, _ = watch.recv()
 	if a.Free() != 9 || a.Used() != 1 || balance(b) != 10 {
 		t.Errorf("%d tokens are free and %d used, the target has %v; want 9, 1 and 10", a.Free(), a.Used(), balance(b))
+	}
+}
+
+// dropping is a load-balancing policy that drops all calls, as those of gRPC's xDS do
+// to protect a target.
+type dropping struct{ balancer.Builder }
+
+func init() { //nolint:gochecknoinits // gRPC allows no registration later
+	balancer.Register(dropping{balancer.Get("round_robin")})
+}
+
+func (dropping) Name() string { return "dropping_test" }
+
+func (d dropping) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
+	return d.Builder.Build(&droppingConn{cc}, opts)
+}
+
+type droppingConn struct{ balancer.ClientConn }
+
+func (c *droppingConn) UpdateState(s balancer.State) {
+	s.Picker = base.NewErrPicker(status.Error(codes.Unavailable, "RPC is dropped"))
+	c.ClientConn.UpdateState(s)
+}
+
+func TestDroppedCallIsNotRetriedAndCostsNothing(t *testing.T) {
+	t.Parallel()
+	recorder, tracer := traced()
+	b := fixedBudget()
+	cc := serve(t, (&counter{}).handle).dial(append(newClient(t, quick(), tracer, interceptors.WithBudget(b)).DialOptions(),
+		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"dropping_test": {}}]}`))...)
+	for range 3 {
+		if err := idempotent(cc)(t.Context()); status.Code(err) != codes.Unavailable {
+			t.Errorf("got %v", err)
+		}
+	}
+	if got := decisionsOf(recorder.Ended(), "client"); got != strings.Repeat("not_retryable/local ", 3)[:3*20-1] || balance(b) != 10 {
+		t.Errorf("the attempts say %q, and the target has %v tokens of 10", got, balance(b))
 	}
 }

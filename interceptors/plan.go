@@ -52,8 +52,7 @@ type call struct {
 
 	seen      bool          // a server may have seen an attempt
 	paid      bool          // the coming attempt is charged already
-	cause     budget.Cause  // of the last attempt that was charged
-	credit    bool          // that attempt took no token from the request
+	charged   charge        // as what, if it is
 	paused    time.Duration // the last pause
 	idle      time.Duration // all pauses together
 	backedOff time.Duration // the last that was a backoff, since the last pushback
@@ -272,7 +271,8 @@ func (k *call) end(err error) {
 		k.endPanicked(k.last)
 	}
 	if k.paid && k.mode == Enforce {
-		k.refund(k.ended)
+		k.paid = false
+		k.refund(k.ended, k.charged)
 	}
 	k.allotment.EndCall()
 	if k.allotment == &k.root {

@@ -103,13 +103,13 @@ func (s *serverStream) SendHeader(md metadata.MD) error {
 	return s.ServerStream.SendHeader(md)
 }
 
-// release gives the caller's tokens back when the first response is about to be
-// sent, and reports in the header what was used of them.
+// release gives tokens back to the caller when the first response is about to be sent,
+// and says so in the header.
 func (s *serverStream) release() {
 	if !s.lends || s.released.Swap(true) {
 		return
 	}
-	if used := s.in.request.allotment.Release(); used > 0 {
+	if used, released := s.in.request.allotment.Release(); released {
 		r := wire.Report{Used: used}
 		_ = s.SetHeader(metadata.Pairs(wire.ReportKey, string(r.Append(nil)))) // fails if it was sent
 	}

@@ -232,6 +232,7 @@ func (s *streamCall) finishLocked(a *streamAttempt, err error) {
 		return
 	}
 	err = s.explain(a, err)
+	a.served = a.received.Load() > 0 && s.ctx.Err() != nil
 	s.settleStream(a, err)
 	if s.mode == Observe && a.received.Load() == 0 { // it would not have been committed
 		s.decision, s.wanting, _ = s.judge(a.attempt, err)

@@ -184,23 +184,23 @@ func (s *streamCall) headerOf(a *streamAttempt) (metadata.MD, error) {
 }
 
 // takeBack takes back the tokens of a stream that has started to answer, so that
-// other calls of the request can use them. The header reports what was used.
+// other calls of the request can use them, if the header says that its server has given
+// them back. A header may be sent by an interceptor or a proxy that knows nothing of
+// them.
 func (s *streamCall) takeBack(a *streamAttempt) {
 	if !s.desc.ServerStreams || a.loan.Tokens() == 0 || s.mode == Observe {
 		return
 	}
-	used := 0
 	header, _ := a.cs.Header() // it is there
-	if values := header[wire.ReportKey]; len(values) > 0 {
-		r, ok := wire.ParseReport(values[0])
-		if used = r.Used; !ok || len(values) > 1 {
-			used = a.loan.Tokens() // unknown
-		}
+	values := header[wire.ReportKey]
+	if len(values) != 1 {
+		return
 	}
+	r, ok := wire.ParseReport(values[0])
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.driving { // else it is being replaced
-		a.loan.Answered(used)
+	if ok && !s.driving { // else it is being replaced
+		a.loan.Answered(r.Used)
 	}
 }
 

@@ -90,12 +90,13 @@ func (g *grove) enter(ctx context.Context, at int) (root string) {
 	return root
 }
 
-// leave counts the end of an attempt at its server.
-func (g *grove) leave(root string, at int, err error) {
+// leave counts the end of an attempt at its server. A stream that has answered and is
+// cancelled counts as a success.
+func (g *grove) leave(ctx context.Context, root string, at int, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.underWay[at][root]--
-	if err == nil {
+	if err == nil || ctx.Err() != nil {
 		g.levels[at].succeeded++
 	}
 }
@@ -121,7 +122,7 @@ func (g *grove) serve(at int, down *grpc.ClientConn) *node {
 	n := newNode(g.t, opts...)
 	body := func(ctx context.Context) (err error) {
 		root := g.enter(ctx, at)
-		defer func() { g.leave(root, at, err) }()
+		defer func() { g.leave(ctx, root, at, err) }()
 		if plain { // what it calls knows nothing of the request
 			g.mu.Lock()
 			g.calls++

@@ -23,13 +23,10 @@ package otherbackend
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"google.golang.org/grpc/balancer"
-	"google.golang.org/grpc/balancer/base"
 	"google.golang.org/grpc/balancer/roundrobin"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/serviceconfig"
 )
 
@@ -47,7 +44,7 @@ func (builder) Name() string { return Name }
 
 // Build makes the balancer of a connection.
 func (builder) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
-	return &otherBackend{ClientConn: cc, opts: opts}
+	return &otherBackend{cc: cc, opts: opts}
 }
 
 // config is the policy's part of a service config.
@@ -100,68 +97,4 @@ func parseChild(name string, text json.RawMessage) (*config, error) {
 		return nil, fmt.Errorf("%s: %s: %w", Name, name, err)
 	}
 	return c, nil
-}
-
-// otherBackend is the balancer of one connection. To its child it is the
-// connection, whose pickers it wraps. gRPC calls its methods one at a time, and a
-// child calls those of the connection from them or from their listeners, which are
-// called one at a time as well.
-type otherBackend struct {
-	balancer.ClientConn
-	opts     balancer.BuildOptions
-	name     string // of the child
-	child    balancer.Balancer
-	backends int
-}
-
-// UpdateClientConnState hands the backends and its configuration to the child. If
-// the configuration names another child, that takes the place of the last one, and
-// calls wait for it to connect.
-func (b *otherBackend) UpdateClientConnState(s balancer.ClientConnState) error {
-	c, ok := s.BalancerConfig.(*config)
-	if !ok {
-		return errors.New(Name + ": no configuration")
-	}
-	if b.child != nil && b.name != c.child.Name() {
-		b.child.Close()
-		b.child = nil
-	}
-	if b.child == nil {
-		b.name, b.child = c.child.Name(), c.child.Build(b, b.opts)
-	}
-	b.backends = max(len(s.ResolverState.Endpoints), len(s.ResolverState.Addresses))
-	s.BalancerConfig = c.config
-	return b.child.UpdateClientConnState(s)
-}
-
-// ResolverError hands the error to the child.
-func (b *otherBackend) ResolverError(err error) {
-	if b.child != nil {
-		b.child.ResolverError(err)
-		return
-	}
-	b.ClientConn.UpdateState(balancer.State{ConnectivityState: connectivity.TransientFailure, Picker: base.NewErrPicker(err)})
-}
-
-// UpdateSubConnState does nothing: children listen for themselves.
-func (b *otherBackend) UpdateSubConnState(balancer.SubConn, balancer.SubConnState) {}
-
-// ExitIdle tells the child to connect.
-func (b *otherBackend) ExitIdle() {
-	if b.child != nil {
-		b.child.ExitIdle()
-	}
-}
-
-// Close closes the child.
-func (b *otherBackend) Close() {
-	if b.child != nil {
-		b.child.Close()
-	}
-}
-
-// UpdateState wraps the child's picker.
-func (b *otherBackend) UpdateState(s balancer.State) {
-	s.Picker = &picker{child: s.Picker, backends: b.backends}
-	b.ClientConn.UpdateState(s)
 }
