@@ -21,7 +21,9 @@ takes 3 to 7 ms for a call.
 ![The share of successful requests against the calls that reach the leaf per request, for each stack, while the leaf of a
 chain of five services fails 1, 5, 10, 20, 30 and 50 % of its calls](images/traffic.svg)
 `
-	aboutOutages = `### Outages
+	aboutOutages = `A bar is what Hopbound must reach in a shape; – means that the shape has none.
+
+### Outages
 
 The numbers are calls that reach the leaf per request of a user.
 
@@ -58,8 +60,8 @@ are plain, except in the variants with Hopbound's servers.
 `
 	aboutStorms = `### Storms
 
-Three hops. The leaf has 4 workers, needs 5 ms for a job, and works off its queue without looking whether the caller is still
-waiting. Requests arrive at 0.7 of its capacity with a deadline of 200 ms. For 2 s, its jobs take ten times as long. The numbers are the time from then
+Three hops. The leaf has 4 workers, needs 5 ms for a job, and does not check whether the caller of a job in its queue still
+waits. Requests arrive at 0.7 of its capacity with a deadline of 200 ms. For 2 s, its jobs take ten times as long. The numbers are the time from then
 on until 99 % of the requests succeed again and, in parentheses, the share that succeeds in the 15 s after the slow spell. The variants set an
 attempt timeout or a hedging policy on every client, or limit the queue to 40 jobs. Grpc-go has no attempt timeout, so that its stacks
 run without one. The other settings are measured for Hopbound, and for gRPC alone to compare with. Failsafe-go can hedge, but its gRPC

@@ -11,7 +11,7 @@ import (
 func textTable(rows []row) string {
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "shape\tstack\tsuccess\tleaf calls\tmiddle calls\tfailed\trequests\trecovery\tnote")
+	_, _ = fmt.Fprintln(w, "shape\tstack\tsuccess\tleaf calls/request\tmiddle calls/request\tfailed\trequests\trecovery\tnote")
 	for _, r := range rows {
 		note := r.Note
 		if want := missed(r, rows); want != "" {
