@@ -49,6 +49,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn
 		ctx, in.cancel = context.WithDeadline(ctx, in.arrived.Add(remaining))
 	}
 	in.request.in(ctx)
+	in.request.span = in.span
 	return in
 }
 

@@ -36,6 +36,7 @@ type attempt struct {
 	header   metadata.MD
 	peer     peer.Peer
 	trailer  metadata.MD
+	making   atomic.Bool // it is being handed to gRPC
 	opened   bool        // it is a stream that could be opened
 	finished atomic.Bool // gRPC has said so; if not, it may never have been asked
 	settled  bool
@@ -111,7 +112,9 @@ func (k *call) invoke(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInv
 	if cancel != nil {
 		defer cancel()
 	}
+	a.making.Store(true)
 	err := invoker(ctx, k.fullMethod, req, reply, cc, opts...)
+	a.making.Store(false)
 	k.settle(a, err)
 	if k.policy.AttemptTimeout == AttemptTimeoutShared {
 		k.learnShared(a, err)

@@ -33,6 +33,7 @@ type Client struct {
 
 	trace *tracing // nil if there is no provider
 	count *clientCounters
+	twice reportedOnce // that the interceptors are installed twice
 }
 
 // NewClient returns a client. Without options it makes up to three attempts of
@@ -94,6 +95,9 @@ func (c *Client) DialOptions() []grpc.DialOption {
 // put together by hand. Dial with [grpc.WithDisableRetry] beside it.
 func (c *Client) UnaryInterceptor() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, fullMethod string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
+		if c.installedTwice(ctx, fullMethod, cc) {
+			return invoker(ctx, fullMethod, req, reply, cc, opts...)
+		}
 		k := &call{}
 		k.plan(ctx, c, fullMethod, cc, opts)
 		err = errPanicked // unless it returns

@@ -18,6 +18,7 @@ type clientCounters struct {
 	retries  metric.Int64Histogram
 	hedges   metric.Int64Histogram
 	delay    metric.Float64Histogram
+	roots    metric.Int64Counter
 }
 
 func newClientCounters(s *settings) (*clientCounters, error) {
@@ -32,6 +33,7 @@ func newClientCounters(s *settings) (*clientCounters, error) {
 		retries:  i.counts("grpc.client.call.retries", "{retry}", "Retries of an outgoing call, of those that had any.", 1, 2, 3, 4, 5, 10),
 		hedges:   i.counts("grpc.client.call.hedges", "{hedge}", "Hedges of an outgoing call, of those that had any.", 1, 2, 3, 4, 5, 10),
 		delay:    i.seconds("grpc.client.call.retry_delay", "Time during an outgoing call in which no attempt was under way, of calls that had any.", latencyBounds()),
+		roots:    i.counter("hopbound.client.roots", "{call}", "Outgoing calls that belong to no request: in a server's process, their context was lost on the way."),
 	}
 	return c, i.err()
 }
@@ -71,6 +73,7 @@ var decisions = [...]decision{
 type clientSeries struct {
 	method, target string
 	both           *labels
+	root           lazyLabels // of the method alone
 	calls          codeLabels
 	attempts       [len(decisions)]lazyLabels
 }
@@ -95,6 +98,11 @@ func (c *clientCounters) attempt(ctx context.Context, s *clientSeries, d decisio
 			return
 		}
 	}
+}
+
+// rootCall counts a call that belongs to no request.
+func (c *clientCounters) rootCall(ctx context.Context, s *clientSeries) {
+	c.roots.Add(ctx, 1, s.root.get(func() *labels { return newLabels(attrGRPCMethod.String(s.method)) }).add...)
 }
 
 // call counts a call that has ended.

@@ -45,6 +45,8 @@ func (k *call) hedge(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 	last, err := k.race(func(ctx context.Context, r *runner) error {
 		r.message = newLike(reply)
 		opts := k.observed(&r.attempt, slices.Clone(k.opts), func(error) { r.finished.Store(true) })
+		r.making.Store(true)
+		defer r.making.Store(false)
 		return invoker(ctx, k.fullMethod, req, r.message, cc, opts...)
 	})
 	if err == nil {

@@ -73,6 +73,7 @@ type counters struct {
 	mode     string
 	refusals metric.Int64Counter
 	ignored  metric.Int64Counter
+	twice    metric.Int64Counter
 }
 
 func newCounters(i *instruments, side string, mode Mode) counters {
@@ -80,12 +81,17 @@ func newCounters(i *instruments, side string, mode Mode) counters {
 		side: side, mode: mode.String(),
 		refusals: i.counter("hopbound.refusals", "{call}", "Calls refused without being made or run, by reason."),
 		ignored:  i.counter("hopbound.malformed", "{value}", "Values in metadata that were malformed and ignored, by key."),
+		twice:    i.counter("hopbound.installed_twice", "{call}", "Calls whose interceptors are installed twice: the inner ones passed them through."),
 	}
 }
 
 func (c *counters) refusal(ctx context.Context, m *method, reason string) {
 	c.refusals.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.label()), attrSide.String(c.side),
 		attrReason.String(reason), attrMode.String(c.mode)).add...)
+}
+
+func (c *counters) installedTwice(ctx context.Context, m *method) {
+	c.twice.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.label()), attrSide.String(c.side)).add...)
 }
 
 func (c *counters) malformed(ctx context.Context, m *method, key string) {

@@ -83,6 +83,7 @@ hopbound.budget.balance {token} {grpc.target=passthrough:///node,hopbound.budget
 hopbound.client.attempts {attempt} {grpc.method=Idempotent,grpc.target=passthrough:///node,hopbound.decision=done,hopbound.mode=enforce} 1
 hopbound.client.attempts {attempt} {grpc.method=Idempotent,grpc.target=passthrough:///node,hopbound.decision=retried,hopbound.mode=enforce} 1
 hopbound.client.calls {call} {grpc.method=Idempotent,grpc.status=OK,grpc.target=passthrough:///node,hopbound.mode=enforce} 1
+hopbound.client.roots {call} {grpc.method=Idempotent} 1
 hopbound.server.calls {call} {grpc.method=Idempotent,grpc.status=OK,hopbound.mode=enforce} 1
 hopbound.server.calls {call} {grpc.method=Idempotent,grpc.status=UNAVAILABLE,hopbound.mode=enforce} 1
 hopbound.server.deadline.headroom s {grpc.method=Idempotent} 2 of 1.995

@@ -85,6 +85,9 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 	k.request = requestFromContext(ctx)
 	k.allotment = c.allotment(ctx, &k.root)
 	k.allotment.StartCall(c.budget)
+	if c.count != nil && !inRequest(ctx) {
+		c.count.rootCall(ctx, k.series())
+	}
 	ctx = k.startCall(k.withoutReserved(ctx))
 	if d, ok := ctx.Deadline(); k.mode == Enforce && k.policy.Timeout > 0 && (!ok || d.Sub(k.began) > k.policy.Timeout) {
 		ctx, k.release = context.WithDeadline(ctx, k.began.Add(k.policy.Timeout))
@@ -104,11 +107,17 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 // allotment returns what the calls made with ctx draw on: the allotment of the
 // request they belong to or, outside of any that is still running, root.
 func (c *Client) allotment(ctx context.Context, root *budget.Allotment) *budget.Allotment {
-	a, ok := budget.FromContext(ctx)
-	if !ok || a.Closed() || c.mode == Observe {
+	if !inRequest(ctx) || c.mode == Observe {
 		return root
 	}
+	a, _ := budget.FromContext(ctx)
 	return a
+}
+
+// inRequest reports whether ctx belongs to a request that is still running.
+func inRequest(ctx context.Context) bool {
+	a, ok := budget.FromContext(ctx)
+	return ok && !a.Closed()
 }
 
 // withoutReserved drops from the outgoing metadata what attempts set themselves.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/idempotency"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 )
@@ -18,6 +19,8 @@ type request struct {
 	context.Context
 	allotment  budget.Allotment
 	downstream downstream
+
+	span trace.Span // of the incoming call; nil if it is not recorded
 
 	// What logs tell of it; both are set before the handler runs.
 	attempt int             // from 1, or 0 if the caller does not tell

@@ -34,7 +34,8 @@ type Server struct {
 	trace *tracing // nil if there is no provider
 	count *serverCounters
 
-	storeKind string // as metrics name it
+	twice     reportedOnce // that the interceptors are installed twice
+	storeKind string       // as metrics name it
 }
 
 // NewServer returns a server. It returns all that is wrong with the options,
@@ -96,6 +97,9 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 // [WithIdempotency] a call may be answered without what comes after it.
 func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
+		if s.installedTwice(ctx, info.FullMethod) {
+			return handler(ctx, req)
+		}
 		in := s.admit(ctx, info.FullMethod, true, s.adaptiveFloor)
 		ended := false
 		defer func() {

@@ -17,6 +17,9 @@ import (
 // are put together by hand. Put it first.
 func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+		if s.installedTwice(ss.Context(), info.FullMethod) {
+			return handler(srv, ss)
+		}
 		in := s.admit(ss.Context(), info.FullMethod, srv != nil, false)
 		ended := false
 		defer func() {

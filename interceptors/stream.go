@@ -111,6 +111,9 @@ const (
 // are put together by hand. Dial with [grpc.WithDisableRetry] beside it.
 func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, fullMethod string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		if c.installedTwice(ctx, fullMethod, cc) {
+			return streamer(ctx, desc, cc, fullMethod, opts...)
+		}
 		s := &streamCall{
 			desc: desc, cc: cc, streamer: streamer,
 			recv: newGate(), send: newGate(), changed: make(chan struct{}), driving: true,

@@ -119,7 +119,9 @@ func (s *streamCall) openIn(ctx context.Context, a *streamAttempt, release conte
 		})
 	}
 	opts := append(slices.Clone(s.opts), grpc.Peer(&a.dialed), grpc.OnFinish(func(err error) { s.attemptFinished(a, err) }))
+	a.making.Store(true)
 	cs, err := s.streamer(ctx, s.desc, s.cc, s.fullMethod, opts...)
+	a.making.Store(false)
 	if err != nil {
 		return s.explain(a, err)
 	}

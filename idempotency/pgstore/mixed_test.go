@@ -124,16 +124,16 @@ func (c *clerk) ask(ctx context.Context, claim idempotency.Claim, handler func()
 // records that have expired.
 func TestOneRunsAmongTransactionsAndLeases(t *testing.T) {
 	t.Parallel()
-	for name, modes := range map[string][]pgstore.Option{
-		"transactions": {pgstore.WithTransactions(), pgstore.WithTransactions()},
-		"both":         {pgstore.WithTransactions(), nil},
+	for name, modes := range map[string][][]pgstore.Option{
+		"transactions": {{pgstore.WithTransactions(), pgstore.WithoutListen()}},
+		"both":         {{pgstore.WithTransactions(), pgstore.WithoutListen()}, {pgstore.WithoutListen()}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDesk(t)
 			var clerks []*clerk
 			for i := range 8 {
-				clerks = append(clerks, &clerk{newStore(t, d.pool, modes[i%len(modes)], pgstore.WithoutListen()), fmt.Sprint("clerk ", i)})
+				clerks = append(clerks, &clerk{newStore(t, d.pool, modes[i%len(modes)]...), fmt.Sprint("clerk ", i)})
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
