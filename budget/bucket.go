@@ -10,7 +10,7 @@ import (
 const token int64 = 1e9
 
 // Cause is why an extra attempt is made.
-type Cause int
+type Cause uint8
 
 const (
 	// AfterFailure is a retry after a failure: the server, or the connection to

@@ -39,7 +39,7 @@ const targetLimit = 4096
 // targets are the targets that a client knows.
 type targets struct {
 	mu     sync.Mutex
-	byName *lru.Cache[string, *target]
+	byName *lru.Cache[string, *target] // as they were dialled
 }
 
 func newTargets() *targets { return &targets{byName: lru.New[string, *target](targetLimit)} }
@@ -56,13 +56,17 @@ func (t *targets) all() (all []*target) {
 
 // targetOf returns the target of a connection, which may be nil.
 func (c *Client) targetOf(cc *grpc.ClientConn) *target {
-	name := ""
+	dialed := ""
 	if cc != nil {
-		name = cc.CanonicalTarget()
+		dialed = cc.Target()
 	}
 	c.targets.mu.Lock()
 	defer c.targets.mu.Unlock()
-	return c.targets.byName.Get(name, func() *target {
+	return c.targets.byName.Get(dialed, func() *target {
+		name := ""
+		if cc != nil {
+			name = cc.CanonicalTarget()
+		}
 		return &target{name: name, label: cmp.Or(name, otherMethods), throttle: newThrottle(c.config.throttle)}
 	})
 }
