@@ -133,9 +133,9 @@ func TestTimeoutOfTheConnectionsServiceConfigBoundsTheCall(t *testing.T) {
 		n := serve(t, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 		config := grpc.WithDefaultServiceConfig(`{"methodConfig": [{"name": [{}], "timeout": "2s"}]}`)
 		cc := n.dial(append(newClient(t).DialOptions(), config)...)
-		begun := time.Now()
-		if err := idempotent(cc)(t.Context()); status.Code(err) != codes.DeadlineExceeded || time.Since(begun) != 2*time.Second {
-			t.Errorf("%v after %v, want DEADLINE_EXCEEDED after 2 s", err, time.Since(begun))
+		started := time.Now()
+		if err := idempotent(cc)(t.Context()); status.Code(err) != codes.DeadlineExceeded || time.Since(started) != 2*time.Second {
+			t.Errorf("%v after %v, want DEADLINE_EXCEEDED after 2 s", err, time.Since(started))
 		}
 	})
 }

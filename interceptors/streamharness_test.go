@@ -152,9 +152,22 @@ func (k kind) exchange(ctx context.Context, cc *grpc.ClientConn, texts []string,
 func serveAll(t testing.TB, body handler, opts ...grpc.ServerOption) *node {
 	t.Helper()
 	n := newNode(t, opts...)
+	n.server.RegisterService(serviceOf(body, func() bool { return false }), nil)
+	n.start()
+	return n
+}
+
+// serviceOf is the test service whose methods have one body. Server streams answer
+// before it runs if early says so.
+func serviceOf(body handler, early func() bool) *grpc.ServiceDesc {
 	desc := streamingService(func(s side, ss grpc.ServerStream) error {
 		if _, err := s.requests(); err != nil {
 			return err
+		}
+		if _, single := s.newReceived("").(*testv1.WatchRequest); single && early() {
+			if err := s.send("early"); err != nil {
+				return err
+			}
 		}
 		if err := body(ss.Context()); err != nil {
 			return err
@@ -162,7 +175,23 @@ func serveAll(t testing.TB, body handler, opts ...grpc.ServerOption) *node {
 		return s.send("reply")
 	})
 	desc.Methods = []grpc.MethodDesc{unaryMethod(body)}
-	n.server.RegisterService(desc, nil)
-	n.start()
-	return n
+	return desc
+}
+
+// unaryMethod is the method Idempotent of the test service.
+func unaryMethod(body handler) grpc.MethodDesc {
+	return grpc.MethodDesc{
+		MethodName: "Idempotent",
+		Handler: func(_ any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+			req := &testv1.IdempotentRequest{}
+			if err := decode(req); err != nil {
+				return nil, err
+			}
+			run := func(ctx context.Context, _ any) (any, error) { return &testv1.IdempotentResponse{}, body(ctx) }
+			if interceptor == nil {
+				return run(ctx, req)
+			}
+			return interceptor(ctx, req, &grpc.UnaryServerInfo{FullMethod: testv1.TestService_Idempotent_FullMethodName}, run)
+		},
+	}
 }

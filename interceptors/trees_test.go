@@ -12,7 +12,6 @@ import (
 
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/interceptors"
-	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -131,42 +130,9 @@ func (g *grove) serve(at int, down *grpc.ClientConn) *node {
 		}
 		return g.handle(ctx, root, at, n, down)
 	}
-	desc := streamingService(func(s side, ss grpc.ServerStream) error {
-		if _, err := s.requests(); err != nil {
-			return err
-		}
-		if _, single := s.newReceived("").(*testv1.WatchRequest); single && rand.IntN(100) < g.shape.early {
-			if err := s.send("early"); err != nil {
-				return err
-			}
-		}
-		if err := body(ss.Context()); err != nil {
-			return err
-		}
-		return s.send("reply")
-	})
-	desc.Methods = []grpc.MethodDesc{unaryMethod(body)}
-	n.server.RegisterService(desc, nil)
+	n.server.RegisterService(serviceOf(body, func() bool { return rand.IntN(100) < g.shape.early }), nil)
 	n.start()
 	return n
-}
-
-// unaryMethod is the method Idempotent of the test service.
-func unaryMethod(body handler) grpc.MethodDesc {
-	return grpc.MethodDesc{
-		MethodName: "Idempotent",
-		Handler: func(_ any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-			req := &testv1.IdempotentRequest{}
-			if err := decode(req); err != nil {
-				return nil, err
-			}
-			run := func(ctx context.Context, _ any) (any, error) { return &testv1.IdempotentResponse{}, body(ctx) }
-			if interceptor == nil {
-				return run(ctx, req)
-			}
-			return interceptor(ctx, req, &grpc.UnaryServerInfo{FullMethod: testv1.TestService_Idempotent_FullMethodName}, run)
-		},
-	}
 }
 
 // handle is the body of all methods of a level's server.

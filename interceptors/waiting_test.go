@@ -103,9 +103,9 @@ func TestPushbackIsCapped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64
 		do := idempotent(serve(t, pushing(&calls, "2147483647")).dial(newClient(t).DialOptions()...))
-		begun := time.Now()
-		if err := do(t.Context()); err != nil || time.Since(begun) != 5*time.Minute {
-			t.Errorf("%v after %v, want success after 5 minutes", err, time.Since(begun))
+		started := time.Now()
+		if err := do(t.Context()); err != nil || time.Since(started) != 5*time.Minute {
+			t.Errorf("%v after %v, want success after 5 minutes", err, time.Since(started))
 		}
 	})
 }
@@ -117,10 +117,10 @@ func TestPauseEndsWithItsConnection(t *testing.T) {
 		var calls atomic.Int64
 		cc := serve(t, pushing(&calls, "60000")).dial(newClient(t).DialOptions()...)
 		time.AfterFunc(time.Second, func() { _ = cc.Close() })
-		begun := time.Now()
+		started := time.Now()
 		err := idempotent(cc)(t.Context())
-		if status.Code(err) != codes.Unavailable || calls.Load() != 1 || time.Since(begun) != time.Second {
-			t.Errorf("%v after %v and %d calls, want the last failure after a second", err, time.Since(begun), calls.Load())
+		if status.Code(err) != codes.Unavailable || calls.Load() != 1 || time.Since(started) != time.Second {
+			t.Errorf("%v after %v and %d calls, want the last failure after a second", err, time.Since(started), calls.Load())
 		}
 	})
 }

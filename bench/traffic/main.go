@@ -79,12 +79,12 @@ func parse(args []string) (*options, error) {
 // failed, which fails the test.
 func (o *options) run(t *testing.T, results io.Writer) {
 	t.Helper()
-	begun := time.Now()
+	started := time.Now()
 	rows, ok := o.measure(t)
 	if !ok {
 		return
 	}
-	fmt.Fprintf(os.Stderr, "%d rows in %v\n", len(rows), time.Since(begun).Round(time.Second))
+	fmt.Fprintf(os.Stderr, "%d rows in %v\n", len(rows), time.Since(started).Round(time.Second))
 	code := 0
 	if err := o.report(rows, results); err != nil {
 		fmt.Fprintln(os.Stderr, "traffic:", err)
@@ -137,9 +137,9 @@ func (o *options) measure(t *testing.T) ([]row, bool) {
 					if !s.realTime {
 						t.Parallel()
 					}
-					begun := time.Now()
+					started := time.Now()
 					results[i] = s.measure(t, k, false)
-					fmt.Fprintf(os.Stderr, "%-36s %-18s %6.2fs\n", s.rows[0], k.name, time.Since(begun).Seconds())
+					fmt.Fprintf(os.Stderr, "%-36s %-18s %6.2fs\n", s.rows[0], k.name, time.Since(started).Seconds())
 				})
 			}
 		}

@@ -142,9 +142,9 @@ func (c *cell) startRoot(ctx context.Context, all *sync.WaitGroup, leaf *service
 	wait := c.dice.between(0, gap)
 	all.Go(func() {
 		for pause(ctx, wait) {
-			begun := time.Now()
+			started := time.Now()
 			do(request)
-			wait = gap - time.Since(begun)
+			wait = gap - time.Since(started)
 		}
 	})
 }
