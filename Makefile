@@ -37,6 +37,10 @@ fix: $(BIN) ## Format, and fix what linters can fix
 generate: $(BIN) ## Generate code from protobuf
 	buf generate
 
+.PHONY: protofiles
+protofiles: $(BIN) ## Do what docs/protofiles.md says, outside the repository
+	.ci/protofiles/run
+
 .PHONY: breaking
 breaking: $(BIN) ## Compare protobuf with the release BASE
 	buf breaking --against ".git#tag=$(BASE)"

@@ -123,8 +123,8 @@ func TestAttemptsThatWereGivenUpCountAsSlow(t *testing.T) {
 func TestHedgingWithoutTokensIsOnePlainCall(t *testing.T) {
 	t.Parallel()
 	for name, opt := range map[string]interceptors.ClientOption{
-		"an empty purse": interceptors.WithBudget(budget.New(budget.Ratio(0), budget.MinPerSecond(0), budget.Burst(0))),
-		"none granted":   interceptors.WithBudget(budget.New(budget.PerRequest(0))),
+		"an empty budget": interceptors.WithBudget(budget.New(budget.Ratio(0), budget.MinPerSecond(0), budget.Burst(0))),
+		"none granted":    interceptors.WithBudget(budget.New(budget.PerRequest(0))),
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var served atomic.Int64

@@ -114,8 +114,8 @@ func TestClientComesBackForWhatIsInProgress(t *testing.T) {
 					}
 				}}
 				n := b.open(t, idempotency.NewMemory(), idempotency.MaxWait(10*time.Millisecond))
-				purse := budget.New(budget.Burst(100), budget.PerRequest(50))
-				c := testv1.NewTestServiceClient(n.dial(newClient(t, interceptors.WithBudget(purse),
+				tokens := budget.New(budget.Burst(100), budget.PerRequest(50))
+				c := testv1.NewTestServiceClient(n.dial(newClient(t, interceptors.WithBudget(tokens),
 					interceptors.WithPolicy(interceptors.MethodPolicies{"": policy})).DialOptions()...))
 				var wg sync.WaitGroup
 				if name == "retried" {

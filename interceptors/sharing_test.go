@@ -231,7 +231,7 @@ func TestPoliciesAreFoundByTheMostSpecificName(t *testing.T) {
 	}
 }
 
-// budget4 is a purse of four tokens, one for each request.
+// budget4 is a budget of four tokens, one for each request.
 func budget4() *budget.Budget { return fixedBudget(budget.Burst(4), budget.PerRequest(1)) }
 
 // A failure for want of a token may be repeated by whoever holds one, unless

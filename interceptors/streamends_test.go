@@ -24,17 +24,17 @@ import (
 type ledger struct {
 	spans    open
 	finished atomic.Int64
-	purse    *budget.Budget
+	budget   *budget.Budget
 }
 
 func newLedger() *ledger {
-	return &ledger{purse: budget.New(budget.Ratio(0), budget.MinPerSecond(0))}
+	return &ledger{budget: budget.New(budget.Ratio(0), budget.MinPerSecond(0))}
 }
 
 func (l *ledger) client(t testing.TB, opts ...interceptors.ClientOption) []grpc.DialOption {
 	t.Helper()
 	tracer := interceptors.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(&l.spans)))
-	return newClient(t, append(opts, tracer, interceptors.WithBudget(l.purse))...).DialOptions()
+	return newClient(t, append(opts, tracer, interceptors.WithBudget(l.budget))...).DialOptions()
 }
 
 func (l *ledger) onFinish() grpc.CallOption {

@@ -57,7 +57,7 @@ func erratic(n **node, seed *atomic.Uint64) streamHandler {
 // TestThousandRandomInterleavingsOfEachKind sends and receives from two
 // goroutines while everything goes wrong, in any order. The race detector and
 // the bubble, which waits for all of its goroutines, see what is wrong with it;
-// the purse and the spans, what was left.
+// the budget and the spans, what was left.
 func TestThousandRandomInterleavingsOfEachKind(t *testing.T) {
 	t.Parallel()
 	for _, hedged := range []bool{false, true} {

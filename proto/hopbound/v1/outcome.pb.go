@@ -27,15 +27,15 @@ const (
 type Outcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The google.rpc.Status of a failure; empty of a success.
-	Status []byte `protobuf:"bytes,1,opt,name=status" json:"status,omitempty"`
+	Status []byte `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
 	// The response of a success, and the full name of its type.
-	Response     []byte `protobuf:"bytes,2,opt,name=response" json:"response,omitempty"`
-	ResponseType string `protobuf:"bytes,3,opt,name=response_type,json=responseType" json:"response_type,omitempty"`
+	Response     []byte `protobuf:"bytes,2,opt,name=response,proto3" json:"response,omitempty"`
+	ResponseType string `protobuf:"bytes,3,opt,name=response_type,json=responseType,proto3" json:"response_type,omitempty"`
 	// What the handler set.
-	Header  []*Metadata `protobuf:"bytes,4,rep,name=header" json:"header,omitempty"`
-	Trailer []*Metadata `protobuf:"bytes,5,rep,name=trailer" json:"trailer,omitempty"`
+	Header  []*Metadata `protobuf:"bytes,4,rep,name=header,proto3" json:"header,omitempty"`
+	Trailer []*Metadata `protobuf:"bytes,5,rep,name=trailer,proto3" json:"trailer,omitempty"`
 	// The call is done, and its response was too large to keep.
-	ResponseOmitted bool `protobuf:"varint,6,opt,name=response_omitted,json=responseOmitted" json:"response_omitted,omitempty"`
+	ResponseOmitted bool `protobuf:"varint,6,opt,name=response_omitted,json=responseOmitted,proto3" json:"response_omitted,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -115,8 +115,8 @@ func (x *Outcome) GetResponseOmitted() bool {
 // Metadata is one key of a call's metadata.
 type Metadata struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key" json:"key,omitempty"`
-	Values        [][]byte               `protobuf:"bytes,2,rep,name=values" json:"values,omitempty"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Values        [][]byte               `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -179,7 +179,7 @@ const file_hopbound_v1_outcome_proto_rawDesc = "" +
 	"\x10response_omitted\x18\x06 \x01(\bR\x0fresponseOmitted\"4\n" +
 	"\bMetadata\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
-	"\x06values\x18\x02 \x03(\fR\x06valuesB@Z9github.com/hopbound/hopbound/proto/hopbound/v1;hopboundv1\x92\x03\x02\b\x02b\beditionsp\xe8\a"
+	"\x06values\x18\x02 \x03(\fR\x06valuesB;Z9github.com/hopbound/hopbound/proto/hopbound/v1;hopboundv1b\x06proto3"
 
 var (
 	file_hopbound_v1_outcome_proto_rawDescOnce sync.Once

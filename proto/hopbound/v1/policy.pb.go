@@ -234,7 +234,7 @@ func (IdempotencyPolicy_Level) EnumDescriptor() ([]byte, []int) {
 type MethodPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Bounds the whole call, all attempts and pauses included. More than nothing.
-	Timeout *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Types that are valid to be assigned to Attempt:
 	//
 	//	*MethodPolicy_AttemptTimeout
@@ -246,11 +246,11 @@ type MethodPolicy struct {
 	//	*MethodPolicy_Hedge
 	Repeat isMethodPolicy_Repeat `protobuf_oneof:"repeat"`
 	// Keeps calls until there is a connection, rather than to let them fail.
-	WaitForReady *bool `protobuf:"varint,6,opt,name=wait_for_ready,json=waitForReady" json:"wait_for_ready,omitempty"`
+	WaitForReady *bool `protobuf:"varint,6,opt,name=wait_for_ready,json=waitForReady,proto3,oneof" json:"wait_for_ready,omitempty"`
 	// Whether the method may be repeated, and how its effect is kept to one.
-	Idempotency *IdempotencyPolicy `protobuf:"bytes,7,opt,name=idempotency" json:"idempotency,omitempty"`
+	Idempotency *IdempotencyPolicy `protobuf:"bytes,7,opt,name=idempotency,proto3" json:"idempotency,omitempty"`
 	// What the server makes of deadlines.
-	Deadline      *DeadlinePolicy `protobuf:"bytes,8,opt,name=deadline" json:"deadline,omitempty"`
+	Deadline      *DeadlinePolicy `protobuf:"bytes,8,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -370,12 +370,12 @@ type isMethodPolicy_Attempt interface {
 type MethodPolicy_AttemptTimeout struct {
 	// Bounds each attempt, for a stream until its first response. More than
 	// nothing.
-	AttemptTimeout *durationpb.Duration `protobuf:"bytes,2,opt,name=attempt_timeout,json=attemptTimeout,oneof"`
+	AttemptTimeout *durationpb.Duration `protobuf:"bytes,2,opt,name=attempt_timeout,json=attemptTimeout,proto3,oneof"`
 }
 
 type MethodPolicy_AttemptTimeoutShared struct {
 	// Gives each attempt an equal share of what remains of the call's time.
-	AttemptTimeoutShared bool `protobuf:"varint,3,opt,name=attempt_timeout_shared,json=attemptTimeoutShared,oneof"`
+	AttemptTimeoutShared bool `protobuf:"varint,3,opt,name=attempt_timeout_shared,json=attemptTimeoutShared,proto3,oneof"`
 }
 
 func (*MethodPolicy_AttemptTimeout) isMethodPolicy_Attempt() {}
@@ -388,12 +388,12 @@ type isMethodPolicy_Repeat interface {
 
 type MethodPolicy_Retry struct {
 	// Repeats calls that have failed.
-	Retry *RetryPolicy `protobuf:"bytes,4,opt,name=retry,oneof"`
+	Retry *RetryPolicy `protobuf:"bytes,4,opt,name=retry,proto3,oneof"`
 }
 
 type MethodPolicy_Hedge struct {
 	// Repeats calls before they have ended.
-	Hedge *HedgePolicy `protobuf:"bytes,5,opt,name=hedge,oneof"`
+	Hedge *HedgePolicy `protobuf:"bytes,5,opt,name=hedge,proto3,oneof"`
 }
 
 func (*MethodPolicy_Retry) isMethodPolicy_Repeat() {}
@@ -404,18 +404,18 @@ func (*MethodPolicy_Hedge) isMethodPolicy_Repeat() {}
 type RetryPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Counts the first attempt too. 3 if left out, and 1 to 100.
-	MaxAttempts *int32 `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts" json:"max_attempts,omitempty"`
+	MaxAttempts *int32 `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
 	// The codes that are repeated. UNAVAILABLE alone if there are none.
-	Codes []Code `protobuf:"varint,2,rep,packed,name=codes,enum=hopbound.v1.Code" json:"codes,omitempty"`
+	Codes []Code `protobuf:"varint,2,rep,packed,name=codes,proto3,enum=hopbound.v1.Code" json:"codes,omitempty"`
 	// Bounds the first pause between attempts. 50 ms if left out.
-	BackoffBase *durationpb.Duration `protobuf:"bytes,3,opt,name=backoff_base,json=backoffBase" json:"backoff_base,omitempty"`
+	BackoffBase *durationpb.Duration `protobuf:"bytes,3,opt,name=backoff_base,json=backoffBase,proto3" json:"backoff_base,omitempty"`
 	// Bounds all pauses. A second if left out, or backoff_base if that is more.
-	BackoffMax *durationpb.Duration `protobuf:"bytes,4,opt,name=backoff_max,json=backoffMax" json:"backoff_max,omitempty"`
+	BackoffMax *durationpb.Duration `protobuf:"bytes,4,opt,name=backoff_max,json=backoffMax,proto3" json:"backoff_max,omitempty"`
 	// How much the bound grows from one pause to the next. 2 if left out, and not
 	// less than 1.
-	BackoffMultiplier *float64 `protobuf:"fixed64,5,opt,name=backoff_multiplier,json=backoffMultiplier" json:"backoff_multiplier,omitempty"`
+	BackoffMultiplier *float64 `protobuf:"fixed64,5,opt,name=backoff_multiplier,json=backoffMultiplier,proto3,oneof" json:"backoff_multiplier,omitempty"`
 	// How a pause is drawn below its bound.
-	Jitter        *Jitter `protobuf:"varint,6,opt,name=jitter,enum=hopbound.v1.Jitter" json:"jitter,omitempty"`
+	Jitter        *Jitter `protobuf:"varint,6,opt,name=jitter,proto3,enum=hopbound.v1.Jitter,oneof" json:"jitter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -497,7 +497,7 @@ func (x *RetryPolicy) GetJitter() Jitter {
 type HedgePolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Counts the first attempt too. 2 if left out, and 1 to 100.
-	MaxAttempts *int32 `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts" json:"max_attempts,omitempty"`
+	MaxAttempts *int32 `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
 	// Types that are valid to be assigned to When:
 	//
 	//	*HedgePolicy_Delay
@@ -505,7 +505,7 @@ type HedgePolicy struct {
 	When isHedgePolicy_When `protobuf_oneof:"when"`
 	// The codes on which the next attempt is made at once, and the others go on.
 	// UNAVAILABLE alone if there are none.
-	NonFatal      []Code `protobuf:"varint,4,rep,packed,name=non_fatal,json=nonFatal,enum=hopbound.v1.Code" json:"non_fatal,omitempty"`
+	NonFatal      []Code `protobuf:"varint,4,rep,packed,name=non_fatal,json=nonFatal,proto3,enum=hopbound.v1.Code" json:"non_fatal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -585,13 +585,13 @@ type isHedgePolicy_When interface {
 
 type HedgePolicy_Delay struct {
 	// How long after an attempt the next is made; nothing makes all at once.
-	Delay *durationpb.Duration `protobuf:"bytes,2,opt,name=delay,oneof"`
+	Delay *durationpb.Duration `protobuf:"bytes,2,opt,name=delay,proto3,oneof"`
 }
 
 type HedgePolicy_AtP95 struct {
 	// Makes the next attempt when the last takes longer than 95 % of them have
 	// lately.
-	AtP95 bool `protobuf:"varint,3,opt,name=at_p95,json=atP95,oneof"`
+	AtP95 bool `protobuf:"varint,3,opt,name=at_p95,json=atP95,proto3,oneof"`
 }
 
 func (*HedgePolicy_Delay) isHedgePolicy_When() {}
@@ -603,18 +603,18 @@ func (*HedgePolicy_AtP95) isHedgePolicy_When() {}
 type IdempotencyPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Over what the method's idempotency_level says.
-	Level *IdempotencyPolicy_Level `protobuf:"varint,1,opt,name=level,enum=hopbound.v1.IdempotencyPolicy_Level" json:"level,omitempty"`
+	Level *IdempotencyPolicy_Level `protobuf:"varint,1,opt,name=level,proto3,enum=hopbound.v1.IdempotencyPolicy_Level,oneof" json:"level,omitempty"`
 	// Whether a call must have an idempotency key. Callers with Hopbound make one
 	// for a call that has none. Not for streams.
-	KeyRequired *bool `protobuf:"varint,2,opt,name=key_required,json=keyRequired" json:"key_required,omitempty"`
+	KeyRequired *bool `protobuf:"varint,2,opt,name=key_required,json=keyRequired,proto3,oneof" json:"key_required,omitempty"`
 	// How long an outcome is kept to be replayed. More than nothing.
-	Retention *durationpb.Duration `protobuf:"bytes,3,opt,name=retention" json:"retention,omitempty"`
+	Retention *durationpb.Duration `protobuf:"bytes,3,opt,name=retention,proto3" json:"retention,omitempty"`
 	// The fields of the request by which it is known again, as paths of names
 	// with dots between. All fields if there are none.
-	Fingerprint []string `protobuf:"bytes,4,rep,name=fingerprint" json:"fingerprint,omitempty"`
+	Fingerprint []string `protobuf:"bytes,4,rep,name=fingerprint,proto3" json:"fingerprint,omitempty"`
 	// The field of the request, a string, that holds the idempotency key beside the
 	// metadata, such as request_id (AIP-155).
-	KeyField      *string `protobuf:"bytes,5,opt,name=key_field,json=keyField" json:"key_field,omitempty"`
+	KeyField      *string `protobuf:"bytes,5,opt,name=key_field,json=keyField,proto3,oneof" json:"key_field,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -688,10 +688,10 @@ func (x *IdempotencyPolicy) GetKeyField() string {
 type DeadlinePolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A call that arrives with less left is refused.
-	Floor *durationpb.Duration `protobuf:"bytes,1,opt,name=floor" json:"floor,omitempty"`
+	Floor *durationpb.Duration `protobuf:"bytes,1,opt,name=floor,proto3" json:"floor,omitempty"`
 	// The most time that a call is given, and what it gets if it comes without a
 	// deadline. More than nothing.
-	Cap           *durationpb.Duration `protobuf:"bytes,2,opt,name=cap" json:"cap,omitempty"`
+	Cap           *durationpb.Duration `protobuf:"bytes,2,opt,name=cap,proto3" json:"cap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -763,43 +763,52 @@ var File_hopbound_v1_policy_proto protoreflect.FileDescriptor
 
 const file_hopbound_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x18hopbound/v1/policy.proto\x12\vhopbound.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xdb\x03\n" +
+	"\x18hopbound/v1/policy.proto\x12\vhopbound.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf3\x03\n" +
 	"\fMethodPolicy\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12D\n" +
 	"\x0fattempt_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationH\x00R\x0eattemptTimeout\x126\n" +
 	"\x16attempt_timeout_shared\x18\x03 \x01(\bH\x00R\x14attemptTimeoutShared\x120\n" +
 	"\x05retry\x18\x04 \x01(\v2\x18.hopbound.v1.RetryPolicyH\x01R\x05retry\x120\n" +
-	"\x05hedge\x18\x05 \x01(\v2\x18.hopbound.v1.HedgePolicyH\x01R\x05hedge\x12$\n" +
-	"\x0ewait_for_ready\x18\x06 \x01(\bR\fwaitForReady\x12@\n" +
+	"\x05hedge\x18\x05 \x01(\v2\x18.hopbound.v1.HedgePolicyH\x01R\x05hedge\x12)\n" +
+	"\x0ewait_for_ready\x18\x06 \x01(\bH\x02R\fwaitForReady\x88\x01\x01\x12@\n" +
 	"\vidempotency\x18\a \x01(\v2\x1e.hopbound.v1.IdempotencyPolicyR\vidempotency\x127\n" +
 	"\bdeadline\x18\b \x01(\v2\x1b.hopbound.v1.DeadlinePolicyR\bdeadlineB\t\n" +
 	"\aattemptB\b\n" +
-	"\x06repeat\"\xaf\x02\n" +
-	"\vRetryPolicy\x12!\n" +
-	"\fmax_attempts\x18\x01 \x01(\x05R\vmaxAttempts\x12'\n" +
+	"\x06repeatB\x11\n" +
+	"\x0f_wait_for_ready\"\xf1\x02\n" +
+	"\vRetryPolicy\x12&\n" +
+	"\fmax_attempts\x18\x01 \x01(\x05H\x00R\vmaxAttempts\x88\x01\x01\x12'\n" +
 	"\x05codes\x18\x02 \x03(\x0e2\x11.hopbound.v1.CodeR\x05codes\x12<\n" +
 	"\fbackoff_base\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vbackoffBase\x12:\n" +
 	"\vbackoff_max\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"backoffMax\x12-\n" +
-	"\x12backoff_multiplier\x18\x05 \x01(\x01R\x11backoffMultiplier\x12+\n" +
-	"\x06jitter\x18\x06 \x01(\x0e2\x13.hopbound.v1.JitterR\x06jitter\"\xb4\x01\n" +
-	"\vHedgePolicy\x12!\n" +
-	"\fmax_attempts\x18\x01 \x01(\x05R\vmaxAttempts\x121\n" +
+	"backoffMax\x122\n" +
+	"\x12backoff_multiplier\x18\x05 \x01(\x01H\x01R\x11backoffMultiplier\x88\x01\x01\x120\n" +
+	"\x06jitter\x18\x06 \x01(\x0e2\x13.hopbound.v1.JitterH\x02R\x06jitter\x88\x01\x01B\x0f\n" +
+	"\r_max_attemptsB\x15\n" +
+	"\x13_backoff_multiplierB\t\n" +
+	"\a_jitter\"\xca\x01\n" +
+	"\vHedgePolicy\x12&\n" +
+	"\fmax_attempts\x18\x01 \x01(\x05H\x01R\vmaxAttempts\x88\x01\x01\x121\n" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationH\x00R\x05delay\x12\x17\n" +
 	"\x06at_p95\x18\x03 \x01(\bH\x00R\x05atP95\x12.\n" +
 	"\tnon_fatal\x18\x04 \x03(\x0e2\x11.hopbound.v1.CodeR\bnonFatalB\x06\n" +
-	"\x04when\"\xd5\x02\n" +
-	"\x11IdempotencyPolicy\x12:\n" +
-	"\x05level\x18\x01 \x01(\x0e2$.hopbound.v1.IdempotencyPolicy.LevelR\x05level\x12!\n" +
-	"\fkey_required\x18\x02 \x01(\bR\vkeyRequired\x127\n" +
+	"\x04whenB\x0f\n" +
+	"\r_max_attempts\"\x8d\x03\n" +
+	"\x11IdempotencyPolicy\x12?\n" +
+	"\x05level\x18\x01 \x01(\x0e2$.hopbound.v1.IdempotencyPolicy.LevelH\x00R\x05level\x88\x01\x01\x12&\n" +
+	"\fkey_required\x18\x02 \x01(\bH\x01R\vkeyRequired\x88\x01\x01\x127\n" +
 	"\tretention\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tretention\x12 \n" +
-	"\vfingerprint\x18\x04 \x03(\tR\vfingerprint\x12\x1b\n" +
-	"\tkey_field\x18\x05 \x01(\tR\bkeyField\"i\n" +
+	"\vfingerprint\x18\x04 \x03(\tR\vfingerprint\x12 \n" +
+	"\tkey_field\x18\x05 \x01(\tH\x02R\bkeyField\x88\x01\x01\"i\n" +
 	"\x05Level\x12\x15\n" +
 	"\x11LEVEL_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14LEVEL_NOT_IDEMPOTENT\x10\x01\x12\x14\n" +
 	"\x10LEVEL_IDEMPOTENT\x10\x02\x12\x19\n" +
-	"\x15LEVEL_NO_SIDE_EFFECTS\x10\x03\"n\n" +
+	"\x15LEVEL_NO_SIDE_EFFECTS\x10\x03B\b\n" +
+	"\x06_levelB\x0f\n" +
+	"\r_key_requiredB\f\n" +
+	"\n" +
+	"_key_field\"n\n" +
 	"\x0eDeadlinePolicy\x12/\n" +
 	"\x05floor\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05floor\x12+\n" +
 	"\x03cap\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03cap*\x95\x03\n" +
@@ -828,7 +837,7 @@ const file_hopbound_v1_policy_proto_rawDesc = "" +
 	"\fJITTER_EQUAL\x10\x02\x12\x17\n" +
 	"\x13JITTER_DECORRELATED\x10\x03\x12\x0f\n" +
 	"\vJITTER_NONE\x10\x04:S\n" +
-	"\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xaf\xc7\x04 \x01(\v2\x19.hopbound.v1.MethodPolicyR\x06methodB;Z9github.com/hopbound/hopbound/proto/hopbound/v1;hopboundv1b\beditionsp\xe8\a"
+	"\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xaf\xc7\x04 \x01(\v2\x19.hopbound.v1.MethodPolicyR\x06methodB;Z9github.com/hopbound/hopbound/proto/hopbound/v1;hopboundv1b\x06proto3"
 
 var (
 	file_hopbound_v1_policy_proto_rawDescOnce sync.Once
@@ -893,10 +902,12 @@ func file_hopbound_v1_policy_proto_init() {
 		(*MethodPolicy_Retry)(nil),
 		(*MethodPolicy_Hedge)(nil),
 	}
+	file_hopbound_v1_policy_proto_msgTypes[1].OneofWrappers = []any{}
 	file_hopbound_v1_policy_proto_msgTypes[2].OneofWrappers = []any{
 		(*HedgePolicy_Delay)(nil),
 		(*HedgePolicy_AtP95)(nil),
 	}
+	file_hopbound_v1_policy_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
