@@ -203,6 +203,27 @@ func TestReserveIsTheSmallestTransitOfTheLastMinute(t *testing.T) {
 	}
 }
 
+// What was seen late in one half of a minute counts until the next half is over.
+func TestReserveRemembersTheHalfMinuteBefore(t *testing.T) {
+	t.Parallel()
+	var r deadline.Reserve
+	for _, at := range []time.Duration{29 * sec, 29 * sec, 31 * sec, 31 * sec} {
+		transit := 8 * ms
+		if at > 30*sec {
+			transit = 20 * ms
+		}
+		r.Learn(at, transit, 0)
+	}
+	for at, want := range map[time.Duration]time.Duration{31 * sec: 8 * ms, 59 * sec: 8 * ms} {
+		if got := r.Get(at); got != want {
+			t.Errorf("after %v: %v, want %v", at, got, want)
+		}
+	}
+	if got := r.Get(61 * sec); got != 20*ms {
+		t.Errorf("when that half is over: %v, want 20ms", got)
+	}
+}
+
 func TestReserveIsAtMostAFifth(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ reserve, remaining, want time.Duration }{

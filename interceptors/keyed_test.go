@@ -116,6 +116,26 @@ func TestCallWithAKeyIsMadeOnce(t *testing.T) {
 	}
 }
 
+// A handler that relays all that its callee sent says nothing of its own outcome.
+func TestRelayedMarkOfAReplayIsNotTheHandlers(t *testing.T) {
+	t.Parallel()
+	b := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+		relayed := metadata.Pairs("idempotency-replayed", "true")
+		_ = grpc.SetHeader(ctx, relayed)
+		return grpc.SetTrailer(ctx, relayed)
+	}}
+	c := b.open(t, idempotency.NewMemory()).customer()
+	for i := range 2 {
+		var header, trailer metadata.MD
+		if _, err := c.pay(t.Context(), "k", rent(), grpc.Header(&header), grpc.Trailer(&trailer)); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(header["idempotency-replayed"]); got != i || len(trailer["idempotency-replayed"]) != 0 {
+			t.Errorf("call %d: header %v, trailer %v", i, header, trailer)
+		}
+	}
+}
+
 func TestCallsThatNoKeyIsLookedAtAreMadeEachTime(t *testing.T) {
 	t.Parallel()
 	b := &bank{}

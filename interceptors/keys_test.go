@@ -271,6 +271,36 @@ func TestChildKeysAreForWrites(t *testing.T) {
 	}
 }
 
+// A step whose name is that of a number of a call is a write of its own.
+func TestStepsAreNotTheNumbersOfCalls(t *testing.T) {
+	t.Parallel()
+	l := newTill(0)
+	n := newNode(t)
+	testv1.RegisterTestServiceServer(n.server, l)
+	n.start()
+	leaf := n.downstream()
+	b := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+		for _, ctx := range []context.Context{
+			ctx, idempotency.WithStep(ctx, "call 1"), idempotency.WithStep(ctx, "1"), idempotency.WithStep(ctx, "a"), idempotency.WithStep(ctx, "a"),
+		} {
+			if _, err := leaf.Write(ctx, &testv1.WriteRequest{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	if _, err := b.open(t, idempotency.NewMemory()).customer().pay(t.Context(), "k", rent()); err != nil {
+		t.Fatal(err)
+	}
+	got := l.keys()
+	if len(got) != 5 || got[3] != got[4] {
+		t.Fatalf("the leaf was called with %q, want the last two the same", got)
+	}
+	if slices.Sort(got); len(slices.Compact(slices.Clone(got))) != 4 {
+		t.Errorf("the leaf was called with %q, want four keys", got)
+	}
+}
+
 func TestCheckFindsWhatCannotBeKept(t *testing.T) {
 	t.Parallel()
 	const service = "/hopbound.test.v1.TestService/"

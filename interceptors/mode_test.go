@@ -74,6 +74,26 @@ func TestClientThatObservesChangesNothingAndCountsWhatItWouldHaveDone(t *testing
 	}
 }
 
+// It has tokens of its own to judge by: those of the request are for the clients that
+// retry.
+func TestClientThatObservesLeavesTheRequestItsTokens(t *testing.T) {
+	t.Parallel()
+	leaf := &counter{fail: always(errUnavailable)}
+	n := serve(t, leaf.handle)
+	observing := idempotent(n.dial(newClient(t, quick(), interceptors.WithMode(interceptors.Observe)).DialOptions()...))
+	retrying := idempotent(n.dial(newClient(t, quickly(10), interceptors.WithBudget(fixedBudget())).DialOptions()...))
+	ctx, end := budget.NewRoot(t.Context(), fixedBudget())
+	defer end(false)
+	for range 5 {
+		_ = observing(ctx)
+	}
+	observed := leaf.calls.Load()
+	_ = retrying(ctx)
+	if got := leaf.calls.Load() - observed; observed != 5 || got != 4 {
+		t.Errorf("%d calls of the one that observes and %d of the other, want 5 and 4", observed, got)
+	}
+}
+
 // A team that has gRPC's own retries keeps them while it observes.
 func TestClientThatObservesLeavesGRPCsOwnRetriesOn(t *testing.T) {
 	t.Parallel()
@@ -150,6 +170,27 @@ func TestMalformedReportBreaksNothingAndIsCounted(t *testing.T) {
 	}
 	if got := sums(t, reader, "hopbound.malformed"); len(got) != 1 {
 		t.Errorf("counted %v, want one", got)
+	}
+}
+
+// What a server used below is unknown if its report on a failure cannot be read: all
+// that it was lent.
+func TestUnreadableReportOfAFailureCostsAllThatWasLent(t *testing.T) {
+	t.Parallel()
+	for report, want := range map[string]int{"1;u=nonsense": 2, "1;u=0;e=1": 0} {
+		n := serve(t, func(ctx context.Context) error {
+			_ = grpc.SetTrailer(ctx, metadata.Pairs(wire.ReportKey, report))
+			return status.Error(codes.NotFound, "")
+		})
+		b := fixedBudget()
+		do := idempotent(n.dial(newClient(t, interceptors.WithBudget(b)).DialOptions()...))
+		ctx, end := budget.NewRoot(t.Context(), b)
+		_ = do(ctx)
+		root, _ := budget.FromContext(ctx)
+		if got := root.Used(); got != want {
+			t.Errorf("%q: %d charged, want %d", report, got, want)
+		}
+		end(false)
 	}
 }
 

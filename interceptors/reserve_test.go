@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/deadline"
 	"github.com/hopbound/hopbound/interceptors"
 	"google.golang.org/grpc/codes"
@@ -102,6 +103,57 @@ func TestClientRefusesWhatCannotBeInTime(t *testing.T) {
 			t.Errorf("got %v after %v and %d calls, want a refusal at once", err, time.Since(begun), leaf.calls.Load()-calls)
 		}
 	})
+}
+
+// An attempt is made only if its reply can be back in time: the way there and back
+// takes 100 ms.
+func TestNoAttemptIsMadeWhoseReplyCannotBeBackInTime(t *testing.T) {
+	t.Parallel()
+	stalls := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	fails := func(context.Context) error { return errUnavailable }
+	hedges := func(delay time.Duration) interceptors.ClientOption {
+		return hedging(interceptors.HedgePolicy{MaxAttempts: 2, Delay: delay})
+	}
+	for name, tc := range map[string]struct {
+		opt     interceptors.ClientOption
+		handle  func(context.Context) error
+		timeout time.Duration
+		again   bool
+	}{
+		"a retry":                            {quick(), fails, 190 * ms, false},
+		"a retry that can":                   {quick(), fails, 490 * ms, true},
+		"a hedge":                            {hedges(20 * ms), stalls, 118 * ms, false},
+		"a hedge that can":                   {hedges(20 * ms), stalls, 490 * ms, true},
+		"a hedge in place of a failure":      {hedges(time.Hour), fails, 190 * ms, false},
+		"one in place of a failure that can": {hedges(time.Hour), fails, 490 * ms, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				var learned atomic.Bool
+				n := serve(t, func(ctx context.Context) error {
+					if !learned.Load() {
+						return status.Error(codes.NotFound, "")
+					}
+					calls.Add(1)
+					return tc.handle(ctx)
+				}, newServer(t).ServerOptions()...)
+				n.network = newNetwork(50 * ms)
+				do := idempotent(n.dial(newClient(t, tc.opt, interceptors.WithBudget(budget.New(budget.Burst(100)))).DialOptions()...))
+				for range 5 {
+					_ = within(t, do, time.Second)
+				}
+				time.Sleep(time.Second) // whatever is under way arrives
+				learned.Store(true)
+				_ = within(t, do, tc.timeout)
+				time.Sleep(time.Second)
+				if got := calls.Load(); (got > 1) != tc.again {
+					t.Errorf("%d attempts; want more than one: %v", got, tc.again)
+				}
+			})
+		})
+	}
 }
 
 func TestPolicyTimeoutBoundsACall(t *testing.T) {
