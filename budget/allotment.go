@@ -43,19 +43,24 @@ func (a *Allotment) StartCall(b *Budget) {
 	if a.closed {
 		return
 	}
-	if a.budget == nil && b != nil {
-		a.budget = b
-		if !a.hop {
-			a.received = int32(b.settings.perRequest) //nolint:gosec // at most maxCount
-			a.free += a.received
-		}
-	}
 	if a.budget == nil {
-		return
+		if b == nil {
+			return
+		}
+		a.begin(b)
 	}
 	earned := a.budget.settings.share(a.calls)
 	a.free += earned - a.earned
 	a.earned = earned
+}
+
+// begin takes over the settings of b, and grants a root its tokens.
+func (a *Allotment) begin(b *Budget) {
+	a.budget = b
+	if !a.hop {
+		a.received = int32(b.settings.perRequest) //nolint:gosec // at most maxCount
+		a.free = a.received
+	}
 }
 
 // EndCall ends a call that was counted by [Allotment.StartCall].
@@ -66,8 +71,8 @@ func (a *Allotment) EndCall() {
 }
 
 // Lend lends tokens to an attempt that is about to be made, which carries them to
-// its callee: half of the free tokens, rounded up, but at least two, which allow
-// the hop next to a failure three attempts at any depth. While other calls of the
+// its callee: half of the free tokens, rounded up, but at least two. With two, the hop
+// next to a failure can make three attempts, at any depth. While other calls of the
 // request are under way, the hop keeps one for itself, and ratio × their number.
 // Of hedged attempts, hedges is how many may follow this one while it is under
 // way; the hop keeps a token for each of them.

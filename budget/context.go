@@ -31,6 +31,7 @@ func NewRoot(ctx context.Context, b *Budget) (context.Context, func(success bool
 	if b == nil {
 		b = &Budget{}
 	}
-	a := &Allotment{budget: b, received: int32(b.settings.perRequest), free: int32(b.settings.perRequest)} //nolint:gosec // at most maxCount
+	a := &Allotment{}
+	a.begin(b)
 	return NewContext(ctx, a), func(bool) { a.Close() }
 }

@@ -64,17 +64,20 @@ func (c *Client) checkPolicy(name string, p Policy) error {
 		return nil
 	}
 	service, method, _ := strings.Cut(name[1:], "/")
-	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
-	if s, ok := d.(protoreflect.ServiceDescriptor); err != nil || !ok {
+	d, _ := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+	s, ok := d.(protoreflect.ServiceDescriptor)
+	if !ok {
 		return errors.New("no service of this name is linked in")
-	} else if method == "" {
+	}
+	if method == "" {
 		return nil
-	} else if s.Methods().ByName(protoreflect.Name(method)) == nil {
+	}
+	descriptor := s.Methods().ByName(protoreflect.Name(method))
+	if descriptor == nil {
 		return fmt.Errorf("the service has no method %s", method)
 	}
 	m := c.newMethod(name)
 	whole := c.policyOf(m, nil, nil)
-	descriptor := findMethod(m.name)
 	var errs []error
 	level := whole.Idempotency
 	if level == Unspecified {

@@ -239,14 +239,13 @@ func (k *call) pause(a *attempt, last error) (again bool, err error) {
 	}
 	k.ended = time.Now()
 	k.abandoned = true
-	switch {
-	case k.deadlinePassed():
+	if k.deadlinePassed() {
 		k.decision, k.reason = outOfTime, becausePassed
-		return false, last
-	case k.ctx.Err() == nil: // the connection was closed
-		k.decision, k.reason = notRetryable, becauseCancelled
 		return false, last
 	}
 	k.decision, k.reason = notRetryable, becauseCancelled
+	if k.ctx.Err() == nil { // the connection was closed
+		return false, last
+	}
 	return false, cancelledError()
 }

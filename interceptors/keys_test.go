@@ -38,6 +38,14 @@ func newTill(failing int64) *till {
 	return l
 }
 
+func (l *till) serve(t testing.TB) *node {
+	t.Helper()
+	n := newNode(t)
+	testv1.RegisterTestServiceServer(n.server, l)
+	n.start()
+	return n
+}
+
 func (l *till) keys() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -49,9 +57,7 @@ func (l *till) keys() []string {
 func TestCallOfAMethodThatRequiresAKeyGetsOne(t *testing.T) {
 	t.Parallel()
 	l := newTill(2)
-	n := newNode(t)
-	testv1.RegisterTestServiceServer(n.server, l)
-	n.start()
+	n := l.serve(t)
 	c := testv1.NewTestServiceClient(n.dial(newClient(t).DialOptions()...))
 	req := rent()
 	for range 2 {
@@ -77,9 +83,7 @@ func TestCallOfAMethodThatRequiresAKeyGetsOne(t *testing.T) {
 func TestKeyOfTheCallersOwnComesFirst(t *testing.T) {
 	t.Parallel()
 	l := newTill(0)
-	n := newNode(t)
-	testv1.RegisterTestServiceServer(n.server, l)
-	n.start()
+	n := l.serve(t)
 	c := testv1.NewTestServiceClient(n.dial(newClient(t).DialOptions()...))
 	inField := func(key string) *testv1.PayRequest {
 		r := rent()
@@ -218,9 +222,7 @@ func (b *bank) openRecovering(t testing.TB, store idempotency.Store) *node {
 func TestMethodThatIsNotIdempotentGetsNoChildKey(t *testing.T) {
 	t.Parallel()
 	l := newTill(9)
-	n := newNode(t)
-	testv1.RegisterTestServiceServer(n.server, l)
-	n.start()
+	n := l.serve(t)
 	leaf := testv1.NewTestServiceClient(n.dial(newClient(t, interceptors.WithPolicy(interceptors.MethodPolicies{
 		testv1.TestService_Write_FullMethodName: {Idempotency: interceptors.NotIdempotent},
 	})).DialOptions()...))
@@ -271,13 +273,11 @@ func TestChildKeysAreForWrites(t *testing.T) {
 	}
 }
 
-// A step whose name is that of a number of a call is a write of its own.
-func TestStepsAreNotTheNumbersOfCalls(t *testing.T) {
+// The key of a step differs from that of any numbered call, whatever the step's name.
+func TestKeysOfStepsDifferFromThoseOfNumberedCalls(t *testing.T) {
 	t.Parallel()
 	l := newTill(0)
-	n := newNode(t)
-	testv1.RegisterTestServiceServer(n.server, l)
-	n.start()
+	n := l.serve(t)
 	leaf := n.downstream()
 	b := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
 		for _, ctx := range []context.Context{

@@ -32,9 +32,6 @@ import (
 // while gRPC is called. While driving is set, the call belongs to the goroutine
 // that replaces an attempt; else to whoever holds mu.
 
-// clientStream is a stream as the application holds it.
-type clientStream struct{ *streamCall }
-
 // streamCall is a streaming call with all its attempts.
 type streamCall struct {
 	call
@@ -127,7 +124,7 @@ func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
 		if err := s.start(); err != nil {
 			return nil, err
 		}
-		return &clientStream{s}, nil
+		return s, nil
 	}
 }
 
@@ -262,50 +259,50 @@ func (s *streamCall) leave() {
 	}
 }
 
-// SendMsg sends a message. As on any stream of gRPC, it must not be changed
-// afterwards, and io.EOF says that the status is to be had from RecvMsg.
-func (h *clientStream) SendMsg(m any) error {
-	h.enter()
-	defer h.leave()
-	if h.race != nil {
-		return h.startRace(m)
+// SendMsg sends a message. Retries send it as it is now. As on any stream of gRPC,
+// io.EOF means that RecvMsg returns the status.
+func (s *streamCall) SendMsg(m any) error {
+	s.enter()
+	defer s.leave()
+	if s.race != nil {
+		return s.startRace(m)
 	}
-	err := h.sendMsg(m)
-	if !h.desc.ClientStreams && errors.Is(err, io.EOF) {
+	err := s.sendMsg(m)
+	if !s.desc.ClientStreams && errors.Is(err, io.EOF) {
 		return nil // as gRPC has it: the status comes from RecvMsg
 	}
 	return err
 }
 
 // CloseSend closes the application's side.
-func (h *clientStream) CloseSend() error {
-	h.enter()
-	defer h.leave()
-	if h.race != nil {
+func (s *streamCall) CloseSend() error {
+	s.enter()
+	defer s.leave()
+	if s.race != nil {
 		return nil
 	}
-	return h.closeSend()
+	return s.closeSend()
 }
 
 // RecvMsg receives a message.
-func (h *clientStream) RecvMsg(m any) error {
-	h.enter()
-	defer h.leave()
-	h.awaitRace()
-	return h.recvMsg(m)
+func (s *streamCall) RecvMsg(m any) error {
+	s.enter()
+	defer s.leave()
+	s.awaitRace()
+	return s.recvMsg(m)
 }
 
 // Header returns the response header, and waits for it.
-func (h *clientStream) Header() (metadata.MD, error) {
-	h.enter()
-	defer h.leave()
-	h.awaitRace()
-	return h.responseHeader()
+func (s *streamCall) Header() (metadata.MD, error) {
+	s.enter()
+	defer s.leave()
+	s.awaitRace()
+	return s.responseHeader()
 }
 
 // Trailer returns the trailer of a stream that has ended.
-func (h *clientStream) Trailer() metadata.MD {
-	if a := h.lastAttempt(); a != nil {
+func (s *streamCall) Trailer() metadata.MD {
+	if a := s.lastAttempt(); a != nil {
 		return a.cs.Trailer()
 	}
 	return nil
@@ -314,18 +311,18 @@ func (h *clientStream) Trailer() metadata.MD {
 // Context returns the stream's context: that of the last attempt. While the stream is
 // open, it ends with the call, and has the values of the attempt under way, such as
 // [grpc.PreparedMsg] needs. Unlike gRPC's, it does not commit the stream.
-func (h *clientStream) Context() context.Context {
-	if a := h.final.Load(); a != nil {
+func (s *streamCall) Context() context.Context {
+	if a := s.final.Load(); a != nil {
 		return a.cs.Context()
 	}
-	a := h.lastAttempt()
+	a := s.lastAttempt()
 	switch {
 	case a == nil:
-		return h.ctx
-	case h.ended():
+		return s.ctx
+	case s.ended():
 		return a.cs.Context()
 	default:
-		return &openContext{h.ctx, a.cs.Context()}
+		return &openContext{s.ctx, a.cs.Context()}
 	}
 }
 
