@@ -318,12 +318,15 @@ func TestSharedTimeoutDoesNotCutHealthyAttemptsShort(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var served atomic.Int64
-		var hangs atomic.Bool
+		var hangs, slow atomic.Bool
 		n := serve(t, func(ctx context.Context) error {
 			served.Add(1)
 			if hangs.Swap(false) {
 				<-ctx.Done()
 				return ctx.Err()
+			}
+			if slow.Swap(false) {
+				time.Sleep(30 * ms)
 			}
 			time.Sleep(40 * ms)
 			return nil
@@ -347,6 +350,11 @@ func TestSharedTimeoutDoesNotCutHealthyAttemptsShort(t *testing.T) {
 		served.Store(0)
 		if err := within(t, do, 200*ms); err != nil || served.Load() != 2 {
 			t.Errorf("%v after %d attempts of a call whose first one hangs, want success after 2", err, served.Load())
+		}
+		slow.Store(true)
+		served.Store(0)
+		if err := within(t, do, 200*ms); err != nil || served.Load() != 1 {
+			t.Errorf("%v after %d attempts of a call that takes 70 ms, not twice as long as usual; want 1", err, served.Load())
 		}
 	})
 }
