@@ -101,7 +101,9 @@ func (p payer) Pay(ctx context.Context, _ *testv1.PayRequest) (*testv1.PayRespon
 // Hopbound if it is to be that of a handler.
 func serve(t *testing.T, store idempotency.Store, hop bool, pay func(ctx context.Context) (string, error)) testv1.TestServiceClient {
 	t.Helper()
-	server, err := interceptors.NewServer(interceptors.WithIdempotency(store))
+	// A loaded machine may take seconds for a step of the store, and for a renewal.
+	server, err := interceptors.NewServer(interceptors.WithIdempotency(store,
+		idempotency.StoreTimeout(time.Minute), idempotency.LeaseTime(time.Minute)))
 	if err != nil {
 		t.Fatal(err)
 	}
