@@ -26,6 +26,15 @@ type Transactor interface {
 	// An error wraps [ErrOutcomeUnknown] if nobody can tell whether the transaction
 	// was committed. Any other means that it was not.
 	Transact(ctx context.Context, claim Claim, run func(ctx context.Context) Verdict) (Begun, error)
+
+	// Observe calls run without any claim, for servers that only observe: no record is
+	// read or written, and nothing is waited for. The context that run gets holds a
+	// transaction as in Transact, except that it begins when the handler first asks for
+	// it. If run returns true, Observe commits it, else it rolls it back.
+	//
+	// An error says that a transaction that was to be committed was not. It wraps
+	// [ErrOutcomeUnknown] if nobody can tell.
+	Observe(ctx context.Context, run func(ctx context.Context) (commit bool)) error
 }
 
 // Verdict is what becomes of a transaction in which a write was run. The zero

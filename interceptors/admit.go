@@ -23,7 +23,7 @@ const unbounded = time.Duration(math.MaxInt64)
 // may have a handler for all the same, is none of those that metrics name. If
 // learn is set, it learns how long the handler needs.
 func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn bool) *incoming {
-	in := &incoming{Server: s, method: s.methods.get(fullMethod, s.newMethod), arrived: time.Now()}
+	in := &incoming{Server: s, mode: s.modes.of(fullMethod), method: s.methods.get(fullMethod, s.newMethod), arrived: time.Now()}
 	if registered {
 		in.method.register()
 	}
@@ -32,7 +32,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn
 	}
 	in.outside = s.isOutside(ctx)
 	header, malformed := in.readHeader(ctx)
-	in.request.attempt = header.Attempt
+	in.request.attempt, in.keyExpected = header.Attempt, header.Keyed
 	if header.HasBudget {
 		in.request.hop = true
 		in.request.allotment.Receive(header.Budget)
@@ -45,7 +45,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn
 	in.traceArrival(remaining, excess)
 	in.countArrival(ctx, in.waited)
 	in.refuse(ctx, remaining)
-	if s.mode == Enforce && in.refusal == nil && grpc-remaining > derived {
+	if in.mode == Enforce && in.refusal == nil && grpc-remaining > derived {
 		ctx, in.cancel = context.WithDeadline(ctx, in.arrived.Add(remaining))
 	}
 	in.request.in(ctx)

@@ -205,6 +205,7 @@ func (k *call) header(ctx context.Context, a *attempt) wire.Context {
 	if k.mode == Enforce {
 		h.Budget, h.HasBudget = a.loan.Tokens(), true
 	}
+	h.Keyed = k.wouldKey && k.sentKey() == ""
 	if d, ok := ctx.Deadline(); ok {
 		remaining := d.Sub(a.began)
 		a.reserve = k.heldBack(a.began, remaining)

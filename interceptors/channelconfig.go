@@ -56,11 +56,22 @@ func (k *call) channelPolicy() *Policy {
 // refreshPolicy takes in a service config that has come since the call began. By the
 // end of the first attempt, the target's name is resolved.
 func (k *call) refreshPolicy() {
-	if k.resolved || k.attempts > 1 || k.policy.Retry != nil || k.policy.Hedge != nil {
+	if k.resolved || k.attempts > 1 {
 		return
 	}
 	if channel := k.channelPolicy(); channel != nil {
 		k.resolved = true
-		k.policy.Retry = channel.Retry
+		if k.policy.Retry == nil && k.policy.Hedge == nil {
+			k.policy.Retry = channel.Retry
+		}
+		k.leaveToGRPC(channel)
+	}
+}
+
+// leaveToGRPC makes a single attempt of a call that gRPC itself retries below it: its
+// connection was dialled while the client observed.
+func (k *call) leaveToGRPC(channel *Policy) {
+	if channel != nil && channel.Retry != nil && k.mode == Enforce && k.native.Load() {
+		k.policy.Retry, k.policy.Hedge = &RetryPolicy{MaxAttempts: 1}, nil
 	}
 }

@@ -35,6 +35,9 @@ const (
 
 // serve runs the handler: as it is or, if the call carries a key, once for that.
 func (in *incoming) serve(req any, handler grpc.UnaryHandler) (any, error) {
+	if in.mode == Observe {
+		return in.observe(req, handler)
+	}
 	m := in.method.keyed
 	if m == nil {
 		return handler(in.unkept(), req)
@@ -43,11 +46,9 @@ func (in *incoming) serve(req any, handler grpc.UnaryHandler) (any, error) {
 	in.request.key = key
 	if err != nil {
 		in.refused(&in.request, reason)
-		if in.mode == Enforce {
-			return nil, err
-		}
+		return nil, err
 	}
-	if key == "" || in.mode == Observe {
+	if key == "" {
 		return handler(in.unkept(), req)
 	}
 	c := claim{incoming: in, m: m, key: key}
@@ -67,7 +68,7 @@ func (in *incoming) serve(req any, handler grpc.UnaryHandler) (any, error) {
 // those too.
 func (in *incoming) unkept() context.Context {
 	key := in.request.headerKey()
-	if key == "" || in.mode == Observe {
+	if key == "" {
 		return &in.request
 	}
 	return idempotency.WithRunning(&in.request, idempotency.NewID(in.tenant(), in.method.full, key), key, false)

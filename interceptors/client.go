@@ -27,6 +27,10 @@ type Client struct {
 	declared declarations
 	reserved []string // keys of metadata that attempts set themselves
 
+	modes    modes
+	observed *budget.Budget // in place of budget for calls that are only observed
+	native   atomic.Bool    // gRPC's own retries are on, at least on some connections
+
 	methods  cache[method]
 	targets  *targets
 	buffered atomic.Int64 // bytes that streams keep
@@ -55,9 +59,8 @@ func NewClient(opts ...ClientOption) (*Client, error) {
 	if c.policy == nil {
 		c.policy = MethodPolicies{}
 	}
-	if c.mode == Observe {
-		c.budget = c.budget.Clone() // what would have been spent is not
-	}
+	c.observed = c.budget.Clone() // what would have been spent is not
+	c.modes.table.Store(&modeTable{all: c.firstMode})
 	var errs [3]error
 	if c.trace = newTracing(&c.settings); c.trace != nil {
 		c.trace.attemptKind = c.attemptKind
@@ -79,14 +82,16 @@ func NewClient(opts ...ClientOption) (*Client, error) {
 
 // DialOptions returns what to dial with: the interceptors, and gRPC's own
 // retries turned off, which would multiply with those made here. A client that
-// only observes leaves them on.
+// only observes leaves them on; see [Client.SetMode].
 func (c *Client) DialOptions() []grpc.DialOption {
 	opts := []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(c.UnaryInterceptor()),
 		grpc.WithChainStreamInterceptor(c.StreamInterceptor()),
 	}
-	if c.mode == Enforce {
+	if c.modes.of("") == Enforce {
 		opts = append(opts, grpc.WithDisableRetry())
+	} else {
+		c.native.Store(true)
 	}
 	return opts
 }

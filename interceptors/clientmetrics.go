@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/hopbound/hopbound/budget"
 	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc/codes"
 )
@@ -27,7 +28,7 @@ func newClientCounters(s *settings) (*clientCounters, error) {
 		return nil, nil //nolint:nilnil // nil counters count nothing
 	}
 	c := &clientCounters{
-		counters: newCounters(i, sideClient, s.mode),
+		counters: newCounters(i, sideClient),
 		calls:    i.counter("hopbound.client.calls", "{call}", "Outgoing calls that have ended, with all their attempts, by the status that the application got."),
 		attempts: i.counter("hopbound.client.attempts", "{attempt}", "Attempts of outgoing calls, by what was decided when they ended."),
 		retries:  i.counts("grpc.client.call.retries", "{retry}", "Retries of an outgoing call, of those that had any.", 1, 2, 3, 4, 5, 10),
@@ -50,11 +51,16 @@ func (c *Client) observeBudget() error {
 	if err != nil {
 		return err
 	}
-	name, mode := attrBudget.String(c.budget.Name()), attrMode.String(c.mode.String())
-	b, targets := c.budget, c.targets // the callback must not hold on to the client
+	name := attrBudget.String(c.budget.Name())
+	budgets, targets := [modeCount]*budget.Budget{c.budget, c.observed}, c.targets // the callback must not hold on to the client
 	registration, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for _, t := range targets.all() {
-			o.ObserveFloat64(gauge, b.Balance(t.name), metric.WithAttributes(name, mode, attrGRPCTarget.String(t.label)))
+			for mode, b := range budgets {
+				if t.series[mode].values.Load() != nil {
+					o.ObserveFloat64(gauge, b.Balance(t.name), metric.WithAttributes(name,
+						attrMode.String(Mode(mode).String()), attrGRPCTarget.String(t.label)))
+				}
+			}
 		}
 		return nil
 	}, gauge)
@@ -72,6 +78,7 @@ var decisions = [...]decision{
 // clientSeries are the series of one method at one target.
 type clientSeries struct {
 	method, target string
+	mode           string
 	both           *labels
 	root           lazyLabels // of the method alone
 	calls          codeLabels
@@ -80,8 +87,8 @@ type clientSeries struct {
 
 // series returns the series of the call's method and target.
 func (k *call) series() *clientSeries {
-	return k.target.series.get(k.method.label(), func(method string) *clientSeries {
-		s := &clientSeries{method: method, target: k.target.label}
+	return k.target.series[k.mode].get(k.method.label(), func(method string) *clientSeries {
+		s := &clientSeries{method: method, target: k.target.label, mode: k.mode.String()}
 		s.both = newLabels(attrGRPCMethod.String(method), attrGRPCTarget.String(s.target))
 		return s
 	})
@@ -93,7 +100,7 @@ func (c *clientCounters) attempt(ctx context.Context, s *clientSeries, d decisio
 		if decisions[i] == d {
 			c.attempts.Add(ctx, 1, s.attempts[i].get(func() *labels {
 				return newLabels(attrGRPCMethod.String(s.method), attrGRPCTarget.String(s.target),
-					attrDecision.String(string(d)), attrMode.String(c.mode))
+					attrDecision.String(string(d)), attrMode.String(s.mode))
 			}).add...)
 			return
 		}
@@ -109,7 +116,7 @@ func (c *clientCounters) rootCall(ctx context.Context, s *clientSeries) {
 func (c *clientCounters) call(ctx context.Context, s *clientSeries, code codes.Code, extra int, hedged bool, delay time.Duration) {
 	c.calls.Add(ctx, 1, s.calls.get(code, func(name string) *labels {
 		return newLabels(attrGRPCMethod.String(s.method), attrGRPCTarget.String(s.target),
-			attrGRPCStatus.String(name), attrMode.String(c.mode))
+			attrGRPCStatus.String(name), attrMode.String(s.mode))
 	}).add...)
 	switch {
 	case extra > 0 && hedged:

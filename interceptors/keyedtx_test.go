@@ -20,6 +20,11 @@ func (takeover) Transact(ctx context.Context, claim idempotency.Claim, run func(
 	return idempotency.Begun{State: idempotency.Run, TakenOver: true}, nil
 }
 
+func (takeover) Observe(ctx context.Context, run func(context.Context) bool) error {
+	run(ctx)
+	return nil
+}
+
 // A handler is told by a transaction, too, that another may have had its effect,
 // and its calls have the keys that they had there.
 func TestTransactionTellsThatItTakesOver(t *testing.T) {

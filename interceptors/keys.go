@@ -16,6 +16,7 @@ import (
 // own unless the key is to be written into it.
 func (k *call) addKey(req any) (any, error) {
 	if k.mode == Observe {
+		k.wouldKey = k.wouldHaveKey(req)
 		return req, nil
 	}
 	field, err := k.keyField(req)
@@ -45,6 +46,20 @@ func (k *call) addKey(req any) (any, error) {
 		key = idempotency.Key(hand)
 	}
 	return field.with(key), nil
+}
+
+// wouldHaveKey reports whether a call that is only observed would have a key.
+func (k *call) wouldHaveKey(req any) bool {
+	field, err := k.keyField(req)
+	if err != nil {
+		return false
+	}
+	if hand, byHand := handKey(k.ctx); byHand && !k.hasKey && idempotency.Key(hand).Validate() != nil {
+		k.refused(ReasonKeyInvalid)
+		return false
+	}
+	return k.sentKey() != "" || !field.empty() || k.policy.KeyRequired ||
+		k.writes() && (idempotency.IsRunning(k.ctx) || k.request != nil && k.request.wouldRun)
 }
 
 // writes reports whether the call may have an effect, and its policy does not say

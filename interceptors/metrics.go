@@ -70,24 +70,23 @@ func (i *instruments) err() error { return errors.Join(i.errs...) }
 // counters count what happens at both sides.
 type counters struct {
 	side     string
-	mode     string
 	refusals metric.Int64Counter
 	ignored  metric.Int64Counter
 	twice    metric.Int64Counter
 }
 
-func newCounters(i *instruments, side string, mode Mode) counters {
+func newCounters(i *instruments, side string) counters {
 	return counters{
-		side: side, mode: mode.String(),
+		side:     side,
 		refusals: i.counter("hopbound.refusals", "{call}", "Calls refused without being made or run, by reason."),
 		ignored:  i.counter("hopbound.malformed", "{value}", "Values in metadata that were malformed and ignored, by key."),
 		twice:    i.counter("hopbound.installed_twice", "{call}", "Calls whose interceptors are installed twice: the inner ones passed them through."),
 	}
 }
 
-func (c *counters) refusal(ctx context.Context, m *method, reason string) {
+func (c *counters) refusal(ctx context.Context, m *method, mode Mode, reason string) {
 	c.refusals.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.label()), attrSide.String(c.side),
-		attrReason.String(reason), attrMode.String(c.mode)).add...)
+		attrReason.String(reason), attrMode.String(mode.String())).add...)
 }
 
 func (c *counters) installedTwice(ctx context.Context, m *method) {

@@ -16,35 +16,6 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// Mode is whether a [Client] or [Server] does what it decides.
-type Mode int
-
-const (
-	// Enforce does it. It is the zero value.
-	Enforce Mode = iota
-	// Observe counts and traces what it would have done, and does nothing: no
-	// call is repeated, refused or given another deadline, and no budget is
-	// carried. What others need to observe it still sends: a client the time of
-	// sending, and a server its report. What a client counts is what the first
-	// retry of each call would have met; a retry that was not made had no outcome.
-	Observe
-)
-
-func (m Mode) validate() error {
-	if m != Enforce && m != Observe {
-		return fmt.Errorf("WithMode(%d): no known mode", int(m))
-	}
-	return nil
-}
-
-// String returns "enforce" or "observe".
-func (m Mode) String() string {
-	if m == Observe {
-		return "observe"
-	}
-	return "enforce"
-}
-
 // A ClientOption configures a [Client].
 type ClientOption interface{ applyClient(s *clientSettings) }
 
@@ -59,7 +30,7 @@ type Option interface {
 
 // settings are those that clients and servers share.
 type settings struct {
-	mode        Mode
+	firstMode   Mode
 	tracers     trace.TracerProvider
 	meters      metric.MeterProvider
 	propagators propagation.TextMapPropagator
@@ -104,11 +75,14 @@ func (f option) applyClient(s *clientSettings) { s.errs = append(s.errs, f(&s.se
 func (f option) applyServer(s *serverSettings) { s.errs = append(s.errs, f(&s.settings)) }
 
 // WithMode sets whether decisions are carried out or only observed. The default
-// is [Enforce].
+// is [Enforce]. [Client.SetMode] and [Server.SetMode] change it later.
 func WithMode(mode Mode) Option {
 	return option(func(s *settings) error {
-		s.mode = mode
-		return mode.validate()
+		s.firstMode = mode
+		if err := mode.validate(); err != nil {
+			return fmt.Errorf("WithMode: %w", err)
+		}
+		return nil
 	})
 }
 

@@ -23,12 +23,11 @@ const replayedKey = "idempotency-replayed"
 // outcome is not one to keep.
 func (c *claim) record(reply any, err error, held *heldMetadata) ([]byte, bool) {
 	o := &idempotency.Outcome{Header: ownMetadata(held.header), Trailer: ownMetadata(held.trailer)}
+	if !c.m.keeps(err) {
+		return nil, false
+	}
 	if err != nil {
-		st := statusOf(err)
-		if !idempotency.IsFinal(err) && !slices.Contains(c.m.Codes, st.Code()) || st.Code() == codes.OK {
-			return nil, false
-		}
-		o.Status = st.Proto()
+		o.Status = statusOf(err).Proto()
 		o.Status.Message = strings.ToValidUTF8(o.Status.GetMessage(), "\uFFFD") // which is all that can be kept
 	} else {
 		o.ResponseType = string(c.m.response.Descriptor().FullName())
@@ -45,6 +44,15 @@ func (c *claim) record(reply any, err error, held *heldMetadata) ([]byte, bool) 
 		record, _ = c.keyed.Codec.Encode(c.claim.ID, o.Shortened())
 	}
 	return record, true
+}
+
+// keeps reports whether the outcome of a handler that returned err is one to keep.
+func (k *keyedMethod) keeps(err error) bool {
+	if err == nil {
+		return true
+	}
+	code := statusOf(err).Code()
+	return code != codes.OK && (idempotency.IsFinal(err) || slices.Contains(k.Codes, code))
 }
 
 // statusOf returns the status that gRPC sends for an error of a handler's.

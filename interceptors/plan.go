@@ -20,13 +20,16 @@ import (
 type call struct {
 	*Client
 
+	mode       Mode
 	fullMethod string
 	method     *method
 	conn       *grpc.ClientConn
 	target     *target
+	budget     *budget.Budget
 	policy     Policy
 	key        idempotency.Key
 	hasKey     bool
+	wouldKey   bool // it is only observed, and would have a key
 	began      time.Time
 
 	ctx       context.Context    // its own, from which each attempt's is derived
@@ -71,7 +74,10 @@ type call struct {
 // draws on, and its deadline.
 func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.ClientConn, opts []grpc.CallOption) {
 	k.Client = c
-	k.fullMethod = fullMethod
+	k.mode, k.fullMethod = c.modes.of(fullMethod), fullMethod
+	if k.budget = c.budget; k.mode == Observe {
+		k.budget = c.observed
+	}
 	k.method = c.methods.get(fullMethod, c.newMethod)
 	k.conn, k.target = cc, c.targetOf(cc)
 	k.last = &k.first
@@ -82,9 +88,10 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 	channel := k.channelPolicy()
 	k.resolved = channel != nil
 	k.policy = c.policyOf(k.method, own, channel)
+	k.leaveToGRPC(channel)
 	k.request = requestFromContext(ctx)
-	k.allotment = c.allotment(ctx, &k.root)
-	k.allotment.StartCall(c.budget)
+	k.allotment = k.allotmentOf(ctx)
+	k.allotment.StartCall(k.budget)
 	if c.count != nil && !inRequest(ctx) {
 		c.count.rootCall(ctx, k.series())
 	}
@@ -104,11 +111,11 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 	}
 }
 
-// allotment returns what the calls made with ctx draw on: the allotment of the
-// request they belong to or, outside of any that is still running, root.
-func (c *Client) allotment(ctx context.Context, root *budget.Allotment) *budget.Allotment {
-	if !inRequest(ctx) || c.mode == Observe {
-		return root
+// allotmentOf returns what a call made with ctx draws on: the allotment of the
+// request it belongs to or, outside of any that is still running, its own.
+func (k *call) allotmentOf(ctx context.Context) *budget.Allotment {
+	if !inRequest(ctx) || k.mode == Observe {
+		return &k.root
 	}
 	a, _ := budget.FromContext(ctx)
 	return a
@@ -241,7 +248,7 @@ func (c *Client) mono(t time.Time) time.Duration { return t.Sub(c.begun) }
 // safe reports whether the call may be repeated though a server may have seen
 // it.
 func (k *call) safe() bool {
-	return k.policy.safe(k.method.level, k.strict) || k.sentKey() != ""
+	return k.policy.safe(k.method.level, k.strict) || k.wouldKey || k.sentKey() != ""
 }
 
 // heldBack returns what the sender keeps of the remaining time for the reply

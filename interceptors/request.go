@@ -20,6 +20,8 @@ type request struct {
 	allotment  budget.Allotment
 	downstream downstream
 
+	wouldRun bool // it is only observed, and would have run under a key
+
 	span trace.Span // of the incoming call; nil if it is not recorded
 
 	// What logs tell of it; both are set before the handler runs.

@@ -26,13 +26,16 @@ type Server struct {
 	declared declarations
 	delays   *deadline.Delays
 
+	modes   modes
 	methods cache[method]
 	floors  cache[deadline.Floor]
 
-	serverSeries cache[serverSeries]
+	serverSeries [modeCount]cache[serverSeries]
 
 	trace *tracing // nil if there is no provider
 	count *serverCounters
+
+	sightings *sightings // what was observed of keys
 
 	twice     reportedOnce // that the interceptors are installed twice
 	storeKind string       // as metrics name it
@@ -41,7 +44,7 @@ type Server struct {
 // NewServer returns a server. It returns all that is wrong with the options,
 // joined.
 func NewServer(opts ...ServerOption) (*Server, error) {
-	s := &Server{begun: time.Now(), delays: deadline.NewDelays(clockLimit)}
+	s := &Server{begun: time.Now(), delays: deadline.NewDelays(clockLimit), sightings: newSightings()}
 	for i, opt := range opts {
 		if isNil(opt) {
 			s.errs = append(s.errs, nilOption(i))
@@ -49,6 +52,7 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 		}
 		opt.applyServer(&s.serverSettings)
 	}
+	s.modes.table.Store(&modeTable{all: s.firstMode})
 	var errs [4]error
 	s.trace = newTracing(&s.settings)
 	s.count, errs[0] = newServerCounters(&s.settings)
@@ -124,6 +128,7 @@ var errPanicked = errors.New("panicked")
 type incoming struct {
 	*Server
 	request request // whose context is the handler's
+	mode    Mode
 
 	cancel  context.CancelFunc
 	method  *method
@@ -132,8 +137,9 @@ type incoming struct {
 	waited  time.Duration // how long its caller waits, from then on
 	refusal error         // what is returned instead of running the handler
 
-	outside  bool // the caller is not trusted
-	replayed bool // nor did the handler run if this is set
+	outside     bool // the caller is not trusted
+	keyExpected bool // it only observes, and would have sent a key
+	replayed    bool // nor did the handler run if this is set
 
 	span  trace.Span // nil if it is not recorded
 	owned bool       // the span is ours to end

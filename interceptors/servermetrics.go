@@ -27,7 +27,7 @@ func newServerCounters(s *settings) (*serverCounters, error) {
 		return nil, nil //nolint:nilnil // nil counters count nothing
 	}
 	c := &serverCounters{
-		counters: newCounters(i, sideServer, s.mode),
+		counters: newCounters(i, sideServer),
 		calls:    i.counter("hopbound.server.calls", "{call}", "Incoming calls that have ended, by the status that the caller got: DEADLINE_EXCEEDED of those that ended after their deadline."),
 		headroom: i.seconds("hopbound.server.deadline.headroom", "Time left until its deadline when a call arrived, of calls that have one; 0 if it had passed.", latencyBounds()),
 		keyed:    i.counter("hopbound.idempotency.calls", "{call}", "Incoming calls with an idempotency key, by what became of them."),
@@ -43,14 +43,15 @@ func newServerCounters(s *settings) (*serverCounters, error) {
 // serverSeries are the series of one method.
 type serverSeries struct {
 	method string
+	mode   string
 	only   *labels
 	calls  codeLabels
 }
 
 // series returns the series of the call's method.
 func (in *incoming) series() *serverSeries {
-	return in.serverSeries.get(in.method.label(), func(method string) *serverSeries {
-		return &serverSeries{method: method, only: newLabels(attrGRPCMethod.String(method))}
+	return in.serverSeries[in.mode].get(in.method.label(), func(method string) *serverSeries {
+		return &serverSeries{method: method, mode: in.mode.String(), only: newLabels(attrGRPCMethod.String(method))}
 	})
 }
 
@@ -78,7 +79,7 @@ func (in *incoming) countEnd(err error, now time.Time) {
 		code = codes.DeadlineExceeded
 	}
 	c.calls.Add(&in.request, 1, s.calls.get(code, func(name string) *labels {
-		return newLabels(attrGRPCMethod.String(s.method), attrGRPCStatus.String(name), attrMode.String(c.mode))
+		return newLabels(attrGRPCMethod.String(s.method), attrGRPCStatus.String(name), attrMode.String(s.mode))
 	}).add...)
 	if late > 0 {
 		c.wasted.Add(&in.request, late.Seconds(), s.only.add...)
@@ -115,8 +116,8 @@ func (c *serverCounters) storeStep(ctx context.Context, kind, step string, took 
 	c.steps.Record(ctx, took.Seconds(), newLabels(attrStore.String(kind), attrStep.String(step), attrResult.String(result)).record...)
 }
 
-func (c *serverCounters) keyedCall(ctx context.Context, m *method, became string) {
+func (c *serverCounters) keyedCall(ctx context.Context, m *method, mode Mode, became string) {
 	if c != nil {
-		c.keyed.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.label()), attrKeyOutcome.String(became)).add...)
+		c.keyed.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.label()), attrKeyOutcome.String(became), attrMode.String(mode.String())).add...)
 	}
 }

@@ -22,7 +22,7 @@ type target struct {
 	throttle throttle
 
 	label  string // in metrics
-	series cache[clientSeries]
+	series [modeCount]cache[clientSeries]
 
 	latencies cache[latency] // by method, of those hedged at a percentile
 	channel   channelConfigs

@@ -282,7 +282,7 @@ func TestCallWhoseTenantPanicsIsToldOf(t *testing.T) {
 	}
 	n := serve(t, func(context.Context) error { return nil }, append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(recoverer)}, server.ServerOptions()...)...)
 	_ = write(n.dial())(metadata.AppendToOutgoingContext(t.Context(), idempotency.Header, "k"))
-	if got := collected(t, reader); !strings.Contains(got, "hopbound.idempotency.outcome=given_up} 1\n") {
+	if got := collected(t, reader); !strings.Contains(got, "hopbound.idempotency.outcome=given_up,hopbound.mode=enforce} 1\n") {
 		t.Error(got)
 	}
 }

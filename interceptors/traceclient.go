@@ -116,7 +116,7 @@ func (k *call) refused(reason string) {
 		k.reason = reason
 	}
 	if k.count != nil {
-		k.count.refusal(k.ctx, k.method, reason)
+		k.count.refusal(k.ctx, k.method, k.mode, reason)
 	}
 	if k.span != nil {
 		k.event("hopbound.refusal", attrReason.String(reason))

@@ -62,7 +62,7 @@ func (in *incoming) traceArrival(remaining, excess time.Duration) {
 // refused counts and shows a refusal, or what would be one.
 func (in *incoming) refused(ctx context.Context, reason string) {
 	if in.count != nil {
-		in.count.refusal(ctx, in.method, reason)
+		in.count.refusal(ctx, in.method, in.mode, reason)
 	}
 	if in.span != nil {
 		in.span.AddEvent("hopbound.refusal", trace.WithAttributes(attrReason.String(reason)))
@@ -87,7 +87,7 @@ func (c *claim) tell() {
 	if c.became == "" { // something has panicked before it came to that
 		c.became = keyGivenUp
 	}
-	c.count.keyedCall(&c.request, c.method, c.became)
+	c.count.keyedCall(&c.request, c.method, c.mode, c.became)
 	if c.span == nil {
 		return
 	}

@@ -16,12 +16,18 @@ type txContext struct{}
 // the store's to end: Commit and Rollback fail. Begin makes a savepoint. It is
 // not safe for concurrent use, as no transaction is, and over when the handler
 // has returned.
+//
+// On a server that only observes, the first call of Tx begins the transaction, and
+// returns false if that fails.
 func Tx(ctx context.Context) (pgx.Tx, bool) {
-	t, ok := ctx.Value(txContext{}).(*tx)
-	if !ok {
+	switch t := ctx.Value(txContext{}).(type) {
+	case *tx:
+		return t, true
+	case *observedTx:
+		return t.get(ctx)
+	default:
 		return nil, false
 	}
-	return t, true
 }
 
 // errNotYours is the error of a handler that ends the store's transaction.

@@ -28,6 +28,10 @@ type Context struct {
 	Budget    int
 	HasBudget bool
 
+	// Keyed says that the sender only observes, and that the call would carry an
+	// idempotency key if it did not.
+	Keyed bool
+
 	// Attempt counts the attempts of the sender's call from 1; 0 if unsaid.
 	Attempt int
 }
@@ -49,6 +53,9 @@ func (c *Context) Append(dst []byte) []byte {
 	}
 	if c.Attempt > 0 {
 		dst = appendNumber(dst, ";a=", int64(c.Attempt), MaxCount)
+	}
+	if c.Keyed {
+		dst = append(dst, ";k=1"...)
 	}
 	return dst
 }
@@ -88,6 +95,9 @@ func ParseContext(value string) (Context, bool) {
 			n, ok = parseUint(text, MaxCount)
 			c.Attempt = int(n) //nolint:gosec // bounded by MaxCount
 			ok = ok && n > 0
+		case "k":
+			n, ok = parseUint(text, 1)
+			c.Keyed = n == 1
 		}
 		if !ok {
 			return Context{}, false

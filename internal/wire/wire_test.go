@@ -57,6 +57,9 @@ func contextFields(c wire.Context) map[string]json.RawMessage {
 	if c.Attempt > 0 {
 		out["a"] = number(int64(c.Attempt))
 	}
+	if c.Keyed {
+		out["k"] = number(1)
+	}
 	return out
 }
 

@@ -1,0 +1,198 @@
+package interceptors_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hopbound/hopbound/budget"
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/interceptors"
+	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	testService      = "/hopbound.test.v1.TestService/"
+	idempotentMethod = testService + "Idempotent"
+)
+
+func TestModeOfAClientChangesAtRunTime(t *testing.T) {
+	t.Parallel()
+	leaf := &counter{fail: always(errUnavailable)}
+	client := newClient(t, quick(), interceptors.WithBudget(fixedBudget(budget.Burst(100))))
+	do := idempotent(serve(t, leaf.handle).dial(client.DialOptions()...))
+	for _, step := range []struct {
+		mode  interceptors.Mode
+		names []string
+		want  int64
+	}{
+		{interceptors.Enforce, nil, 3},
+		{interceptors.Observe, nil, 1},
+		{interceptors.Enforce, []string{idempotentMethod}, 3},
+		{interceptors.Observe, []string{testService}, 3}, // the method's own mode counts
+		{interceptors.Observe, []string{"/another.Service/", idempotentMethod}, 1},
+		{interceptors.Enforce, nil, 3}, // and forgets the methods
+		{interceptors.Observe, []string{testService}, 1},
+		{interceptors.Enforce, []string{testService}, 3},
+		{interceptors.Observe, []string{testService + "Write"}, 3},
+	} {
+		if err := client.SetMode(step.mode, step.names...); err != nil {
+			t.Fatal(err)
+		}
+		before := leaf.calls.Load()
+		_ = do(t.Context())
+		if got := leaf.calls.Load() - before; got != step.want {
+			t.Errorf("%v %v: %d attempts, want %d", step.mode, step.names, got, step.want)
+		}
+	}
+}
+
+func TestModeThatIsInvalidChangesNothing(t *testing.T) {
+	t.Parallel()
+	leaf := &counter{fail: always(errUnavailable)}
+	client, server := newClient(t, quick()), newServer(t, interceptors.WithFloor(time.Hour))
+	do := idempotent(serve(t, leaf.handle).dial(client.DialOptions()...))
+	refused := idempotent(serve(t, leaf.handle, server.ServerOptions()...).dial())
+	for _, set := range []func(interceptors.Mode, ...string) error{client.SetMode, server.SetMode} {
+		for _, names := range [][]string{{""}, {"shop.v1.Orders/Get"}, {idempotentMethod, "/"}, {"Get"}} {
+			if err := set(interceptors.Observe, names...); err == nil {
+				t.Errorf("%q: no error", names)
+			}
+		}
+		if err := set(7); err == nil {
+			t.Error("mode 7: no error")
+		}
+	}
+	if _ = do(t.Context()); leaf.calls.Load() != 3 {
+		t.Errorf("%d attempts, want 3", leaf.calls.Load())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	wantError(t, refused(ctx), codes.DeadlineExceeded, interceptors.ReasonDeadlineUnreachable)
+}
+
+func TestModeOfAServerChangesAtRunTime(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, interceptors.WithFloor(time.Hour))
+	do := idempotent(serve(t, func(context.Context) error { return nil }, server.ServerOptions()...).dial())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, step := range []struct {
+		mode  interceptors.Mode
+		names []string
+		want  codes.Code
+	}{
+		{interceptors.Enforce, nil, codes.DeadlineExceeded},
+		{interceptors.Observe, []string{idempotentMethod}, codes.OK},
+		{interceptors.Enforce, nil, codes.DeadlineExceeded},
+		{interceptors.Observe, nil, codes.OK},
+	} {
+		if err := server.SetMode(step.mode, step.names...); err != nil {
+			t.Fatal(err)
+		}
+		if err := do(ctx); status.Code(err) != step.want {
+			t.Errorf("%v %v: %v, want %v", step.mode, step.names, err, step.want)
+		}
+	}
+}
+
+func TestCallKeepsTheModeThatItStartedWith(t *testing.T) {
+	t.Parallel()
+	for from, want := range map[interceptors.Mode]int64{interceptors.Enforce: 3, interceptors.Observe: 1} {
+		client := newClient(t, quick(), interceptors.WithMode(from))
+		leaf := &counter{fail: always(errUnavailable)}
+		do := idempotent(serve(t, func(ctx context.Context) error {
+			_ = client.SetMode(1 - from)
+			return leaf.handle(ctx)
+		}).dial(client.DialOptions()...))
+		if _ = do(t.Context()); leaf.calls.Load() != want {
+			t.Errorf("started in %v: %d attempts, want %d", from, leaf.calls.Load(), want)
+		}
+	}
+}
+
+// A write that was claimed is completed, and one that was not is not.
+func TestWriteKeepsTheModeThatItStartedWith(t *testing.T) {
+	t.Parallel()
+	for from, want := range map[interceptors.Mode]string{
+		interceptors.Enforce: "payment 1 of rent", interceptors.Observe: "payment 2 of rent",
+	} {
+		server := newServer(t, interceptors.WithMode(from), interceptors.WithIdempotency(idempotency.NewMemory()))
+		b := &bank{pay: func(context.Context, int64, *testv1.PayRequest) error {
+			return server.SetMode(1 - from)
+		}}
+		n := newNode(t, server.ServerOptions()...)
+		testv1.RegisterTestServiceServer(n.server, b)
+		n.start()
+		if _, err := n.customer().pay(t.Context(), "k", rent()); err != nil {
+			t.Fatal(err)
+		}
+		_ = server.SetMode(interceptors.Enforce)
+		if got, err := n.customer().pay(t.Context(), "k", rent()); err != nil || got != want {
+			t.Errorf("started in %v: got %q, %v, want %q", from, got, err, want)
+		}
+	}
+}
+
+// What a client would have spent while it observed is not missing when it enforces.
+func TestBudgetsOfTheTwoModesAreApart(t *testing.T) {
+	t.Parallel()
+	b := fixedBudget()
+	leaf := &counter{fail: always(errUnavailable)}
+	client := newClient(t, quick(), interceptors.WithBudget(b))
+	do := idempotent(serve(t, leaf.handle).dial(client.DialOptions()...))
+	_ = client.SetMode(interceptors.Observe)
+	for range 20 {
+		_ = do(t.Context())
+	}
+	_ = client.SetMode(interceptors.Enforce)
+	if _ = do(t.Context()); leaf.calls.Load() != 23 || balance(b) != 8 {
+		t.Errorf("%d attempts, balance %v, want 23 and 8", leaf.calls.Load(), balance(b))
+	}
+}
+
+// gRPC's own retries cannot be turned off on a connection that has them. Both together
+// would make nine attempts.
+func TestConnectionDialledWhileObservingKeepsGRPCsRetriesAlone(t *testing.T) {
+	t.Parallel()
+	leaf := &counter{fail: always(errUnavailable)}
+	client := newClient(t, quick(), interceptors.WithMode(interceptors.Observe))
+	do := idempotent(serve(t, leaf.handle).dial(append(client.DialOptions(), native())...))
+	_ = client.SetMode(interceptors.Enforce)
+	for i := range 2 { // the service config is known from the first on
+		before := leaf.calls.Load()
+		_ = do(t.Context())
+		if got := leaf.calls.Load() - before; got != 3 {
+			t.Errorf("call %d: %d attempts, want 3", i+1, got)
+		}
+	}
+	alone := idempotent(serve(t, leaf.handle).dial(client.DialOptions()...))
+	before := leaf.calls.Load()
+	if _ = alone(t.Context()); leaf.calls.Load()-before != 3 {
+		t.Errorf("without a service config: %d attempts, want 3", leaf.calls.Load()-before)
+	}
+}
+
+func TestModeMayChangeWhileCallsAreMade(t *testing.T) {
+	t.Parallel()
+	client, server := newClient(t, quick()), newServer(t)
+	do := idempotent(serve(t, func(context.Context) error { return nil }, server.ServerOptions()...).dial(client.DialOptions()...))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				if err := do(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for i := range 100 {
+		_ = client.SetMode(interceptors.Mode(i % 2))
+		_ = server.SetMode(interceptors.Mode(i%2), idempotentMethod)
+	}
+	wg.Wait()
+}
