@@ -37,6 +37,7 @@ const (
 	Bare     Stack = iota // gRPC alone
 	Header                // gRPC with one header whose value is new in each call
 	Hopbound              // gRPC with Hopbound on both ends
+	Limited               // gRPC with Hopbound on both ends, and all its limits of streams
 
 	Otelgrpc // gRPC with otelgrpc on both ends, which records one trace in a hundred
 	Traced   // gRPC with Hopbound on both ends, which does
@@ -48,7 +49,7 @@ const Sampled = 0.01
 // String returns the stack's name in tables.
 func (s Stack) String() string {
 	return [...]string{
-		"gRPC alone", "gRPC with a header of 66 bytes, new in each call", "gRPC with Hopbound",
+		"gRPC alone", "gRPC with a header of 66 bytes, new in each call", "gRPC with Hopbound", "gRPC with Hopbound and limits",
 		"gRPC with otelgrpc", "gRPC with Hopbound and its traces",
 	}[s]
 }
@@ -60,6 +61,17 @@ func (s Stack) options() ([]grpc.DialOption, []grpc.ServerOption, error) {
 		return []grpc.DialOption{grpc.WithUnaryInterceptor(withHeader())}, nil, nil
 	case Hopbound:
 		return hopbound()
+	case Limited:
+		dial, serve, err := hopbound()
+		if err != nil {
+			return nil, nil, err
+		}
+		server, err := interceptors.NewServer(interceptors.WithMaxDeadline(time.Hour),
+			interceptors.WithStreamIdleLimit(time.Minute), interceptors.WithStreamSendTimeout(time.Minute))
+		if err != nil {
+			return nil, nil, fmt.Errorf("server: %w", err)
+		}
+		return dial, append(serve[:0], server.ServerOptions()...), nil
 	case Otelgrpc:
 		provider, propagator := newProvider(), propagation.TraceContext{}
 		options := []otelgrpc.Option{

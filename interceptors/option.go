@@ -331,9 +331,9 @@ func WithFloor(d time.Duration) ServerOption {
 }
 
 // WithStreamIdleLimit ends streams on which no message has gone either way for
-// d: their context is cancelled, and when the handler returns, its client gets
-// DEADLINE_EXCEEDED whatever it returns. The default is no limit. Mind the time
-// for which a handler works on its own after the last message.
+// d: the client gets DEADLINE_EXCEEDED, the handler's context ends, and so does its
+// wait for a message. The default is no limit. Mind the time for which a handler works
+// on its own after the last message.
 func WithStreamIdleLimit(d time.Duration) ServerOption {
 	return serverOption(func(s *serverSettings) {
 		if d <= 0 {
@@ -343,8 +343,9 @@ func WithStreamIdleLimit(d time.Duration) ServerOption {
 	})
 }
 
-// WithStreamSendTimeout ends streams whose client has not made room for a
-// message within d, because it does not read. The default is no limit.
+// WithStreamSendTimeout ends streams whose client has not made room for a message
+// within d, because it does not read. They end as by [WithStreamIdleLimit]. The
+// default is no limit.
 func WithStreamSendTimeout(d time.Duration) ServerOption {
 	return serverOption(func(s *serverSettings) {
 		if d <= 0 {

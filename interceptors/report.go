@@ -21,6 +21,11 @@ func (in *incoming) report(err error) {
 	if err == nil && used == 0 && rand.IntN(reportOneIn) != 0 { //nolint:gosec // a sample need not be secret
 		return
 	}
+	in.sendReport(err, used, took)
+}
+
+// sendReport sets the trailer of a call that has ended with err.
+func (in *incoming) sendReport(err error, used int, took time.Duration) {
 	r := wire.Report{Used: used, Elapsed: took.Microseconds(), HasElapsed: true}
 	marked := false
 	if err != nil && in.mode == Enforce {
@@ -31,7 +36,8 @@ func (in *incoming) report(err error) {
 	if ms, ok := in.request.downstream.retryAfter(marked); ok && err != nil {
 		trailer[pushbackKey] = []string{strconv.FormatInt(ms, 10)}
 	}
-	// It fails only on a server that is not gRPC's own, which has no trailers.
+	// It fails on a server that is not gRPC's own, which has no trailers, and if the
+	// stream was cut, and has reported.
 	_ = grpc.SetTrailer(&in.request, trailer)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hopbound/hopbound/deadline"
@@ -36,6 +37,8 @@ type Server struct {
 	count *serverCounters
 
 	sightings *sightings // what was observed of keys
+
+	uncuttable sync.Once // logs that a stream could not be cut
 
 	twice     reportedOnce // that the interceptors are installed twice
 	storeKind string       // as metrics name it

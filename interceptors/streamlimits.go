@@ -1,0 +1,198 @@
+package interceptors
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// streamLimits are the limits of one stream that gRPC does not know: a deadline of the
+// server's own, a limit on idle time, and a timeout of sends.
+//
+// The stream is open, cut or over. It is cut when a limit is reached: then its context
+// ends, and so does the stream itself, with the status of the limit. That ends a wait
+// of the handler's for a message, or for room to send one, which gRPC ends only with
+// the stream. Only a deadline that passes while the handler does not wait leaves the
+// stream alone until the handler's next wait: until then, the handler may succeed. The
+// stream is over when the handler has returned.
+//
+// For a message, the handler stores the time and counts that it waits. The rest is left
+// to one timer for each stream.
+type streamLimits struct {
+	in         *incoming
+	idle, send time.Duration // 0 is no limit
+	cancel     context.CancelCauseFunc
+	unwatch    func() bool // ends the watch of the deadline
+
+	waiting atomic.Int32 // calls of the handler's to gRPC that are under way
+	last    atomic.Int64 // when a message last went either way, in ns since the call arrived
+	sending atomic.Int64 // when the handler began to send the message it is sending, plus 1 ns, or 0
+
+	mu    sync.Mutex // not held for messages
+	timer *time.Timer
+	cause error // what has cut the stream
+	over  bool
+}
+
+// statusWriter is a stream of gRPC's own server. Its status ends it.
+type statusWriter interface {
+	WriteStatus(s *status.Status) error
+}
+
+// What cuts a stream.
+var (
+	errIdle        = newError(codes.DeadlineExceeded, ReasonStreamIdle, "no message has gone either way for longer than the server allows")
+	errSendTimeout = newError(codes.DeadlineExceeded, ReasonSendTimeout, "the client has not made room for a message in time")
+	errExpired     = newError(codes.DeadlineExceeded, ReasonDeadlineExpired, "the deadline has passed")
+)
+
+// limitStream returns the limits of an incoming stream, or nil if gRPC knows them all.
+func (in *incoming) limitStream() *streamLimits {
+	l := &streamLimits{in: in}
+	if in.mode == Enforce {
+		l.idle, l.send = in.method.limits.StreamIdle, in.method.limits.StreamSendTimeout
+	}
+	if in.cancel == nil && l.idle == 0 && l.send == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(in.request.Context)
+	in.request.in(ctx)
+	l.cancel, l.unwatch = cancel, func() bool { return true }
+	if in.cancel != nil {
+		l.unwatch = context.AfterFunc(ctx, l.deadlinePassed)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if first := l.next(0); first != unbounded {
+		l.timer = time.AfterFunc(first, l.check)
+	}
+	return l
+}
+
+// now returns the time since the call arrived.
+func (l *streamLimits) now() time.Duration { return time.Since(l.in.arrived) }
+
+// enter begins a wait of the handler's, unless the stream's time is over.
+func (l *streamLimits) enter() error {
+	l.waiting.Add(1)
+	if l.in.request.Err() == nil {
+		return nil
+	}
+	if l.in.cancel != nil && errors.Is(l.in.request.Err(), context.DeadlineExceeded) {
+		l.cut(errExpired)
+	}
+	if cause := l.cutBy(); cause != nil {
+		l.waiting.Add(-1)
+		return cause
+	}
+	return nil // gRPC has the error
+}
+
+// leave ends a wait of the handler's, which gRPC ended with err. It returns the error
+// for the handler.
+func (l *streamLimits) leave(err error) error {
+	l.waiting.Add(-1)
+	if err == nil {
+		l.last.Store(int64(l.now()))
+		return nil
+	}
+	if cause := l.cutBy(); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// next returns the time until a limit may be reached, given the time: 0 if it is.
+func (l *streamLimits) next(now time.Duration) time.Duration {
+	next := unbounded
+	if l.idle > 0 {
+		next = time.Duration(l.last.Load()) + l.idle - now
+	}
+	if l.send > 0 {
+		began := now // a send that begins later has its whole time
+		if sending := l.sending.Load(); sending > 0 {
+			began = time.Duration(sending - 1)
+		}
+		next = min(next, began+l.send-now)
+	}
+	return max(0, next)
+}
+
+// check cuts the stream if a limit is reached, or else comes back when one may be.
+func (l *streamLimits) check() {
+	now := l.now()
+	next := l.next(now)
+	if next > 0 {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !l.over && l.cause == nil {
+			l.timer.Reset(next)
+		}
+		return
+	}
+	if l.idle > 0 && now >= time.Duration(l.last.Load())+l.idle {
+		l.cut(errIdle)
+	} else {
+		l.cut(errSendTimeout)
+	}
+}
+
+// deadlinePassed cuts the stream if its handler waits. It is called when the stream's
+// context has ended, whatever has ended it.
+func (l *streamLimits) deadlinePassed() {
+	if l.waiting.Load() > 0 && errors.Is(l.in.request.Err(), context.DeadlineExceeded) {
+		l.cut(errExpired)
+	}
+}
+
+// cut cuts an open stream.
+func (l *streamLimits) cut(cause error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over || l.cause != nil {
+		return
+	}
+	l.cause = cause
+	l.cancel(cause)
+	w, ok := grpc.ServerTransportStreamFromContext(l.in.request.Context).(statusWriter)
+	if !ok {
+		l.in.uncuttable.Do(func() {
+			slog.WarnContext(&l.in.request, "hopbound: a limit of a stream has ended its context, but cannot end a wait of its handler for messages: "+
+				"the stream is not one of gRPC's own server, or an interceptor before Hopbound has replaced it", "method", l.in.method.full)
+		})
+		return
+	}
+	l.in.sendReport(cause, l.in.request.allotment.Close(), time.Since(l.in.arrived))
+	_ = w.WriteStatus(status.Convert(cause)) // fails only if the connection is lost
+}
+
+// cutBy returns what has cut the stream, or nil.
+func (l *streamLimits) cutBy() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cause
+}
+
+// end ends the limits of a stream whose handler has returned err. It returns the error
+// for the client: if the stream was cut, what the handler made of it tells less.
+func (l *streamLimits) end(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+	l.unwatch()
+	l.cancel(nil)
+	if l.cause != nil {
+		return l.cause
+	}
+	return err
+}
