@@ -25,6 +25,7 @@ race: ## Run them with the race detector
 lint: $(BIN) ## Vet and lint Go and protobuf
 	go vet work
 	golangci-lint run $(PACKAGES)
+	cd foreign && GOWORK=off golangci-lint run ./...
 	buf lint
 	buf format --diff --exit-code
 
@@ -41,13 +42,17 @@ generate: $(BIN) ## Generate code from protobuf
 protofiles: $(BIN) ## Do what docs/protofiles.md says, outside the repository
 	.ci/protofiles/run
 
+.PHONY: foreign
+foreign: ## Run the tests of gRPC and go-grpc-middleware with Hopbound in them
+	cd foreign && GOWORK=off go run .
+
 .PHONY: breaking
 breaking: $(BIN) ## Compare protobuf with the release BASE
 	buf breaking --against ".git#tag=$(BASE)"
 
 .PHONY: alone
 alone: ## Build and vet each module without the workspace
-	for module in $(MODULES); do (cd $$module && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
+	for module in $(MODULES) ./foreign; do (cd $$module && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME

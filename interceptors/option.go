@@ -200,7 +200,8 @@ func WithServiceConfig(json string) ClientOption {
 // WithStreamBuffer bounds what is kept of streams of requests so that they can
 // be sent again, in bytes: of one call, and of all calls of the client. A stream
 // that sends more goes on, but is not repeated any more. The defaults are 256 KiB
-// and 16 MiB, as in gRPC. Zero keeps nothing.
+// and 16 MiB, as in gRPC. Zero keeps nothing. The call option
+// [grpc.MaxRetryRPCBufferSize] takes the place of the first.
 func WithStreamBuffer(call, client int) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if call < 0 || client < 0 {

@@ -47,6 +47,7 @@ type call struct {
 	root      budget.Allotment
 
 	streaming bool
+	buffer    int // bytes of a stream that are kept to be sent again
 	tried     tried.Backends
 	attempts  int
 	first     attempt
@@ -152,7 +153,7 @@ func (k *call) withoutReserved(ctx context.Context) context.Context {
 // the policy among them returned. Those that tell of a call, or run when it
 // finishes, are kept for the end, because each attempt is a call to gRPC.
 func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
-	k.opts = k.space[:0]
+	k.opts, k.buffer = k.space[:0], k.callBuffer
 	for i, o := range opts {
 		switch o := o.(type) {
 		case policyCallOption:
@@ -171,6 +172,9 @@ func (k *call) takeOver(opts []grpc.CallOption) (own *Policy) {
 			}
 		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption:
 			k.observers = append(k.observers, o)
+		case grpc.MaxRetryRPCBufferSizeCallOption:
+			k.buffer = o.MaxRetryRPCBufferSize
+			k.opts = append(k.opts, o)
 		case grpc.StaticMethodCallOption: // generated code says that it made the call (gRFC A66)
 			k.method.register()
 			k.opts = append(k.opts, opts[i])

@@ -128,9 +128,14 @@ func TestStreamIsNotRepeatedAfterItHasAnswered(t *testing.T) {
 func TestStreamThatIsTooLongToKeepGoesOn(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 1000)
-	for name, limit := range map[string]interceptors.ClientOption{
-		"of the call":   interceptors.WithStreamBuffer(2500, 1<<20),
-		"of the client": interceptors.WithStreamBuffer(1<<20, 2500),
+	for name, limit := range map[string]struct {
+		client interceptors.ClientOption
+		call   grpc.CallOption
+	}{
+		"of the call":    {interceptors.WithStreamBuffer(2500, 1<<20), grpc.EmptyCallOption{}},
+		"of the client":  {interceptors.WithStreamBuffer(1<<20, 2500), grpc.EmptyCallOption{}},
+		"of gRPC's own":  {interceptors.WithStreamBuffer(1<<20, 1<<20), grpc.MaxRetryRPCBufferSize(2500)},
+		"that is raised": {interceptors.WithStreamBuffer(10, 1<<20), grpc.MaxRetryRPCBufferSize(2500)},
 	} {
 		var attempts atomic.Int64
 		var fail atomic.Bool
@@ -146,21 +151,21 @@ func TestStreamThatIsTooLongToKeepGoesOn(t *testing.T) {
 			}
 			return joined(s, ss)
 		}, newServer(t).ServerOptions()...)
-		cc := n.dial(newClient(t, quick(), limit, interceptors.WithBudget(fixedBudget())).DialOptions()...)
+		cc := n.dial(newClient(t, quick(), limit.client, interceptors.WithBudget(fixedBudget(budget.Burst(100)))).DialOptions()...)
 		for _, k := range kinds()[1:] {
 			fail.Store(false)
 			texts := []string{long, long, long, long}
-			if got, err := k.exchange(t.Context(), cc, texts); err != nil || len(got) != 1 || len(got[0]) != 4*1000+3 {
+			if got, err := k.exchange(t.Context(), cc, texts, limit.call); err != nil || len(got) != 1 || len(got[0]) != 4*1000+3 {
 				t.Errorf("limit %s, %s: %d texts and %v", name, k.name, len(got), err)
 			}
 			fail.Store(true)
 			attempts.Store(0)
-			if _, err := k.exchange(t.Context(), cc, texts); status.Code(err) != codes.Unavailable || attempts.Load() != 1 {
+			if _, err := k.exchange(t.Context(), cc, texts, limit.call); status.Code(err) != codes.Unavailable || attempts.Load() != 1 {
 				t.Errorf("limit %s, %s: %v after %d attempts, want UNAVAILABLE after 1", name, k.name, err, attempts.Load())
 			}
 			// What was kept of these is kept no more: there is room for another.
 			attempts.Store(0)
-			if _, err := k.exchange(t.Context(), cc, []string{long, "y", "z"}); attempts.Load() != 3 {
+			if _, err := k.exchange(t.Context(), cc, []string{long, "y", "z"}, limit.call); attempts.Load() != 3 {
 				t.Errorf("limit %s, %s: %v after %d attempts of a short stream, want 3", name, k.name, err, attempts.Load())
 			}
 		}

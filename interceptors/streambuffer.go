@@ -25,11 +25,11 @@ type kept struct {
 	size     int
 }
 
-// add keeps a message, and reports false if it is too much, or of a kind that cannot
-// be kept.
-func (k *kept) add(c *Client, m sentMessage) bool {
+// add keeps a message, and reports false if it is more than the limit of the call or of
+// its client, or of a kind that cannot be kept.
+func (k *kept) add(c *Client, limit int, m sentMessage) bool {
 	size := len(m.data) + frameHeader
-	if m.again == nil || k.size+size > c.callBuffer {
+	if m.again == nil || k.size+size > limit {
 		return false
 	}
 	if c.buffered.Add(int64(size)) > int64(c.clientBuffer) {

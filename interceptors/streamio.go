@@ -70,7 +70,7 @@ func (s *streamCall) keep(m sentMessage) *streamAttempt {
 	case s.over:
 		return nil
 	}
-	if !s.kept.add(s.Client, m) {
+	if !s.kept.add(s.Client, s.buffer, m) {
 		s.commitLocked(s.current, byBuffer)
 	}
 	return s.current
