@@ -16,7 +16,7 @@ func TestCodeOfDocumentsIsCompiled(t *testing.T) {
 	t.Parallel()
 	var readme []byte
 	for _, name := range []string{
-		"../README.md", "../docs/budget.md", "../docs/idempotency.md", "../docs/policies.md", "../docs/telemetry.md", "../docs/wire.md",
+		"../README.md", "../docs/budget.md", "../docs/idempotency.md", "../docs/policies.md", "../docs/rollout.md", "../docs/telemetry.md", "../docs/wire.md",
 	} {
 		text, err := os.ReadFile(name)
 		if err != nil {

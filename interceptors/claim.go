@@ -101,7 +101,7 @@ func (in *incoming) readKey(m *keyedMethod, req any) (key idempotency.Key, reaso
 		if err := key.Validate(); err != nil {
 			return "", ReasonKeyInvalid, newError(codes.InvalidArgument, ReasonKeyInvalid, err.Error())
 		}
-	case m.KeyRequired:
+	case m.KeyRequired && !in.keyExpected:
 		return "", ReasonKeyMissing, newError(codes.InvalidArgument, ReasonKeyMissing, "the method requires an idempotency key")
 	}
 	return key, "", nil

@@ -22,9 +22,6 @@ func (in *incoming) observe(req any, handler grpc.UnaryHandler) (any, error) {
 		return handler(&in.request, req)
 	}
 	key, reason, invalid := in.readKey(m, req)
-	if reason == ReasonKeyMissing && in.keyExpected {
-		invalid = nil
-	}
 	if invalid != nil {
 		in.refused(&in.request, reason)
 	}

@@ -228,14 +228,27 @@ func TestCallsThatEnforcingWouldRefuseForWantOfAKeyAreCounted(t *testing.T) {
 	}
 }
 
-// An expectation is not a key: a server that enforces refuses the call, as it would
-// refuse that of a client without Hopbound.
-func TestServerThatEnforcesRequiresTheKeyItself(t *testing.T) {
+// Servers can enforce before their clients do: they serve clients that would send a
+// key as before. Others must send the key that is required, and so must those outside,
+// of whom nothing is believed.
+func TestServerThatEnforcesRequiresNoKeyOfClientsThatOnlyObserve(t *testing.T) {
 	t.Parallel()
-	n := (&bank{}).open(t, idempotency.NewMemory())
-	c := testv1.NewTestServiceClient(n.dial(newClient(t, quick(), observing()).DialOptions()...))
-	_, err := c.Pay(t.Context(), rent())
-	wantError(t, err, codes.InvalidArgument, interceptors.ReasonKeyMissing)
+	for name, tc := range map[string]struct {
+		client []grpc.DialOption
+		server []interceptors.ServerOption
+		want   codes.Code
+	}{
+		"observes":         {client: newClient(t, quick(), observing()).DialOptions(), want: codes.OK},
+		"without Hopbound": {want: codes.InvalidArgument},
+		"outside": {
+			newClient(t, quick(), observing()).DialOptions(), []interceptors.ServerOption{interceptors.AtEdge()}, codes.InvalidArgument,
+		},
+	} {
+		n := (&bank{}).openWith(t, append(tc.server, interceptors.WithIdempotency(idempotency.NewMemory()))...)
+		if _, err := testv1.NewTestServiceClient(n.dial(tc.client...)).Pay(t.Context(), rent()); status.Code(err) != tc.want {
+			t.Errorf("%s: %v, want %v", name, err, tc.want)
+		}
+	}
 }
 
 // With its key, the write would have been safe to repeat.

@@ -141,7 +141,7 @@ type incoming struct {
 	refusal error         // what is returned instead of running the handler
 
 	outside     bool // the caller is not trusted
-	keyExpected bool // it only observes, and would have sent a key
+	keyExpected bool // it only observes, and would have sent a key, so that none is required of it
 	replayed    bool // nor did the handler run if this is set
 
 	span  trace.Span // nil if it is not recorded
