@@ -33,21 +33,23 @@ type attempt struct {
 
 	allowed time.Duration // until the deadline that the callee is told, or 0
 
-	header   metadata.MD
-	peer     peer.Peer
-	trailer  metadata.MD
-	making   atomic.Bool // it is being handed to gRPC
-	opened   bool        // it is a stream that could be opened
-	finished atomic.Bool // gRPC has said so; if not, it may never have been asked
-	settled  bool
-	heard    bool // finished when it was settled: what gRPC fills in is there
-	unsent   bool // there was no backend to send it to, so that it costs nothing
-	served   bool // it is a stream that had answered when the application ended it
-	ended    time.Time
-	report   wire.Report
-	reported bool // the trailer has a report
-	garbled  bool // or something else in its place
-	reports  int  // how many tokens the reply reports as used
+	header       metadata.MD
+	peer         peer.Peer
+	trailer      metadata.MD
+	making       atomic.Bool   // it is being handed to gRPC
+	opened       bool          // it is a stream that could be opened
+	finished     atomic.Bool   // gRPC has said so; if not, it may never have been asked
+	lastBelow    atomic.Uint32 // the code of the last call that gRPC has finished for it, as a bit
+	earlierBelow atomic.Uint32 // and those of earlier ones
+	settled      bool
+	heard        bool // finished when it was settled: what gRPC fills in is there
+	unsent       bool // there was no backend to send it to, so that it costs nothing
+	served       bool // it is a stream that had answered when the application ended it
+	ended        time.Time
+	report       wire.Report
+	reported     bool // the trailer has a report
+	garbled      bool // or something else in its place
+	reports      int  // how many tokens the reply reports as used
 
 	hedge string // "won" or "lost" if there were others at the same time
 	span  trace.Span
@@ -107,7 +109,7 @@ func (k *call) invoke(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInv
 		k.last, opts = &attempt{}, slices.Clip(opts)
 	}
 	a := k.last
-	opts = k.observed(a, opts, func(error) { a.finished.Store(true) })
+	opts = k.observed(a, opts, a.finish)
 	ctx, cancel := k.begin(a, 0)
 	if cancel != nil {
 		defer cancel()

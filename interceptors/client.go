@@ -38,6 +38,9 @@ type Client struct {
 	trace *tracing // nil if there is no provider
 	count *clientCounters
 	twice reportedOnce // that the interceptors are installed twice
+
+	otherRetries  reportedOnce // that another interceptor retries
+	failedReplies failedReplies
 }
 
 // NewClient returns a client. Without options it makes up to three attempts of
@@ -104,7 +107,7 @@ func (c *Client) UnaryInterceptor() grpc.UnaryClientInterceptor {
 			return invoker(ctx, fullMethod, req, reply, cc, opts...)
 		}
 		k := &call{}
-		k.plan(ctx, c, fullMethod, cc, opts)
+		k.plan(ctx, c, fullMethod, cc, opts, reply)
 		err = errPanicked // unless it returns
 		defer func() { k.end(err) }()
 		return k.unary(req, reply, cc, invoker)
@@ -135,5 +138,8 @@ func (k *call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 		again, err = k.again(k.last, err)
 	}
 	k.last.tell(k.observers)
+	if err != nil {
+		k.failedReplies.add(reply)
+	}
 	return err
 }

@@ -20,6 +20,7 @@ type clientCounters struct {
 	hedges   metric.Int64Histogram
 	delay    metric.Float64Histogram
 	roots    metric.Int64Counter
+	others   metric.Int64Counter
 }
 
 func newClientCounters(s *settings) (*clientCounters, error) {
@@ -35,6 +36,7 @@ func newClientCounters(s *settings) (*clientCounters, error) {
 		hedges:   i.counts("grpc.client.call.hedges", "{hedge}", "Hedges of an outgoing call, of those that had any.", 1, 2, 3, 4, 5, 10),
 		delay:    i.seconds("grpc.client.call.retry_delay", "Time during an outgoing call in which no attempt was under way, of calls that had any.", latencyBounds()),
 		roots:    i.counter("hopbound.client.roots", "{call}", "Outgoing calls that belong to no request: in a server's process, their context was lost on the way."),
+		others:   i.counter("hopbound.client.other_retries", "{call}", "Outgoing calls that another interceptor of the chain has retried, so that Hopbound did not."),
 	}
 	return c, i.err()
 }
@@ -110,6 +112,11 @@ func (c *clientCounters) attempt(ctx context.Context, s *clientSeries, d decisio
 // rootCall counts a call that belongs to no request.
 func (c *clientCounters) rootCall(ctx context.Context, s *clientSeries) {
 	c.roots.Add(ctx, 1, s.root.get(func() *labels { return newLabels(attrGRPCMethod.String(s.method)) }).add...)
+}
+
+// otherRetries counts a call that another interceptor retries.
+func (c *clientCounters) otherRetries(ctx context.Context, m *method) {
+	c.others.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.label())).add...)
 }
 
 // call counts a call that has ended.

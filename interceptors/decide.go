@@ -39,6 +39,7 @@ const (
 	becauseRequest   = "request_tokens"  // the request's tokens are used, or lent to its other calls
 	becauseTarget    = "target_tokens"   // the target is sent no more extra attempts for now
 	becauseThrottled = "retry_throttled" // retryThrottling has closed
+	becauseRepeated  = "other_retries"   // another interceptor retries the call
 )
 
 // again judges the attempt that has ended with err, and waits for the time of
@@ -116,6 +117,11 @@ func (k *call) verdict(a *attempt, err error, repeats func(codes.Code) bool) dec
 	}
 	if k.seen && !k.safe() {
 		return unsafe
+	}
+	if a.repeatedBelow(repeats) {
+		k.reportOtherRetries()
+		k.reason = becauseRepeated
+		return exhausted
 	}
 	if k.attempts >= k.policy.attempts() {
 		return exhausted

@@ -44,7 +44,7 @@ func (k *call) plainUnless(hedged bool) {
 func (k *call) hedge(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
 	last, err := k.race(func(ctx context.Context, r *runner) error {
 		r.message = newLike(reply)
-		opts := k.observed(&r.attempt, slices.Clone(k.opts), func(error) { r.finished.Store(true) })
+		opts := k.observed(&r.attempt, slices.Clone(k.opts), r.finish)
 		r.making.Store(true)
 		defer r.making.Store(false)
 		return invoker(ctx, k.fullMethod, req, r.message, cc, opts...)

@@ -116,7 +116,7 @@ func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
 			recv: newGate(), send: newGate(), changed: make(chan struct{}), driving: true,
 		}
 		s.streaming = true
-		s.plan(ctx, c, fullMethod, cc, opts)
+		s.plan(ctx, c, fullMethod, cc, opts, nil)
 		s.makeCancellable()
 		if tell := s.onFinish; tell != nil { // the user's code runs under no lock
 			s.onFinish = func(err error) { s.notify = func() { tell(err) } }

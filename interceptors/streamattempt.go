@@ -118,7 +118,10 @@ func (s *streamCall) openIn(ctx context.Context, a *streamAttempt, release conte
 			a.cancel()
 		})
 	}
-	opts := append(slices.Clone(s.opts), grpc.Peer(&a.dialed), grpc.OnFinish(func(err error) { s.attemptFinished(a, err) }))
+	opts := append(slices.Clone(s.opts), grpc.Peer(&a.dialed), grpc.OnFinish(func(err error) {
+		a.finish(err)
+		s.attemptFinished(a, err)
+	}))
 	a.making.Store(true)
 	cs, err := s.streamer(ctx, s.desc, s.cc, s.fullMethod, opts...)
 	a.making.Store(false)

@@ -29,7 +29,7 @@ func (c *Client) installedTwice(ctx context.Context, fullMethod string, cc *grpc
 	if c.count != nil {
 		c.count.installedTwice(ctx, outer.call.method)
 	}
-	c.twice.report(ctx, sideClient, fullMethod)
+	c.twice.report(ctx, installedTwice, sideClient, fullMethod)
 	return true
 }
 
@@ -47,16 +47,15 @@ func (s *Server) installedTwice(ctx context.Context, fullMethod string) bool {
 	if s.count != nil {
 		s.count.installedTwice(ctx, m)
 	}
-	s.twice.report(ctx, sideServer, fullMethod)
+	s.twice.report(ctx, installedTwice, sideServer, fullMethod)
 	return true
 }
+
+const installedTwice = "the interceptors are installed twice, and the inner ones pass calls through"
 
 // reportedOnce logs something the first time only.
 type reportedOnce struct{ once sync.Once }
 
-func (r *reportedOnce) report(ctx context.Context, side, fullMethod string) {
-	r.once.Do(func() {
-		slog.WarnContext(ctx, "hopbound: the interceptors are installed twice, and the inner ones pass calls through",
-			"side", side, "method", fullMethod)
-	})
+func (r *reportedOnce) report(ctx context.Context, what, side, fullMethod string) {
+	r.once.Do(func() { slog.WarnContext(ctx, "hopbound: "+what, "side", side, "method", fullMethod) })
 }

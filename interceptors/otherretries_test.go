@@ -1,0 +1,124 @@
+package interceptors_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
+	"github.com/hopbound/hopbound/budget"
+	"github.com/hopbound/hopbound/interceptors"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// loop retries as an interceptor that somebody has written by hand: whatever has failed
+// with a code, up to three times.
+func loop(code codes.Code) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
+		for range 3 {
+			if err = invoker(ctx, method, req, reply, cc, opts...); status.Code(err) != code {
+				return err
+			}
+		}
+		return err
+	}
+}
+
+var retryOptions = []retry.CallOption{
+	retry.WithMax(3), retry.WithCodes(codes.Unavailable), retry.WithBackoff(retry.BackoffLinear(ms)),
+}
+
+// Three attempts of three would be nine. Before Hopbound, the other interceptor is found
+// out by its second attempt.
+func TestOtherInterceptorThatRetriesIsLeftToIt(t *testing.T) {
+	t.Parallel()
+	theirs := retry.UnaryClientInterceptor(retryOptions...)
+	for name, tc := range map[string]struct {
+		before, after []grpc.UnaryClientInterceptor
+		calls, counts int64
+	}{
+		"go-grpc-middleware's after":  {nil, []grpc.UnaryClientInterceptor{theirs}, 3, 1},
+		"go-grpc-middleware's before": {[]grpc.UnaryClientInterceptor{theirs}, nil, 5, 2},
+		"another after":               {nil, []grpc.UnaryClientInterceptor{loop(codes.Unavailable)}, 3, 1},
+		"another before":              {[]grpc.UnaryClientInterceptor{loop(codes.Unavailable)}, nil, 5, 2},
+		"none that retries":           {nil, []grpc.UnaryClientInterceptor{loop(codes.NotFound)}, 3, 0},
+	} {
+		for _, mode := range []interceptors.Mode{interceptors.Enforce, interceptors.Observe} {
+			reader, meter := metered()
+			leaf := &counter{fail: always(errUnavailable)}
+			client := newClient(t, quick(), meter, interceptors.WithMode(mode), interceptors.WithBudget(fixedBudget(budget.PerRequest(10))))
+			chain := append(append(tc.before, client.UnaryInterceptor()), tc.after...)
+			do := idempotent(serve(t, leaf.handle).dial(grpc.WithDisableRetry(), grpc.WithChainUnaryInterceptor(chain...)))
+			if err := do(t.Context()); status.Code(err) != codes.Unavailable {
+				t.Errorf("%s: %v", name, err)
+			}
+			calls := tc.calls
+			if mode == interceptors.Observe { // the other's alone
+				calls = 3
+				if tc.counts == 0 {
+					calls = 1
+				}
+			}
+			var counted int64
+			for _, n := range sums(t, reader, "hopbound.client.other_retries") {
+				counted += n
+			}
+			if got := leaf.calls.Load(); got != calls || counted != tc.counts {
+				t.Errorf("%s, %v: %d calls, counted %d times, want %d and %d", name, mode, got, counted, calls, tc.counts)
+			}
+		}
+	}
+}
+
+func TestOtherInterceptorThatRetriesStreamsIsLeftToIt(t *testing.T) {
+	t.Parallel()
+	theirs := retry.StreamClientInterceptor(retryOptions...)
+	for name, tc := range map[string]struct {
+		before, after []grpc.StreamClientInterceptor
+		most          int64 // how many streams theirs opens alone, and Hopbound before it is found out
+	}{
+		"after":  {nil, []grpc.StreamClientInterceptor{theirs}, 3},
+		"before": {[]grpc.StreamClientInterceptor{theirs}, nil, 5},
+	} {
+		leaf := &counter{fail: always(errUnavailable)}
+		client := newClient(t, quick(), interceptors.WithBudget(fixedBudget(budget.PerRequest(10))))
+		chain := append(append(tc.before, client.StreamInterceptor()), tc.after...)
+		n := serveStreams(t, func(_ side, ss grpc.ServerStream) error { return leaf.handle(ss.Context()) })
+		_, err := kinds()[0].exchange(t.Context(), n.dial(grpc.WithDisableRetry(), grpc.WithChainStreamInterceptor(chain...)), []string{"request"})
+		if got := leaf.calls.Load(); status.Code(err) != codes.Unavailable || got > tc.most {
+			t.Errorf("%s: %v after %d streams, want at most %d", name, err, got, tc.most)
+		}
+	}
+}
+
+// An interceptor that logs in again and then repeats the call is none that retries.
+func TestInterceptorThatRepeatsForAnotherReasonIsNoRetry(t *testing.T) {
+	t.Parallel()
+	leaf := &counter{}
+	leaf.fail = func(n int64) error {
+		if n%2 == 1 {
+			return status.Error(codes.Unauthenticated, "the token is old")
+		}
+		return errUnavailable
+	}
+	client := newClient(t, quick(), interceptors.WithBudget(fixedBudget()))
+	do := idempotent(serve(t, leaf.handle).dial(grpc.WithDisableRetry(),
+		grpc.WithChainUnaryInterceptor(client.UnaryInterceptor(), loop(codes.Unauthenticated))))
+	if _ = do(t.Context()); leaf.calls.Load() != 6 {
+		t.Errorf("%d calls, want two for each of three attempts", leaf.calls.Load())
+	}
+}
+
+// An application that makes the call again gets all attempts again.
+func TestCallThatTheApplicationRepeatsIsRetried(t *testing.T) {
+	t.Parallel()
+	leaf := &counter{fail: always(errUnavailable)}
+	do := idempotent(serve(t, leaf.handle).dial(newClient(t, quick(), interceptors.WithBudget(fixedBudget())).DialOptions()...))
+	for range 3 {
+		_ = do(t.Context())
+	}
+	if leaf.calls.Load() != 9 {
+		t.Errorf("%d calls, want 9", leaf.calls.Load())
+	}
+}
