@@ -29,7 +29,7 @@ func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 			if stream.limits == nil {
 				err = handler(srv, stream)
 			} else {
-				defer stream.limits.end(nil) // if it panics
+				defer func() { _ = stream.limits.end(nil) }() // if it panics
 				err = stream.limits.end(handler(srv, stream))
 			}
 		}
