@@ -110,7 +110,10 @@ func (c *Client) UnaryInterceptor() grpc.UnaryClientInterceptor {
 		k.plan(ctx, c, fullMethod, cc, opts, reply)
 		err = errPanicked // unless it returns
 		defer func() { k.end(err) }()
-		return k.unary(req, reply, cc, invoker)
+		if err = k.unary(req, reply, cc, invoker); err != nil {
+			c.failedReplies.add(reply)
+		}
+		return err
 	}
 }
 
@@ -138,8 +141,5 @@ func (k *call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 		again, err = k.again(k.last, err)
 	}
 	k.last.tell(k.observers)
-	if err != nil {
-		k.failedReplies.add(reply)
-	}
 	return err
 }

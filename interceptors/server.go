@@ -100,8 +100,9 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 }
 
 // UnaryInterceptor returns the interceptor of unary calls, for chains that are
-// put together by hand. Put it first, but for what finds out who the caller is: with
-// [WithIdempotency] a call may be answered without what comes after it.
+// put together by hand. The interceptor that identifies the caller and checks what it
+// may do comes before it: with [WithIdempotency], a call may be answered without what
+// comes after. All other interceptors come after it.
 func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
 		if s.installedTwice(ctx, info.FullMethod) {

@@ -10,7 +10,7 @@ import (
 )
 
 // StreamInterceptor returns the interceptor of streaming calls, for chains that
-// are put together by hand. Put it first.
+// are put together by hand. Its place is that of [Server.UnaryInterceptor].
 func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 		if s.installedTwice(ss.Context(), info.FullMethod) {
