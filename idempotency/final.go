@@ -35,3 +35,33 @@ func IsFinal(err error) bool {
 	var f finalError
 	return errors.As(err, &f)
 }
+
+// noEffectError is an error of a run that had no effect.
+type noEffectError struct{ error }
+
+func (e noEffectError) Unwrap() error { return e.error }
+
+// GRPCStatus returns the status of the error, so that gRPC sees no difference.
+func (e noEffectError) GRPCStatus() *status.Status {
+	st, ok := status.FromError(e.error)
+	if !ok {
+		st = status.FromContextError(e.error)
+	}
+	return st
+}
+
+// NoEffect marks the error of a handler that knows that its run had no effect: the next
+// run of the write is not told of it by [TakenOver]. It changes nothing about effects of
+// earlier runs. A nil error stays nil.
+func NoEffect(err error) error {
+	if err == nil {
+		return nil
+	}
+	return noEffectError{err}
+}
+
+// IsNoEffect reports whether an error is marked by [NoEffect], or wraps one that is.
+func IsNoEffect(err error) bool {
+	var marked noEffectError
+	return errors.As(err, &marked)
+}

@@ -1,6 +1,7 @@
 package idempotency
 
 import (
+	"container/heap"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,89 +11,56 @@ import (
 	"time"
 )
 
-// Memory is a [Store] in the memory of one process. It is bounded: when it is
-// full it refuses new IDs, and never gives up one that is pending or whose
-// retention lasts. What it keeps is gone when the process ends. Records whose time is
-// over are dropped as claims come: one or two for each, some at a time.
+// Memory is a [Store] in the memory of one process. It is bounded: when it is full, it
+// refuses new IDs, and never drops a record that is pending or whose retention lasts.
+// Its records are gone when the process ends.
 //
-// Records are kept in shards, each with its lock. Each shard has a calendar of
-// when its records are due to be dropped, so that nothing is ever scanned, and
-// keeps them in slabs that are used again, so that a store in use allocates
-// little and leaves the garbage collector little to look at.
+// It never takes over a write while [Claim.Running] says that its handler runs: a process
+// that stood still for longer than a lease goes on with its own runs.
 type Memory struct {
-	shards   []shard
+	shards   [shardCount]shard
 	capacity int // of each shard
 	seed     maphash.Seed
 	begun    time.Time // what the store's time counts from
 	err      error     // what was wrong with the options
 }
 
-// mostShardBits is the logarithm of the most shards, and leastOfShard how many
-// records one has room for, if there are others.
-const (
-	mostShardBits = 6
-	leastOfShard  = 4096
-)
+const shardCount = 64
 
-// shard ends with what every claim changes, in two cache lines. Its last few records are
-// fresh: they are in a group of their own, and put into the table and on the calendar
-// together, when most of them are done.
+// shard is a part of the records, with a lock of its own. Neither its map nor its heap has
+// pointers, so that the garbage collector need not look at them.
 type shard struct {
-	records table
-	due     calendar
-	_       [40]byte
-	slab    slab
 	mu      sync.Mutex
-	claims  uint64 // how many there were: the fence of each, which outlives its record
-	n       int    // how many records there are
-	_       [32]byte
-	fresh   struct {
-		tags  tags
-		slots slots
-	}
-	_ [8]byte
+	index   map[ID]int32 // into records
+	records []memoryRecord
+	free    []int32 // places in records
+	due     dueHeap
+	fence   uint64 // the last; it outlives the records
 }
 
-// memoryRecord is two cache lines: what is looked at to find a record and to drop it,
-// and the rest. Of names and fingerprints it has hashes, which nobody can choose.
+// memoryRecord is pending, released (without an owner) or done. Of names and fingerprints
+// it has hashes, which nobody can choose.
 type memoryRecord struct {
-	id    ID
-	until time.Duration // the end of the lease, or of the retention
-	page  int32         // of the calendar, or noPage while it is fresh, or its slot free
-	place uint32        // on its page
-	after slot          // the next that is free, if it is
-	hash  uint32        // by which the table knows it
-	done  bool
-
-	owner   uint64
-	request requestHash
+	id      ID
 	fence   uint64
+	owner   uint64 // 0 if it is released
+	request requestHash
+	until   time.Duration // the end of the lease, or of the retention
+	keep    time.Duration // how long it is kept after that while it is pending
+	due     time.Duration // of its earliest entry in the heap
+	done    bool
+	effect  bool // a run may have had an effect, and no outcome is stored
+	running Running
 	outcome []byte
-	changed chan struct{} // closed when it ceases to be pending or to be its owner's; nil if nobody waits
+	changed chan struct{} // closed when it changes; nil if nobody waits
 }
 
 // requestHash is a fingerprint, hashed. The zero value is none.
 type requestHash struct{ schema, sum uint64 }
 
-// request hashes a fingerprint.
-func (m *Memory) request(f *Fingerprint) requestHash {
-	if f.Schema == "" {
-		return requestHash{}
-	}
-	return requestHash{maphash.String(m.seed, f.Schema), maphash.Bytes(m.seed, f.Sum[:])}
-}
-
 // differs is as [Fingerprint.Differs] has it.
 func (h requestHash) differs(other requestHash) bool {
 	return h.schema == other.schema && h.sum != other.sum
-}
-
-// due returns when the record may be dropped.
-func (r *memoryRecord) due() time.Duration {
-	if r.done {
-		return r.until
-	}
-	return r.until + abandoned
 }
 
 // MemoryOption configures a [Memory].
@@ -105,10 +73,9 @@ type memorySettings struct {
 
 const defaultCapacity = 1 << 20
 
-// MemoryCapacity bounds the number of records, pending and done. A store of more
-// than some thousand refuses the first a few percent sooner, because it is full in
-// one of its parts; and a record has its place for up to a second after a retention
-// of more than a minute. The default is a million.
+// MemoryCapacity bounds the number of records. The records are spread over parts that
+// are bounded one by one, so that a store refuses the first IDs when it is nearly full. A
+// capacity of less than 64 is rounded up to that. The default is a million.
 func MemoryCapacity(records int) MemoryOption {
 	return func(s *memorySettings) {
 		s.capacity = records
@@ -118,12 +85,8 @@ func MemoryCapacity(records int) MemoryOption {
 	}
 }
 
-// abandoned is how long a pending record is kept after its lease has run out, so
-// that its owner may still complete it if nobody takes over.
-const abandoned = time.Hour
-
 // NewMemory returns an empty store. It starts no goroutine. [Memory.Err] returns what
-// is wrong with the options, and a server that is given the store does too.
+// is wrong with the options, and so does a server that is given the store.
 func NewMemory(opts ...MemoryOption) *Memory {
 	s := memorySettings{capacity: defaultCapacity}
 	for i, opt := range opts {
@@ -133,20 +96,14 @@ func NewMemory(opts ...MemoryOption) *Memory {
 		}
 		opt(&s)
 	}
-	shards := 1 << mostShardBits
-	for shards > 1 && s.capacity/shards < leastOfShard {
-		shards /= 2
-	}
 	m := &Memory{
-		shards:   make([]shard, shards),
-		capacity: max(1, s.capacity/shards),
+		capacity: (s.capacity + shardCount - 1) / shardCount,
 		seed:     maphash.MakeSeed(), // so that nobody can choose keys that meet
 		begun:    time.Now(),
 		err:      errors.Join(s.errs...),
 	}
 	for i := range m.shards {
-		m.shards[i].records = newTable()
-		m.shards[i].due = newCalendar()
+		m.shards[i].index = map[ID]int32{}
 	}
 	return m
 }
@@ -159,192 +116,188 @@ func (m *Memory) Err() error { return m.err }
 // Kind returns "memory", as metrics name the store.
 func (m *Memory) Kind() string { return "memory" }
 
-// clamp bounds a time to what can be added to another.
+// clamp bounds a time to what can be added to others.
 func clamp(d time.Duration) time.Duration {
-	const longest = 100 * 365 * 24 * time.Hour
+	const longest = 70 * 365 * 24 * time.Hour
 	return max(0, min(d, longest))
 }
 
-// now returns the store's time.
-func (m *Memory) now() time.Duration { return time.Since(m.begun) }
+// request hashes a fingerprint.
+func (m *Memory) request(f *Fingerprint) requestHash {
+	if f.Schema == "" {
+		return requestHash{}
+	}
+	return requestHash{maphash.String(m.seed, f.Schema), maphash.Bytes(m.seed, f.Sum[:])}
+}
 
-// hash returns what tables know an ID by.
-func (m *Memory) hash(id *ID) uint32 { return uint32(maphash.Bytes(m.seed, id[:])) } //nolint:gosec // as many bits as are needed
+// owner hashes the name of an owner. No owner has the hash 0.
+func (m *Memory) owner(name string) uint64 { return max(1, maphash.String(m.seed, name)) }
 
-// owner hashes the name of an owner.
-func (m *Memory) owner(name string) uint64 { return maphash.String(m.seed, name) }
-
-// shard returns where an ID is kept. IDs are hashes, so that any of their bits
-// will do.
-func (m *Memory) shard(id *ID) *shard {
-	return &m.shards[binary.BigEndian.Uint64(id[:])&uint64(len(m.shards)-1)] //nolint:gosec // there are some
+// open locks the shard of an ID, and returns it with the store's time.
+func (m *Memory) open(ctx context.Context, step string, id *ID) (*shard, time.Duration, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, 0, fmt.Errorf("%s: %w", step, err)
+	}
+	s := &m.shards[binary.BigEndian.Uint64(id[:])%shardCount] // IDs are hashes
+	s.mu.Lock()
+	return s, time.Since(m.begun), nil
 }
 
 // Begin claims a write, or tells what is known of it.
 func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
-	if err := ctx.Err(); err != nil {
-		return Begun{}, fmt.Errorf("begin: %w", err)
-	}
 	if claim.Owner == "" || claim.Lease <= 0 {
-		return Begun{}, errors.New("idempotency: a claim needs an owner, and a lease of more than nothing")
+		return Begun{}, errors.New("idempotency: a claim must have an owner and a positive lease")
 	}
-	owner, request, hash := m.owner(claim.Owner), m.request(&claim.Fingerprint), m.hash(&claim.ID)
-	s := m.shard(&claim.ID)
-	s.mu.Lock()
+	owner, request := m.owner(claim.Owner), m.request(&claim.Fingerprint)
+	s, now, err := m.open(ctx, "begin", &claim.ID)
+	if err != nil {
+		return Begun{}, err
+	}
 	defer s.mu.Unlock()
-	now := m.now()
-	s.claims++
-	if s.claims%batch == 0 || s.n >= m.capacity {
-		s.tidy(now)
+	s.drop(now, 3) // more than a write adds
+	r := s.find(claim.ID, now)
+	if r != nil && r.owner == owner && !r.done && !request.differs(r.request) { // asked again, for want of an answer
+		return Begun{State: Run, Fence: r.fence, TakenOver: r.effect}, nil
 	}
-	at, r := s.find(&claim.ID, hash)
-	if r != nil && r.done && r.until <= now {
-		s.remove(at, r)
+	if b := r.known(request, now); b.State != Absent {
+		return b, nil
+	}
+	if r == nil {
+		if len(s.index) >= m.capacity {
+			s.drop(now, 1000)
+		}
+		if len(s.index) >= m.capacity {
+			return Begun{}, ErrFull
+		}
+		r = s.add(claim.ID)
+	}
+	s.fence++
+	r.effect = r.effect || r.owner != 0 // its lease has run out
+	r.fence, r.owner, r.request, r.running = s.fence, owner, request, claim.Running
+	r.until, r.keep = now+clamp(claim.Lease), clamp(claim.KeepFor())
+	s.file(r)
+	r.wake()
+	return Begun{State: Run, Fence: r.fence, TakenOver: r.effect}, nil
+}
+
+// known returns what is known of a record: Absent if whoever asks may claim it. A nil
+// record is none.
+func (r *memoryRecord) known(request requestHash, now time.Duration) Begun {
+	switch {
+	case r == nil:
+		return Begun{State: Absent}
+	case request.differs(r.request):
+		return Begun{State: Reused}
+	case r.done:
+		return Begun{State: Replay, Outcome: r.outcome}
+	case r.owner != 0 && (r.until > now || r.running != nil && r.running.Load()):
+		return Begun{State: Join}
+	default:
+		return Begun{State: Absent, TakenOver: r.effect || r.owner != 0}
+	}
+}
+
+// Look tells what is known of a write, and claims nothing.
+func (m *Memory) Look(ctx context.Context, claim Claim) (Begun, error) {
+	s, now, err := m.open(ctx, "look", &claim.ID)
+	if err != nil {
+		return Begun{}, err
+	}
+	defer s.mu.Unlock()
+	return s.find(claim.ID, now).known(m.request(&claim.Fingerprint), now), nil
+}
+
+// owned opens the record of a lease. It is nil if there is none, or if it is another's.
+func (m *Memory) owned(ctx context.Context, step string, lease *Lease) (s *shard, r *memoryRecord, now time.Duration, err error) {
+	s, now, err = m.open(ctx, step, &lease.ID)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	if r = s.find(lease.ID, now); r != nil && (r.owner != m.owner(lease.Owner) || r.fence != lease.Fence) {
 		r = nil
 	}
-	until := now + clamp(claim.Lease)
-	switch {
-	case r == nil && s.n >= m.capacity:
-		return Begun{}, ErrFull
-	case r == nil:
-		r = s.add(&claim.ID, hash, until)
-		s.give(r, owner, request)
-		return Begun{State: Run, Fence: r.fence}, nil
-	case request.differs(r.request):
-		return Begun{State: Reused}, nil
-	case r.done:
-		return Begun{State: Replay, Outcome: r.outcome}, nil
-	case r.owner == owner: // asked again, for want of an answer
-		return Begun{State: Run, Fence: r.fence}, nil
-	case r.until > now:
-		return Begun{State: Join}, nil
-	}
-	s.keep(r, until, now)
-	s.give(r, owner, request)
-	r.tell()
-	return Begun{State: Run, Fence: r.fence, TakenOver: true}, nil
-}
-
-// add adds a record that is pending, and is to be given to its owner. There is room for it
-// among those that are fresh: a shard is tidied before there are more claims than that.
-func (s *shard) add(id *ID, hash uint32, until time.Duration) *memoryRecord {
-	at := s.slab.take()
-	r := s.slab.at(at)
-	r.id, r.hash, r.until, r.done, r.page = *id, hash, until, false, noPage
-	s.n++
-	s.fresh.tags.add(&s.fresh.slots, entry{at, hash})
-	return r
-}
-
-// give gives a record to the owner of a claim.
-func (s *shard) give(r *memoryRecord, owner uint64, request requestHash) {
-	r.owner, r.request, r.fence = owner, request, s.claims
-}
-
-// find returns the record of an ID with this hash and its slot, or nil if there is none.
-func (s *shard) find(id *ID, hash uint32) (slot, *memoryRecord) {
-	for p := s.fresh.tags.places(tagOf(hash)); p != 0; p = p.others() {
-		at := s.fresh.slots[p.first()]
-		if r := s.slab.at(at); r.id == *id {
-			return at, r
-		}
-	}
-	at := s.records.get(&s.slab, id, hash)
-	if at == none {
-		return none, nil
-	}
-	return at, s.slab.at(at)
-}
-
-// keep sets until when a record is what it is.
-func (s *shard) keep(r *memoryRecord, until, now time.Duration) {
-	r.until = until
-	if r.page == noPage {
-		return // it gets a page when it is filed
-	}
-	if due := instantOf(r.due(), now); due != s.due.pages[r.page].at {
-		s.due.add(&s.slab, s.due.remove(&s.slab, r), due)
-	}
+	return s, r, now, nil
 }
 
 // Complete ends a write with its outcome.
 func (m *Memory) Complete(ctx context.Context, lease Lease, outcome []byte, retention time.Duration) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("complete: %w", err)
+	s, r, now, err := m.owned(ctx, "complete", &lease)
+	if err != nil {
+		return err
 	}
-	hash, owner := m.hash(&lease.ID), m.owner(lease.Owner)
-	s := m.shard(&lease.ID)
-	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := m.now()
-	_, r := s.find(&lease.ID, hash)
-	if !r.is(owner, lease.Fence) {
+	switch {
+	case r == nil:
 		return ErrLeaseLost
-	}
-	if r.done { // asked again, for want of an answer
+	case r.done: // asked again, for want of an answer
 		return nil
 	}
-	r.done, r.outcome = true, outcome
-	s.keep(r, now+clamp(retention), now)
-	r.tell()
+	r.done, r.effect, r.outcome, r.running = true, false, outcome, nil
+	r.until, r.keep = now+clamp(retention), 0
+	s.file(r)
+	r.wake()
 	return nil
 }
 
 // Extend makes the lease last for d from now.
 func (m *Memory) Extend(ctx context.Context, lease Lease, d time.Duration) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("extend: %w", err)
+	s, r, now, err := m.owned(ctx, "extend", &lease)
+	if err != nil {
+		return err
 	}
-	hash, owner := m.hash(&lease.ID), m.owner(lease.Owner)
-	s := m.shard(&lease.ID)
-	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := m.now()
-	_, r := s.find(&lease.ID, hash)
-	if !r.is(owner, lease.Fence) || r.done {
+	if r == nil || r.done {
 		return ErrLeaseLost
 	}
-	s.keep(r, max(r.until, now+clamp(d)), now)
+	r.until = max(r.until, now+clamp(d))
 	return nil
 }
 
-// Release gives up a write that had no effect.
-func (m *Memory) Release(ctx context.Context, lease Lease) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("release: %w", err)
+// Release gives up a write.
+func (m *Memory) Release(ctx context.Context, lease Lease, effect bool, retention time.Duration) error {
+	s, r, now, err := m.owned(ctx, "release", &lease)
+	if err != nil {
+		return err
 	}
-	hash, owner := m.hash(&lease.ID), m.owner(lease.Owner)
-	s := m.shard(&lease.ID)
-	s.mu.Lock()
 	defer s.mu.Unlock()
-	at, r := s.find(&lease.ID, hash)
-	switch {
-	case r == nil:
-		return nil
-	case !r.is(owner, lease.Fence), r.done:
+	if r == nil {
+		if other := s.find(lease.ID, now); other != nil && other.owner != 0 {
+			return ErrLeaseLost
+		}
+		return nil // it was released before, and the answer was lost
+	}
+	if r.done {
 		return ErrLeaseLost
 	}
-	s.remove(at, r)
+	r.wake()
+	if effect || r.effect {
+		r.owner, r.effect, r.running = 0, true, nil
+		r.until, r.keep = now, clamp(max(retention, r.keep))
+		s.file(r)
+		return nil
+	}
+	s.remove(r)
 	return nil
 }
 
 // Wait returns when the record may have ceased to be pending.
 func (m *Memory) Wait(ctx context.Context, id ID) error {
-	hash := m.hash(&id)
-	s := m.shard(&id)
-	s.mu.Lock()
-	now := m.now()
-	_, r := s.find(&id, hash)
-	if r == nil || r.done || r.until <= now {
+	s, now, err := m.open(ctx, "wait", &id)
+	if err != nil {
+		return err
+	}
+	r := s.find(id, now)
+	if r.known(requestHash{}, now).State != Join {
 		s.mu.Unlock()
-		return ctx.Err()
+		return nil
 	}
 	if r.changed == nil {
 		r.changed = make(chan struct{})
 	}
-	changed, left := r.changed, r.until-now
+	changed := r.changed
+	// A run that goes on after its lease ends it by a step of its own.
+	timer := time.NewTimer(max(r.until-now, time.Second))
 	s.mu.Unlock()
-	timer := time.NewTimer(left)
 	defer timer.Stop()
 	select {
 	case <-changed:
@@ -356,96 +309,108 @@ func (m *Memory) Wait(ctx context.Context, id ID) error {
 	}
 }
 
-// Len returns how many records there are, pending and done, and those that are
-// due to be dropped and have not been yet.
+// Len returns how many records there are, and those that have not been dropped yet.
 func (m *Memory) Len() int {
 	n := 0
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()
-		n += s.n
+		n += len(s.index)
 		s.mu.Unlock()
 	}
 	return n
 }
 
-// remove removes a record before it is due, or dropped.
-func (s *shard) remove(at slot, r *memoryRecord) {
-	r.tell()
-	e := entry{at, r.hash}
-	if r.page == noPage {
-		s.fresh.tags.remove(&s.fresh.slots, e)
-	} else {
-		s.records.remove(e)
-		s.due.remove(&s.slab, r)
+// find returns the record of an ID, or nil if there is none or it is over. It is good
+// until the next record is added.
+func (s *shard) find(id ID, now time.Duration) *memoryRecord {
+	at, ok := s.index[id]
+	if !ok || s.records[at].over(now) {
+		return nil
 	}
-	s.n--
-	s.slab.free(at)
+	return &s.records[at]
 }
 
-// is tells whether there is a record and it is an owner's.
-func (r *memoryRecord) is(owner, fence uint64) bool {
-	return r != nil && r.owner == owner && r.fence == fence
+// over reports whether a record may be dropped.
+func (r *memoryRecord) over(now time.Duration) bool {
+	return r.until+r.keep <= now && (r.running == nil || !r.running.Load())
 }
 
-// tell wakes those who wait for the record.
-func (r *memoryRecord) tell() {
+// wake wakes those who wait for a record.
+func (r *memoryRecord) wake() {
 	if r.changed != nil {
 		close(r.changed)
 		r.changed = nil
 	}
 }
 
-const (
-	batch  = groupLen // after how many claims a shard is tidied: no more than there is room for
-	behind = 4 * near // how late a record may be dropped while others come as fast
-)
+// add adds an empty record, in the place of one that is over if there is one.
+func (s *shard) add(id ID) *memoryRecord {
+	at, ok := s.index[id]
+	switch {
+	case ok:
+	case len(s.free) > 0:
+		at, s.free = s.free[len(s.free)-1], s.free[:len(s.free)-1]
+	default:
+		at = int32(len(s.records)) //nolint:gosec // bounded by the capacity
+		s.records = append(s.records, memoryRecord{})
+	}
+	s.index[id] = at
+	s.records[at] = memoryRecord{id: id}
+	return &s.records[at]
+}
 
-// tidy files the fresh records and drops those that are due: as many as there were claims
-// since the last time, and as many again if they should have been dropped before, which is
-// more than come. To do so to many together takes little more time than to one, since the
-// processor fetches them from memory at once; and what is dropped is so little that it is
-// used again while it is in its cache.
-func (s *shard) tidy(now time.Duration) {
-	s.file(now)
-	for _, now := range [...]time.Duration{now, now - behind} {
-		for most := batch; most > 0; {
-			due := s.due.take(now, most)
-			if len(due) == 0 {
-				return
-			}
-			s.drop(due)
-			most -= len(due)
-		}
+func (s *shard) remove(r *memoryRecord) {
+	at := s.index[r.id]
+	delete(s.index, r.id)
+	*r = memoryRecord{}
+	s.free = append(s.free, at)
+}
+
+// dueEntry is when to see whether the record of an ID is over.
+type dueEntry struct {
+	at time.Duration
+	id ID
+}
+
+// dueHeap has the earliest entry first.
+type dueHeap []dueEntry
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].at < h[j].at }
+func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *dueHeap) Push(x any)        { *h = append(*h, x.(dueEntry)) } //nolint:errcheck // nothing else is pushed
+func (h *dueHeap) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
+
+// punctual is by how much later than it is over a record may be dropped.
+const punctual = time.Minute
+
+// file makes sure that a record is looked at when it is over, or a little later. An entry
+// that comes too early is put back.
+func (s *shard) file(r *memoryRecord) {
+	if over := r.until + r.keep; r.due == 0 || over < r.due-punctual {
+		r.due = over
+		heap.Push(&s.due, dueEntry{over, r.id})
 	}
 }
 
-// file puts the fresh records into the table and on the calendar.
-func (s *shard) file(now time.Duration) {
-	s.records.reserve(&s.slab, s.n)
-	fresh := make([]entry, 0, groupLen)
-	for i, at := range s.fresh.slots {
-		if s.fresh.tags.of[i] != 0 {
-			fresh = append(fresh, entry{at, s.slab.at(at).hash})
+// drop looks at some of the records that are due, and drops those that are over.
+func (s *shard) drop(now time.Duration, most int) {
+	for ; most > 0 && len(s.due) > 0 && s.due[0].at <= now; most-- {
+		e, _ := heap.Pop(&s.due).(dueEntry)
+		at, ok := s.index[e.id]
+		if !ok || s.records[at].due != e.at { // it is gone, or has an earlier entry
+			continue
+		}
+		if r := &s.records[at]; r.over(now) {
+			s.remove(r)
+		} else {
+			r.due = max(r.until+r.keep, now+time.Second)
+			heap.Push(&s.due, dueEntry{r.due, e.id})
 		}
 	}
-	s.records.fetch(fresh)
-	for _, e := range fresh {
-		s.due.add(&s.slab, e, instantOf(s.slab.at(e.at).due(), now))
-		s.records.add(e)
-	}
-	s.fresh.tags = tags{}
-}
-
-// drop drops records that were taken off the calendar. Nobody waits for them any more:
-// whoever did has left when the lease was over, or was told that the write was done.
-func (s *shard) drop(due []entry) {
-	s.records.fetch(due)
-	for _, e := range due {
-		s.slab.free(e.at)
-	}
-	for _, e := range due {
-		s.records.remove(e)
-	}
-	s.n -= len(due)
 }

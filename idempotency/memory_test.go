@@ -84,7 +84,7 @@ func TestMemoryForgetsWhatIsReleased(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Release(t.Context(), idempotency.Lease{ID: id, Owner: "a", Fence: b.Fence}); err != nil {
+		if err := m.Release(t.Context(), idempotency.Lease{ID: id, Owner: "a", Fence: b.Fence}, false, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -33,10 +33,10 @@ func WithRunning(ctx context.Context, id ID, key Key, takenOver bool) context.Co
 	return context.WithValue(ctx, runningContext{}, &running{id: id, key: key, takenOver: takenOver})
 }
 
-// TakenOver reports whether the handler whose context ctx is runs a write that
-// another had begun and not ended: its server died, or lost touch with the
-// store. It may have had its effect, or part of it, of which nobody knows. A
-// handler whose effects can be looked up looks them up then.
+// TakenOver reports whether an earlier run of the write that the handler with context ctx
+// runs may have had its effect, or part of it: the run failed without [NoEffect] or
+// panicked, or its server died or lost its lease, and no outcome was stored. A handler
+// whose effects can be looked up looks them up then.
 func TakenOver(ctx context.Context) bool {
 	r := runningFrom(ctx)
 	return r != nil && r.takenOver

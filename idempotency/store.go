@@ -6,21 +6,29 @@ import (
 	"time"
 )
 
-// A Store keeps the records of writes. A record is absent, pending or done:
+// A Store keeps the records of writes. A record is absent, pending, released or done:
 //
-//	Begin     absent  -> pending   a new fence, and a lease for the owner
-//	          pending -> pending   the same owner again: the same fence; or, when the lease
-//	                               has run out, a new owner with the next fence
-//	Extend    pending -> pending   the owner's lease is longer
-//	Release   pending -> absent    the owner gives up; the fence is not forgotten
-//	Complete  pending -> done      the outcome is kept until its retention ends
-//	(time)    done    -> absent    when the retention has ended
+//	Begin     absent   -> pending   a new fence, and a lease for the owner
+//	          released -> pending   likewise; the owner is told of a possible effect
+//	          pending  -> pending   the same owner again: the same fence; or, when the lease
+//	                                has run out, a new owner with the next fence, who is
+//	                                told of a possible effect
+//	Extend    pending  -> pending   the owner's lease is longer
+//	Release   pending  -> absent    the owner gives up, and no run can have had an effect
+//	          pending  -> released  the owner gives up, and a run may have had an effect
+//	Complete  pending  -> done      the outcome is kept until its retention ends
+//	(time)    done, released, pending without an owner that extends its lease -> absent
 //
-// Extend, Release and Complete are the owner's alone: they name the owner and
-// the fence that Begin gave it, and are refused with [ErrLeaseLost] once
-// another has taken over. An owner whose lease has run out while nobody took
-// over may still complete. So at most one outcome is kept for an ID, and
-// whoever asks within the retention gets that one.
+// Fences of an ID only grow, as long as the store exists. Extend, Release and Complete are
+// the owner's alone: they name the owner and the fence that Begin gave it, and are refused
+// with [ErrLeaseLost] once another has taken over. An owner whose lease has run out while
+// nobody took over may extend or complete it all the same. So at most one outcome is kept
+// for an ID, and whoever asks within the retention gets that one.
+//
+// A store never forgets a possible effect: once a lease has run out, or a run was released
+// with an effect, [Begun.TakenOver] is true for every later owner, until an outcome is
+// stored or the retention has passed. A pending record is therefore kept for
+// [Claim.KeepFor] after its lease has run out.
 //
 // The time that leases and retentions are measured in is the store's, not its
 // callers'. They may last some milliseconds longer than was asked for, and never
@@ -32,6 +40,10 @@ type Store interface {
 	// Begin claims a write, or tells what is known of it.
 	Begin(ctx context.Context, claim Claim) (Begun, error)
 
+	// Look tells what Begin would, and claims nothing: its answer is never Run, but
+	// Absent where the write could be claimed. Only the claim's ID and fingerprint count.
+	Look(ctx context.Context, claim Claim) (Begun, error)
+
 	// Complete ends a write with its outcome, which is kept for the retention and must
 	// not be changed any more.
 	Complete(ctx context.Context, lease Lease, outcome []byte, retention time.Duration) error
@@ -39,10 +51,11 @@ type Store interface {
 	// Extend makes the lease last for d from now, and never less than it did.
 	Extend(ctx context.Context, lease Lease, d time.Duration) error
 
-	// Release gives up a write that had no effect: the next to ask may run it. It is
-	// no error if there is no record, but [ErrLeaseLost] if there is one that is
-	// another's, or done.
-	Release(ctx context.Context, lease Lease) error
+	// Release gives up a write: the next to ask may run it. If effect is true, the run may
+	// have had an effect. Then, and if an earlier run may have had one, that is remembered
+	// for at least the retention. It is no error if there is no record or if it is
+	// released, but [ErrLeaseLost] if there is one that is another's, or done.
+	Release(ctx context.Context, lease Lease, effect bool, retention time.Duration) error
 
 	// Wait returns when the record may have ceased to be pending, at the latest
 	// when its lease has run out, or when ctx ends, with its error. It may return
@@ -68,14 +81,26 @@ type Claim struct {
 	// Lease is how long the write is the owner's unless it extends the lease.
 	Lease time.Duration
 
-	// Retention is for how long the outcome will be kept, as far as is known. Stores
-	// may make use of it; what counts is that of Complete.
+	// Retention is for how long the outcome will be kept, as far as is known; what counts
+	// is that of Complete. See [Claim.KeepFor].
 	Retention time.Duration
+
+	// Running, if it is not nil, tells whether the handler runs in this process. A store
+	// whose records are the process's alone does not take over such a write.
+	Running Running
 
 	// Wait bounds how long [Transactor.Transact] waits for another that runs the
 	// write, beside its context. Zero is no bound. Begin does not wait.
 	Wait time.Duration
 }
+
+// KeepFor returns how long a store keeps a pending record after its lease has run out: the
+// retention, so that the possible effect is not forgotten, and at least an hour, in which
+// the owner may still complete it.
+func (c *Claim) KeepFor() time.Duration { return max(c.Retention, time.Hour) }
+
+// Running tells whether something runs, such as an [atomic.Bool] does.
+type Running interface{ Load() bool }
 
 // Lease names who has claimed a write. Fences of an ID only grow.
 type Lease struct {
@@ -97,6 +122,8 @@ const (
 	Replay
 	// Reused: the key was used for another request.
 	Reused
+	// Absent, from Look alone: nobody runs it, and no outcome is stored.
+	Absent
 )
 
 // String returns the state's name in lower case.
@@ -110,6 +137,8 @@ func (s State) String() string {
 		return "replay"
 	case Reused:
 		return "reused"
+	case Absent:
+		return "absent"
 	default:
 		return "none"
 	}
@@ -122,8 +151,7 @@ type Begun struct {
 	// Fence is the owner's, if it is to run the write.
 	Fence uint64
 
-	// TakenOver is whether another owner's lease had run out: it may have had an
-	// effect that nobody knows of.
+	// TakenOver is whether an earlier run may have had an effect that nobody knows of.
 	TakenOver bool
 
 	// Waited is whether [Transactor.Transact] has waited for another.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
@@ -118,8 +119,9 @@ type claim struct {
 	stop     context.CancelFunc // of waiting
 	waits    int
 	outvoted bool // the handler has run here, and another has taken over
+	alive    atomic.Bool
 
-	takenOver bool // from an owner whose lease had run out, or perhaps so
+	takenOver bool // an earlier run may have had an effect
 	became    string
 }
 
@@ -142,6 +144,7 @@ func (c *claim) prepare(req any) error {
 		Fingerprint: fingerprint,
 		Lease:       c.keyed.Lease,
 		Retention:   c.m.Retention,
+		Running:     &c.alive,
 	}
 	return nil
 }
@@ -149,20 +152,22 @@ func (c *claim) prepare(req any) error {
 // serve asks the store until the handler has run or the outcome is there.
 func (c *claim) serve(req any, handler grpc.UnaryHandler) (any, error) {
 	defer func() {
+		c.alive.Store(false)
 		if c.stop != nil {
 			c.stop()
 		}
 	}()
+	c.alive.Store(true)
 	for {
-		begun, err := c.begin()
+		begun, err := c.ask()
 		if err != nil {
 			return nil, c.refused(err)
 		}
 		switch begun.State {
 		case idempotency.Run:
 			lease := idempotency.Lease{ID: c.claim.ID, Owner: c.claim.Owner, Fence: begun.Fence}
-			if c.outvoted || c.request.Err() != nil || c.tooLate() {
-				_ = c.release(lease)
+			if c.request.Err() != nil || c.tooLate() {
+				_ = c.release(lease, false)
 				return nil, c.notRun()
 			}
 			c.takenOver = c.takenOver || begun.TakenOver
@@ -174,6 +179,8 @@ func (c *claim) serve(req any, handler grpc.UnaryHandler) (any, error) {
 			if err := c.wait(); err != nil {
 				return nil, err
 			}
+		case idempotency.Absent: // whoever took over has given up
+			return nil, c.leaseLost()
 		default:
 			return c.answer(begun)
 		}
@@ -193,17 +200,22 @@ func (c *claim) answer(begun idempotency.Begun) (any, error) {
 	}
 }
 
-// begin asks the store. What it does is not cut short by the caller, so that
-// nothing is claimed that nobody knows of; without an answer it is asked again.
-func (c *claim) begin() (begun idempotency.Begun, err error) {
+// ask asks the store, which it claims the write from unless the handler has run here. What it
+// does is not cut short by the caller, so that nothing is claimed that nobody knows of;
+// without an answer it is asked again.
+func (c *claim) ask() (begun idempotency.Begun, err error) {
+	name, ask := stepBegin, c.store.Begin
+	if c.outvoted {
+		name, ask = stepLook, c.store.Look
+	}
 	for range 2 {
 		timeout := c.keyed.StoreTimeout
 		if d, ok := c.request.Deadline(); ok {
 			timeout = max(min(timeout, time.Until(d)), time.Millisecond)
 		}
 		c.takenOver = c.takenOver || err != nil // who knows what that answer was
-		err = c.step(stepBegin, timeout, func(ctx context.Context) error {
-			begun, err = c.store.Begin(ctx, c.claim)
+		err = c.step(name, timeout, func(ctx context.Context) error {
+			begun, err = ask(ctx, c.claim)
 			return err
 		})
 		if err == nil || errors.Is(err, idempotency.ErrFull) || errors.Is(err, idempotency.ErrCorrupt) || c.request.Err() != nil {
@@ -277,8 +289,6 @@ func (c *claim) waitedInVain() error {
 // notRun returns the error of a call that was told to run and did not.
 func (c *claim) notRun() error {
 	switch {
-	case c.outvoted:
-		return c.leaseLost()
 	case errors.Is(c.request.Err(), context.Canceled):
 		c.became = keyGivenUp
 		return cancelledError()

@@ -27,7 +27,7 @@ func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler)
 	defer func() {
 		if !returned { // it has panicked or ended its goroutine
 			c.became = keyReleased
-			_ = c.release(lease)
+			_ = c.release(lease, true)
 		}
 		beat.end()
 	}()
@@ -41,7 +41,7 @@ func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler)
 	record, keep := c.record(reply, err, held)
 	if !keep {
 		c.became = keyReleased
-		if errors.Is(c.release(lease), idempotency.ErrLeaseLost) {
+		if errors.Is(c.release(lease, !idempotency.IsNoEffect(err)), idempotency.ErrLeaseLost) {
 			c.outvoted = true
 			return nil, errOutvoted
 		}
@@ -100,10 +100,12 @@ func (c *claim) complete(lease idempotency.Lease, record []byte) error {
 	}
 }
 
-// release gives the key up, so that the next call may run the handler. If that
-// fails, the lease runs out.
-func (c *claim) release(lease idempotency.Lease) error {
-	err := c.step(stepRelease, c.keyed.StoreTimeout, func(ctx context.Context) error { return c.store.Release(ctx, lease) })
+// release gives the key up, so that the next call may run the handler, and says whether
+// this run may have had an effect. If the release fails, the lease runs out.
+func (c *claim) release(lease idempotency.Lease, effect bool) error {
+	err := c.step(stepRelease, c.keyed.StoreTimeout, func(ctx context.Context) error {
+		return c.store.Release(ctx, lease, effect, c.m.Retention)
+	})
 	if err != nil {
 		c.traceStoreError(err)
 	}

@@ -50,6 +50,7 @@ func (r *rigged) step(name string, take func() error) error {
 }
 
 func (r *rigged) Begin(ctx context.Context, c idempotency.Claim) (b idempotency.Begun, err error) {
+	c.Running = nil // as in another process
 	err = r.step("begin", func() (err error) { b, err = r.Store.Begin(ctx, c); return err })
 	return b, err
 }
@@ -62,8 +63,8 @@ func (r *rigged) Extend(ctx context.Context, l idempotency.Lease, d time.Duratio
 	return r.step("extend", func() error { return r.Store.Extend(ctx, l, d) })
 }
 
-func (r *rigged) Release(ctx context.Context, l idempotency.Lease) error {
-	return r.step("release", func() error { return r.Store.Release(ctx, l) })
+func (r *rigged) Release(ctx context.Context, l idempotency.Lease, effect bool, retention time.Duration) error {
+	return r.step("release", func() error { return r.Store.Release(ctx, l, effect, retention) })
 }
 
 func TestHandlerDoesNotRunWithoutAStore(t *testing.T) {
@@ -267,7 +268,7 @@ func TestZombieWithoutASuccessorsOutcomeSaysSo(t *testing.T) {
 		if n := zombie.calls.Load(); n != 1 {
 			t.Errorf("the zombie ran %d times", n)
 		}
-		if n := shared.Len(); n != 0 {
+		if n := shared.Len(); n != 1 { // that there may have been an effect
 			t.Errorf("%d records are left", n)
 		}
 	})

@@ -89,6 +89,7 @@ func (in *incoming) countEnd(err error, now time.Time) {
 // Steps of a store.
 const (
 	stepBegin    = "begin"
+	stepLook     = "look"
 	stepComplete = "complete"
 	stepExtend   = "extend"
 	stepRelease  = "release"

@@ -10,19 +10,27 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// record is one write. On disk it is a version, its fields in order, those of no
+// record is one write: pending, released (without an owner) or done. On disk it is a version, its fields in order, those of no
 // fixed length with their length before them, a checksum of all that, and the
 // outcome, which has a checksum of its own.
 type record struct {
 	done        bool
+	effect      bool // a run may have had an effect, and there is no outcome
 	fence       uint64
 	until       int64 // end of the lease or the retention, in nanoseconds of the store's time
+	keep        int64 // how long it is kept after that while there is no outcome, in nanoseconds
 	owner       string
 	fingerprint idempotency.Fingerprint
 	outcome     []byte
 }
 
-const version = 1
+const version = 2
+
+// Bits of the byte after the version.
+const (
+	flagDone   = 1
+	flagEffect = 2
+)
 
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -34,7 +42,7 @@ func (r *record) due() int64 {
 	if r.done {
 		return r.until
 	}
-	return r.until + int64(abandoned)
+	return r.until + r.keep
 }
 
 // encode returns what is written to disk.
@@ -42,10 +50,14 @@ func (r *record) encode() []byte {
 	const most = 128 // of a record without its outcome, mostly
 	dst := append(make([]byte, 0, most+len(r.outcome)), version, 0)
 	if r.done {
-		dst[1] = 1
+		dst[1] |= flagDone
+	}
+	if r.effect {
+		dst[1] |= flagEffect
 	}
 	dst = binary.BigEndian.AppendUint64(dst, r.fence)
 	dst = binary.BigEndian.AppendUint64(dst, uint64(r.until)) //nolint:gosec // it is read as it is written
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.keep))  //nolint:gosec // likewise
 	for _, text := range [...]string{r.owner, r.fingerprint.Schema} {
 		dst = binary.AppendUvarint(dst, uint64(len(text)))
 		dst = append(dst, text...)
@@ -66,17 +78,19 @@ func parse(raw []byte) (*record, error) {
 }
 
 func parseRecord(raw []byte) (*record, error) {
-	const fixed = 2 + 8 + 8
+	const fixed = 2 + 8 + 8 + 8
 	if len(raw) < fixed {
 		return nil, errShort
 	}
-	if raw[0] != version || raw[1] > 1 {
+	if raw[0] != version || raw[1] > flagDone|flagEffect {
 		return nil, fmt.Errorf("it begins with %x", raw[:2])
 	}
 	r := &record{
-		done:  raw[1] == 1,
-		fence: binary.BigEndian.Uint64(raw[2:]),
-		until: int64(binary.BigEndian.Uint64(raw[10:])), //nolint:gosec // it is read as it is written
+		done:   raw[1]&flagDone != 0,
+		effect: raw[1]&flagEffect != 0,
+		fence:  binary.BigEndian.Uint64(raw[2:]),
+		until:  int64(binary.BigEndian.Uint64(raw[10:])), //nolint:gosec // it is read as it is written
+		keep:   int64(binary.BigEndian.Uint64(raw[18:])), //nolint:gosec // likewise
 	}
 	rest := raw[fixed:]
 	for _, text := range [...]*string{&r.owner, &r.fingerprint.Schema} {
@@ -98,24 +112,29 @@ func parseRecord(raw []byte) (*record, error) {
 	return r, nil
 }
 
-// begun returns what a record tells whoever claims it at a time, or false if it
-// is to be claimed anew.
-func (r *record) begun(claim *idempotency.Claim, now int64) (idempotency.Begun, bool) {
-	live := r.until > now
+// known returns what is known of a record at a time: Absent if whoever asks may claim it.
+// A nil record is none.
+func (r *record) known(fingerprint *idempotency.Fingerprint, now int64) idempotency.Begun {
 	switch {
-	case r.done && !live:
-		return idempotency.Begun{}, false
-	case claim.Fingerprint.Differs(r.fingerprint):
-		return idempotency.Begun{State: idempotency.Reused}, true
+	case r == nil, r.due() <= now:
+		return idempotency.Begun{State: idempotency.Absent}
+	case fingerprint.Differs(r.fingerprint):
+		return idempotency.Begun{State: idempotency.Reused}
 	case r.done:
-		return idempotency.Begun{State: idempotency.Replay, Outcome: append([]byte(nil), r.outcome...)}, true
-	case r.owner == claim.Owner:
-		return idempotency.Begun{State: idempotency.Run, Fence: r.fence}, true
-	case live:
-		return idempotency.Begun{State: idempotency.Join}, true
+		return idempotency.Begun{State: idempotency.Replay, Outcome: append([]byte(nil), r.outcome...)}
+	case r.owner != "" && r.until > now:
+		return idempotency.Begun{State: idempotency.Join}
 	default:
-		return idempotency.Begun{}, false
+		return idempotency.Begun{State: idempotency.Absent, TakenOver: r.effect || r.owner != ""}
 	}
+}
+
+// begun returns what whoever claims a record is told: Absent if it is to be claimed anew.
+func (r *record) begun(claim *idempotency.Claim, now int64) idempotency.Begun {
+	if r != nil && !r.done && r.due() > now && r.owner == claim.Owner && !claim.Fingerprint.Differs(r.fingerprint) {
+		return idempotency.Begun{State: idempotency.Run, Fence: r.fence, TakenOver: r.effect}
+	}
+	return r.known(&claim.Fingerprint, now)
 }
 
 // owns reports whether a lease is that of the record.
@@ -125,7 +144,7 @@ func (r *record) owns(lease idempotency.Lease) bool {
 
 // left returns for how much longer a record is pending.
 func (r *record) left(now int64) time.Duration {
-	if r.done {
+	if r.done || r.owner == "" {
 		return 0
 	}
 	return time.Duration(r.until - now)

@@ -15,10 +15,6 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
-// abandoned is how long a pending record is kept after its lease has run out, so
-// that its owner may still complete it if nobody takes over.
-const abandoned = time.Hour
-
 // lockTimeout is how long to wait for a file that another process has open.
 const lockTimeout = time.Second
 
@@ -141,16 +137,16 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idemp
 	if claim.Owner == "" || claim.Lease <= 0 {
 		return begun, errors.New("boltstore: a claim needs an owner, and a lease of more than nothing")
 	}
-	var known bool
 	err = s.db.View(func(tx *bolt.Tx) error {
 		r, err := view(tx, claim.ID)
-		if r != nil {
-			begun, known = r.begun(&claim, s.now())
-		}
+		begun = r.begun(&claim, s.now())
 		return err
 	})
-	if known || err != nil {
-		return begun, wrap("begin", err)
+	if err != nil {
+		return idempotency.Begun{}, wrap("begin", err)
+	}
+	if begun.State != idempotency.Absent {
+		return begun, nil
 	}
 	var got idempotency.Begun
 	err = s.take(ctx, func(w *writer) (err error) {
@@ -163,6 +159,21 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idemp
 	return got, nil
 }
 
+// Look tells what is known of a write, and claims nothing.
+func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (known idempotency.Begun, err error) {
+	if err := ctx.Err(); err != nil {
+		return known, fmt.Errorf("boltstore: look: %w", err)
+	}
+	err = s.db.View(func(tx *bolt.Tx) error {
+		r, err := view(tx, claim.ID)
+		if err == nil {
+			known = r.known(&claim.Fingerprint, s.now())
+		}
+		return err
+	})
+	return known, wrap("look", err)
+}
+
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
 	return wrap("complete", s.take(ctx, func(w *writer) error { return w.complete(lease, outcome, retention) }))
@@ -173,9 +184,9 @@ func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Dura
 	return wrap("extend", s.take(ctx, func(w *writer) error { return w.extend(lease, d) }))
 }
 
-// Release gives up a write that had no effect.
-func (s *Store) Release(ctx context.Context, lease idempotency.Lease) error {
-	return wrap("release", s.take(ctx, func(w *writer) error { return w.release(lease) }))
+// Release gives up a write.
+func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
+	return wrap("release", s.take(ctx, func(w *writer) error { return w.release(lease, effect, retention) }))
 }
 
 // Wait returns when the record may have ceased to be pending.

@@ -83,7 +83,9 @@ func TestTimeDoesNotGoBack(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
-	if _, err := s.Begin(t.Context(), claim("k")); err != nil {
+	first := claim("k")
+	first.Retention = 24 * time.Hour
+	if _, err := s.Begin(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
@@ -175,7 +177,7 @@ func TestNobodyWaitsForAClosedStore(t *testing.T) {
 					c := claim(fmt.Sprint(round, i, n))
 					first()
 					if _, err := s.Begin(context.Background(), c); err != nil {
-						_ = s.Release(context.Background(), idempotency.Lease{ID: c.ID, Owner: "a"})
+						_ = s.Release(context.Background(), idempotency.Lease{ID: c.ID, Owner: "a"}, true, 0)
 					}
 				}
 			})

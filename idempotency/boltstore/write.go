@@ -177,10 +177,9 @@ func (w *writer) claim(claim *idempotency.Claim) (idempotency.Begun, error) {
 	if err != nil {
 		return idempotency.Begun{}, err
 	}
-	if old != nil {
-		if begun, known := old.begun(claim, w.now); known {
-			return begun, nil
-		}
+	told := old.begun(claim, w.now)
+	if told.State != idempotency.Absent {
+		return told, nil
 	}
 	fence, err := w.records.NextSequence()
 	if err != nil {
@@ -188,10 +187,11 @@ func (w *writer) claim(claim *idempotency.Claim) (idempotency.Begun, error) {
 		return idempotency.Begun{}, err
 	}
 	w.put(claim.ID, old, &record{
-		fence: fence, until: w.now + int64(clamp(claim.Lease)), owner: claim.Owner, fingerprint: claim.Fingerprint,
+		fence: fence, until: w.now + int64(clamp(claim.Lease)), keep: int64(clamp(claim.KeepFor())),
+		owner: claim.Owner, fingerprint: claim.Fingerprint, effect: told.TakenOver,
 	})
 	w.changed = append(w.changed, claim.ID) // whoever waits for the end of a lease waits for this one's
-	return idempotency.Begun{State: idempotency.Run, Fence: fence, TakenOver: old != nil && !old.done}, nil
+	return idempotency.Begun{State: idempotency.Run, Fence: fence, TakenOver: told.TakenOver}, nil
 }
 
 func (w *writer) complete(lease idempotency.Lease, outcome []byte, retention time.Duration) error {
@@ -205,7 +205,7 @@ func (w *writer) complete(lease idempotency.Lease, outcome []byte, retention tim
 		return nil
 	}
 	r := *old
-	r.done, r.outcome, r.until = true, outcome, w.now+int64(clamp(retention))
+	r.done, r.effect, r.outcome, r.until = true, false, outcome, w.now+int64(clamp(retention))
 	w.put(lease.ID, old, &r)
 	w.changed = append(w.changed, lease.ID)
 	return nil
@@ -225,17 +225,24 @@ func (w *writer) extend(lease idempotency.Lease, d time.Duration) error {
 	return nil
 }
 
-func (w *writer) release(lease idempotency.Lease) error {
+func (w *writer) release(lease idempotency.Lease, effect bool, retention time.Duration) error {
 	old, err := w.get(lease.ID)
 	switch {
 	case err != nil:
 		return err
-	case old == nil:
+	case old == nil, !old.done && old.owner == "":
 		return nil
 	case !old.owns(lease) || old.done:
 		return idempotency.ErrLeaseLost
 	}
-	w.remove(lease.ID, old)
+	if effect || old.effect {
+		r := *old
+		r.owner, r.effect, r.until = "", true, w.now
+		r.keep = max(r.keep, int64(clamp(retention)))
+		w.put(lease.ID, old, &r)
+	} else {
+		w.remove(lease.ID, old)
+	}
 	w.changed = append(w.changed, lease.ID)
 	return nil
 }

@@ -25,7 +25,7 @@ func TestTransactionTakesWhatALeaseHasReleased(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := leases.Release(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}); err != nil {
+	if err := leases.Release(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, false, 0); err != nil {
 		t.Fatal(err)
 	}
 	claim.Owner, claim.Fingerprint.Sum = "another", [32]byte{2}

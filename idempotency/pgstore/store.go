@@ -94,15 +94,16 @@ func newStatements(prefix string) statements {
 		insert: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, until, expires)
 SELECT $1, $2, nextval('{t}_fence'), $3, $4, clock_timestamp() + $5::float8 * {µs}, clock_timestamp() + $6::float8 * {µs}
 WHERE pg_try_advisory_xact_lock_shared($7 # {table}) ON CONFLICT (id) DO NOTHING RETURNING fence`),
-		claim: with(`SELECT o_claimed, o_taken_over, o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_outcome
+		claim: with(`SELECT o_claimed, o_taken_over, o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_effect, o_outcome
 FROM {t}_claim($1, $2, $3, $4, $5, $6, $7 # {table}, $8)`),
-		read: with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), outcome FROM {t} WHERE id = $1`),
-		complete: with(`UPDATE {t} SET done = true, outcome = $4, until = clock_timestamp() + $5::float8 * {µs}
+		read: with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), effect, outcome FROM {t} WHERE id = $1`),
+		complete: with(`UPDATE {t} SET done = true, effect = false, outcome = $4, until = clock_timestamp() + $5::float8 * {µs}
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($6, $7)::text END`),
 		extend: with(`UPDATE {t} SET until = greatest(until, clock_timestamp() + $4::float8 * {µs})
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done`),
 		// The record stays, for the fence of the next claim to be drawn when it is locked.
-		release: with(`UPDATE {t} SET owner = '', until = clock_timestamp(), expires = clock_timestamp() + $6::float8 * {µs}
+		release: with(`UPDATE {t} SET owner = '', effect = effect OR $7, until = clock_timestamp(),
+expires = CASE WHEN effect OR $7 THEN greatest(expires, clock_timestamp() + $8::float8 * {µs}) ELSE clock_timestamp() + $6::float8 * {µs} END
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($4, $5)::text END`),
 		look: with(`UPDATE {t} SET waited = true WHERE id = $1 AND NOT done AND NOT waited`),
 		left: with(`SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {t} WHERE id = $1 AND NOT done`),
@@ -121,7 +122,7 @@ current_setting('transaction_isolation') = 'read committed'`),
 		keep: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, done, outcome, until, expires)
 SELECT $1, $2, 0 / ('{t}'::regclass = $7 AND date_part('epoch', now()) = $8)::int, $3, $4, true, $5,
 clock_timestamp() + $6::float8 * {µs}, clock_timestamp() + $6::float8 * {µs}`),
-		finish: with(`WITH done AS (UPDATE {t} SET done = true, outcome = $3, until = clock_timestamp() + $4::float8 * {µs}
+		finish: with(`WITH done AS (UPDATE {t} SET done = true, effect = false, outcome = $3, until = clock_timestamp() + $4::float8 * {µs}
 WHERE id = $1 AND owner = $2 AND NOT done AND date_part('epoch', now()) = $5 RETURNING 1) SELECT 1 / count(*) FROM done`),
 	}
 }
@@ -132,6 +133,7 @@ type row struct {
 	fence       int64
 	fingerprint idempotency.Fingerprint
 	done, live  bool // live: its lease or its retention lasts
+	effect      bool // a run may have had an effect, and it is not done
 	outcome     []byte
 }
 
@@ -140,15 +142,15 @@ type row struct {
 func (r *row) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
 	differs := claim.Fingerprint.Differs(r.fingerprint)
 	switch {
-	case r.done && !r.live, !r.done && r.owner == "": // it has expired, or was released
+	case r.done && !r.live, !r.done && r.owner == "" && !r.effect: // it has expired, or was released
 		return idempotency.Begun{}, false
 	case differs:
 		return idempotency.Begun{State: idempotency.Reused}, true
 	case r.done:
 		return idempotency.Begun{State: idempotency.Replay, Outcome: r.outcome}, true
-	case r.owner == claim.Owner:
-		return idempotency.Begun{State: idempotency.Run, Fence: uint64(r.fence)}, true //nolint:gosec // it is not negative
-	case r.live:
+	case r.owner == claim.Owner && r.owner != "":
+		return idempotency.Begun{State: idempotency.Run, Fence: uint64(r.fence), TakenOver: r.effect}, true //nolint:gosec // it is not negative
+	case r.live && r.owner != "":
 		return idempotency.Begun{State: idempotency.Join}, true
 	default:
 		return idempotency.Begun{}, false
@@ -175,10 +177,11 @@ func scanClaim(from pgx.Row) (t told, err error) {
 	var (
 		fence                 *int64
 		takenOver, done, live *bool
+		effect                *bool
 		owner, schema         *string
 		sum, outcome          []byte
 	)
-	if err := from.Scan(&t.claimed, &takenOver, &fence, &owner, &schema, &sum, &done, &live, &outcome); err != nil {
+	if err := from.Scan(&t.claimed, &takenOver, &fence, &owner, &schema, &sum, &done, &live, &effect, &outcome); err != nil {
 		return t, err
 	}
 	switch {
@@ -186,7 +189,7 @@ func scanClaim(from pgx.Row) (t told, err error) {
 		t.takenOver = takenOver != nil && *takenOver
 		t.row = &row{fence: *fence}
 	case owner != nil:
-		t.row = &row{owner: *owner, fence: *fence, done: *done, live: *live, outcome: outcome}
+		t.row = &row{owner: *owner, fence: *fence, done: *done, live: *live, effect: *effect, outcome: outcome}
 		return t, t.row.setFingerprint(*schema, sum)
 	}
 	return t, nil
@@ -199,7 +202,7 @@ func scanRow(from pgx.Row) (*row, error) {
 		schema string
 		sum    []byte
 	)
-	err := from.Scan(&r.fence, &r.owner, &schema, &sum, &r.done, &r.live, &r.outcome)
+	err := from.Scan(&r.fence, &r.owner, &schema, &sum, &r.done, &r.live, &r.effect, &r.outcome)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil //nolint:nilnil // none
 	}
@@ -220,7 +223,7 @@ func (r *row) setFingerprint(schema string, sum []byte) error {
 // claimArgs are the arguments of the statements that claim a record.
 func (s *Store) claimArgs(c *idempotency.Claim, more ...any) []any {
 	lease := float64(c.Lease.Microseconds())
-	expires := max(lease+micros(abandoned), micros(c.Retention))
+	expires := lease + micros(c.KeepFor())
 	return append([]any{c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], lease, expires, lockOf(c.ID)}, more...)
 }
 
@@ -354,9 +357,26 @@ func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Dura
 	}
 }
 
-// Release gives up a write that had no effect.
-func (s *Store) Release(ctx context.Context, lease idempotency.Lease) error {
-	was, err := s.end(ctx, s.sql.release, lease, lease.ID[:], lease.Owner, int64(lease.Fence), s.channel, lease.ID.String(), micros(abandoned)) //nolint:gosec // it came from here
+// Look tells what is known of a write, and claims nothing.
+func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
+	r, err := scanRow(s.pool.QueryRow(ctx, s.sql.read, claim.ID[:]))
+	switch {
+	case err != nil:
+		return idempotency.Begun{}, wrap("look", err)
+	case r == nil:
+		return idempotency.Begun{State: idempotency.Absent}, nil
+	}
+	claim.Owner = "" // nobody's
+	if begun, there := r.begun(&claim); there {
+		return begun, nil
+	}
+	return idempotency.Begun{State: idempotency.Absent, TakenOver: !r.done && (r.effect || r.owner != "")}, nil
+}
+
+// Release gives up a write.
+func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
+	was, err := s.end(ctx, s.sql.release, lease, lease.ID[:], lease.Owner, int64(lease.Fence), //nolint:gosec // it came from here
+		s.channel, lease.ID.String(), micros(abandoned), effect, micros(max(retention, abandoned)))
 	if err == nil && was != nil && was.others {
 		return idempotency.ErrLeaseLost
 	}

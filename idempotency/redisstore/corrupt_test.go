@@ -23,7 +23,7 @@ func TestCorruptRecordIsNobodys(t *testing.T) {
 		"with a wild fence": func(r string) string { return r[:1] + strings.Repeat("x", 7) + r[8:] },
 		"without a fence":   func(r string) string { return r[:1] + strings.Repeat("\x00", 7) + r[8:] },
 		"with a huge fence": func(r string) string { return r[:1] + "\x20" + strings.Repeat("\x00", 5) + "\x01" + r[8:] },
-		"of no state":       func(r string) string { return "\x03" + r[1:] },
+		"of no state":       func(r string) string { return "\x04" + r[1:] },
 		"text":              func(string) string { return "text" },
 		"empty":             func(string) string { return "" },
 	} {
@@ -81,7 +81,7 @@ func TestSpoiltRecordIsNotRunAgain(t *testing.T) {
 	s := newStore(t, c)
 	claim := idempotency.Claim{ID: idempotency.NewID("", "", "k"), Owner: "a", Lease: time.Minute, Fingerprint: idempotency.Fingerprint{Schema: "s", Sum: [32]byte{1}}}
 	lease, key := pendingKey(t, s, c, claim)
-	const pendingLen, fingerprintAt, sumAt = 44, 20, 28
+	const pendingLen, fingerprintAt, sumAt = 52, 20, 28
 	begin := get(t, c, key)[:fingerprintAt]
 	if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Minute); err != nil {
 		t.Fatal(err)

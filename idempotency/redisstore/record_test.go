@@ -12,7 +12,7 @@ import (
 // Whatever Redis has for a record is understood or corrupt.
 func FuzzRecord(f *testing.F) {
 	claim := idempotency.Claim{Owner: "owner", Fingerprint: idempotency.Fingerprint{Schema: "schema", Sum: [32]byte{1}}}
-	record := string(appendFingerprint(appendLease(nil, &idempotency.Lease{Owner: claim.Owner, Fence: 7}), &claim.Fingerprint))
+	record := string(append(appendLease(nil, &idempotency.Lease{Owner: claim.Owner, Fence: 7}), appendClaim(nil, &claim)[fingerprintAt-ownerAt:]...))
 	for _, r := range []string{record, "\x02" + record, "\x02" + record + "outcome", "\x02" + record[1:] + "outcome", record + "outcome", record[1:], "\x02", ""} {
 		f.Add([]byte(r))
 	}

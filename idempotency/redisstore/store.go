@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -29,10 +28,6 @@ type Store struct {
 }
 
 var _ idempotency.Store = (*Store)(nil)
-
-// abandoned is how long a pending record is kept after its lease has run out, so
-// that its owner may still complete it if nobody takes over.
-const abandoned = time.Hour
 
 // New returns a store that uses a client, which stays the caller's to close. It
 // asks Redis for nothing; see [Store.Check].
@@ -55,9 +50,7 @@ func (s *Store) Kind() string { return "redis" }
 // script is one step of the store. Redis knows it by its hash once it has run it.
 type script struct{ text, sha string }
 
-// newScript returns a script, which may mention ABANDONED, in milliseconds.
 func newScript(text string) script {
-	text = strings.ReplaceAll(text, "ABANDONED", strconv.FormatInt(abandoned.Milliseconds(), 10))
 	sum := sha1.Sum([]byte(text)) //nolint:gosec // as Redis has it
 	return script{text, hex.EncodeToString(sum[:])}
 }
@@ -73,12 +66,15 @@ var (
 	releaseText string
 	//go:embed scripts/look.lua
 	lookText string
+	//go:embed scripts/read.lua
+	readText string
 
 	beginScript    = newScript(beginText)
 	completeScript = newScript(completeText)
 	extendScript   = newScript(extendText)
 	releaseScript  = newScript(releaseText)
 	lookScript     = newScript(lookText)
+	readScript     = newScript(readText)
 )
 
 // run runs a script by its hash, and by its text where Redis does not know it.
@@ -124,12 +120,9 @@ func millis(d time.Duration) int64 {
 	return int64((max(0, min(d, longest))+time.Millisecond-1)/time.Millisecond) + 1
 }
 
-// kept is for how many milliseconds a pending record with a lease is kept.
-func kept(lease time.Duration) int64 { return millis(min(lease, math.MaxInt64-abandoned) + abandoned) }
-
 // argsLen is as many bytes as the key and the arguments of a step have that a
 // server takes, but for the outcome. They share one allocation.
-const argsLen = 112
+const argsLen = 128
 
 // Begin claims a write, or tells what is known of it.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
@@ -140,7 +133,7 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 	claimAt := len(b)
 	b = appendClaim(b, &claim)
 	keptAt := len(b)
-	text := rueidis.BinaryString(strconv.AppendInt(b, kept(claim.Lease), 10))
+	text := rueidis.BinaryString(strconv.AppendInt(b, millis(claim.Lease)+millis(claim.KeepFor()), 10))
 	keys := []string{text[:claimAt], s.fences[tag(&claim.ID)]}
 	answer, err := s.run(ctx, &beginScript, keys, []string{text[claimAt:keptAt], text[keptAt:]}).ToMessage()
 	if err != nil {
@@ -171,22 +164,46 @@ func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome [
 
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
-	return s.step(ctx, "extend", &extendScript, &lease, kept(d))
+	return s.step(ctx, "extend", &extendScript, &lease, millis(d))
 }
 
-// Release gives up a write that had no effect.
-func (s *Store) Release(ctx context.Context, lease idempotency.Lease) error {
-	return s.step(ctx, "release", &releaseScript, &lease, 0)
+// Release gives up a write.
+func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
+	had := "0"
+	if effect {
+		had = "1"
+	}
+	return s.step(ctx, "release", &releaseScript, &lease, millis(retention), had)
 }
 
-// step takes a step of an owner's, after which the record is kept for some
-// milliseconds.
-func (s *Store) step(ctx context.Context, name string, sc *script, lease *idempotency.Lease, kept int64, args ...string) error {
+// Look tells what is known of a write, and claims nothing.
+func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
+	answer, err := s.run(ctx, &readScript, []string{string(s.appendKey(nil, &claim.ID))}, nil).ToArray()
+	switch {
+	case rueidis.IsRedisNil(err):
+		return idempotency.Begun{State: idempotency.Absent}, nil
+	case err == nil && len(answer) != 2:
+		err = fmt.Errorf("%d answers", len(answer))
+	}
+	if err != nil {
+		return idempotency.Begun{}, wrap("look", err)
+	}
+	record, err := answer[0].AsBytes()
+	lives, other := answer[1].AsInt64()
+	if err = errors.Join(err, other); err != nil {
+		return idempotency.Begun{}, wrap("look", err)
+	}
+	known, err := lookRecord(record, &claim, lives)
+	return known, wrap("look", err)
+}
+
+// step takes a step of an owner's, with a time in milliseconds.
+func (s *Store) step(ctx context.Context, name string, sc *script, lease *idempotency.Lease, ms int64, args ...string) error {
 	b := s.appendKey(make([]byte, 0, argsLen), &lease.ID)
 	leaseAt := len(b)
 	b = appendLease(b, lease)
 	keptAt := len(b)
-	text := rueidis.BinaryString(strconv.AppendInt(b, kept, 10))
+	text := rueidis.BinaryString(strconv.AppendInt(b, ms, 10))
 	mine, err := s.run(ctx, sc, []string{text[:leaseAt]}, append([]string{text[leaseAt:keptAt], text[keptAt:]}, args...)).AsBool()
 	if err != nil {
 		return wrap(name, err)

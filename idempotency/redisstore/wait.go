@@ -19,7 +19,7 @@ const (
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
 	err := s.waiting.Wait(ctx, id, watch.Pace{Least: leastPause, Most: mostPause}, func(ctx context.Context) (time.Duration, error) {
 		ms, err := s.run(ctx, &lookScript, []string{string(s.appendKey(nil, &id))}, nil).AsInt64()
-		return time.Duration(ms)*time.Millisecond - abandoned, err
+		return time.Duration(ms) * time.Millisecond, err
 	})
 	return wrap("wait", err)
 }

@@ -165,7 +165,10 @@ func (c *client) step(ctx context.Context, id idempotency.ID) {
 	}
 	switch c.rng.IntN(8) {
 	case 0: // it crashes
-	case 1, 2:
+	case 1:
+		c.other(ctx, kindRelease, l)
+	case 2:
+		c.look(ctx, id)
 		c.other(ctx, kindRelease, l)
 	case 3, 4:
 		c.other(ctx, kindExtend, l)
@@ -176,6 +179,14 @@ func (c *client) step(ctx context.Context, id idempotency.ID) {
 	default:
 		c.other(ctx, kindComplete, l)
 	}
+}
+
+// look asks for a record, as whoever was superseded does.
+func (c *client) look(ctx context.Context, id idempotency.ID) {
+	c.note(c.number, input{kind: kindLook, id: id}, func() output {
+		b, err := c.store.Look(ctx, idempotency.Claim{ID: id})
+		return output{unknown: err != nil, state: b.State, takenOver: b.TakenOver, outcome: string(b.Outcome)}
+	})
 }
 
 func (c *client) begin(ctx context.Context, l idempotency.Lease) output {
@@ -189,7 +200,10 @@ func (c *client) begin(ctx context.Context, l idempotency.Lease) output {
 const retained = time.Hour
 
 func (c *client) other(ctx context.Context, k stepKind, l idempotency.Lease) {
-	in := input{kind: k, id: l.ID, owner: l.Owner, fence: l.Fence, lease: c.lease, late: c.late, outcome: "by " + l.Owner}
+	in := input{
+		kind: k, id: l.ID, owner: l.Owner, fence: l.Fence, lease: c.lease, late: c.late, outcome: "by " + l.Owner,
+		effect: k == kindRelease && c.rng.IntN(2) == 0,
+	}
 	for range 3 {
 		out := c.note(c.number, in, func() output {
 			var err error
@@ -199,7 +213,7 @@ func (c *client) other(ctx context.Context, k stepKind, l idempotency.Lease) {
 			case kindExtend:
 				err = c.store.Extend(ctx, l, c.lease)
 			default:
-				err = c.store.Release(ctx, l)
+				err = c.store.Release(ctx, l, in.effect, retained)
 			}
 			lost := errors.Is(err, idempotency.ErrLeaseLost)
 			return output{lost: lost, unknown: err != nil && !lost}
@@ -250,6 +264,7 @@ const (
 	kindComplete stepKind = "complete"
 	kindExtend   stepKind = "extend"
 	kindRelease  stepKind = "release"
+	kindLook     stepKind = "look"
 )
 
 type input struct {
@@ -260,10 +275,16 @@ type input struct {
 	lease   time.Duration
 	late    time.Duration
 	outcome string
+	effect  bool // of a release: the run may have had one
 	called  time.Duration
 }
 
-func (i input) String() string { return fmt.Sprintf("%s %s/%d", i.kind, i.owner, i.fence) }
+func (i input) String() string {
+	if i.effect {
+		return fmt.Sprintf("%s %s/%d with an effect", i.kind, i.owner, i.fence)
+	}
+	return fmt.Sprintf("%s %s/%d", i.kind, i.owner, i.fence)
+}
 
 type output struct {
 	unknown   bool // no answer: it may have had its effect, or may have it yet
@@ -281,6 +302,8 @@ func (o output) String() string {
 		return "?"
 	case o.lost:
 		return "lost"
+	case o.state != 0 && o.takenOver:
+		return fmt.Sprintf("%v %d after an effect", o.state, o.fence)
 	case o.state != 0:
 		return fmt.Sprintf("%v %d %s", o.state, o.fence, o.outcome)
 	default:
@@ -292,6 +315,7 @@ func (o output) String() string {
 // knows: between earliest and latest.
 type record struct {
 	pending, done    bool
+	effect           bool // a run may have had one, and there is no outcome
 	owner            string
 	fence            uint64 // 0 of a pending record whose owner was not told
 	highest          uint64
@@ -303,6 +327,8 @@ type record struct {
 func (r record) step(in input, out output) []record {
 	mine := (r.pending || r.done) && r.owner == in.owner && (r.fence == in.fence || in.kind == kindBegin)
 	switch {
+	case in.kind == kindLook:
+		return only(r, r.looked(in, out))
 	case in.kind == kindBegin:
 		return r.began(in, out, mine)
 	case out.lost && in.kind == kindRelease:
@@ -327,7 +353,7 @@ func (r record) began(in input, out output, mine bool) []record {
 	case idempotency.Replay:
 		return only(r, r.done && out.outcome == r.outcome)
 	case idempotency.Run:
-		if mine && r.pending && !out.takenOver {
+		if mine && r.pending && out.takenOver == r.effect {
 			switch {
 			case r.fence == out.fence:
 				return []record{r}
@@ -338,7 +364,7 @@ func (r record) began(in input, out output, mine bool) []record {
 			return nil
 		}
 		expired := r.pending && out.answered >= r.earliest
-		if out.fence <= r.highest || r.done || r.pending && !expired || r.pending != out.takenOver {
+		if out.fence <= r.highest || r.done || r.pending && !expired || (r.pending || r.effect) != out.takenOver {
 			return nil
 		}
 		return []record{r.claimed(in, out)}
@@ -347,10 +373,23 @@ func (r record) began(in input, out output, mine bool) []record {
 	}
 }
 
+// looked reports whether a record may be told so.
+func (r record) looked(in input, out output) bool {
+	switch out.state {
+	case idempotency.Join:
+		return r.pending && in.called <= r.latest
+	case idempotency.Replay:
+		return r.done && out.outcome == r.outcome
+	default:
+		return out.state == idempotency.Absent && !r.done && (!r.pending || out.answered >= r.earliest) &&
+			out.takenOver == (r.pending || r.effect)
+	}
+}
+
 // claimed returns the state after a claim.
 func (r record) claimed(in input, out output) record {
 	return record{
-		pending: true, owner: in.owner, fence: out.fence, highest: max(r.highest, out.fence),
+		pending: true, effect: r.pending || r.effect, owner: in.owner, fence: out.fence, highest: max(r.highest, out.fence),
 		earliest: in.called + in.lease, latest: out.answered + in.lease + in.late,
 	}
 }
@@ -359,6 +398,8 @@ func (r record) claimed(in input, out output) record {
 func (r record) effects(in input, out output) []record {
 	mine := r.pending && r.owner == in.owner && r.fence == in.fence
 	switch {
+	case in.kind == kindLook:
+		return nil
 	case in.kind == kindBegin && r.done, in.kind == kindBegin && r.pending && r.owner == in.owner:
 		return nil
 	case in.kind == kindBegin: // without an answer
@@ -368,11 +409,11 @@ func (r record) effects(in input, out output) []record {
 	case in.kind == kindComplete && r.done:
 		return []record{r}
 	case in.kind == kindComplete:
-		r.pending, r.done, r.outcome = false, true, in.outcome
+		r.pending, r.done, r.effect, r.outcome = false, true, false, in.outcome
 	case in.kind == kindExtend:
 		r.earliest, r.latest = max(r.earliest, in.called+in.lease), max(r.latest, out.answered+in.lease+in.late)
 	case in.kind == kindRelease:
-		r = record{highest: r.highest}
+		r = record{highest: r.highest, effect: r.effect || in.effect}
 	}
 	return []record{r}
 }

@@ -66,13 +66,13 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 			wrong := l
 			wrong.Fence += off
 			s.lost(s.store.Extend(s.Context(), wrong, time.Hour))
-			s.lost(s.store.Release(s.Context(), wrong))
+			s.lost(s.release(wrong))
 			s.lost(s.complete(wrong, "theirs"))
 		}
 		s.want(s.begin("b"), idempotency.Join)
 		s.ok(s.complete(l, outcome))
 		s.lost(s.store.Extend(s.Context(), l, time.Hour))
-		s.lost(s.store.Release(s.Context(), l))
+		s.lost(s.release(l))
 		s.want(s.begin("b"), idempotency.Replay)
 	}},
 	{"a zombie does not make its successor's lease longer", func(s *scene) {
@@ -128,7 +128,7 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 					if before := last.Swap(b.Fence); before >= b.Fence {
 						s.Errorf("fence %d after %d", b.Fence, before)
 					}
-					s.ok(s.store.Release(s.Context(), idempotency.Lease{ID: s.id, Owner: owner, Fence: b.Fence}))
+					s.ok(s.release(idempotency.Lease{ID: s.id, Owner: owner, Fence: b.Fence}))
 				}
 			})
 		}
@@ -222,7 +222,7 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		}
 		s.lost(s.complete(old, "of a zombie"))
 		s.lost(s.store.Extend(s.Context(), old, time.Hour))
-		s.lost(s.store.Release(s.Context(), old))
+		s.lost(s.release(old))
 		s.want(s.begin("c"), idempotency.Join)
 		s.ok(s.complete(idempotency.Lease{ID: s.id, Owner: "b", Fence: b.Fence}, outcome))
 		s.lost(s.complete(old, "of a zombie"))
@@ -270,18 +270,81 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 	}},
 	{"what is released is run by the next, with a higher fence", func(s *scene) {
 		l := s.run("a")
-		s.ok(s.store.Release(s.Context(), l))
-		s.ok(s.store.Release(s.Context(), l))
+		s.ok(s.release(l))
+		s.ok(s.release(l))
 		next := s.run("b")
 		if next.Fence <= l.Fence {
 			s.Errorf("fence %d after %d", next.Fence, l.Fence)
 		}
 		s.lost(s.complete(l, "of a zombie"))
 	}},
+	{"a possible effect is told to every later run until there is an outcome", func(s *scene) {
+		tell := func(owner string, want bool) idempotency.Lease {
+			s.Helper()
+			for range 2 { // the same owner gets the same answer
+				if b := s.begin(owner); b.State != idempotency.Run || b.TakenOver != want {
+					s.Errorf("%s was told %v, taken over %v, want run and %v", owner, b.State, b.TakenOver, want)
+				}
+			}
+			return s.run(owner)
+		}
+		a := tell("a", false)
+		s.ok(s.release(a))
+		b := tell("b", false)
+		for range 2 {
+			s.ok(s.releaseEffect(b))
+		}
+		s.ok(s.release(b))
+		s.ok(s.release(tell("c", true)))
+		tell("d", true)
+		time.Sleep(lease + beyond)
+		e := tell("e", true)
+		s.lost(s.releaseEffect(b))
+		s.ok(s.complete(e, outcome))
+		s.lost(s.releaseEffect(e))
+		time.Sleep(retention + beyond)
+		tell("f", false)
+	}},
+	{"a lease that has run out is a possible effect, and whoever takes over may not forget it", func(s *scene) {
+		s.run("a")
+		time.Sleep(lease + beyond)
+		s.ok(s.release(s.run("b")))
+		if b := s.begin("c"); b.State != idempotency.Run || !b.TakenOver {
+			s.Errorf("told %v, taken over %v", b.State, b.TakenOver)
+		}
+	}},
+	{"a released run that may have had an effect was of one request", func(s *scene) {
+		b := s.begin("a", schema("x", "1"))
+		s.ok(s.releaseEffect(idempotency.Lease{ID: s.id, Owner: "a", Fence: b.Fence}))
+		s.want(s.begin("b", schema("x", "2")), idempotency.Reused)
+		s.want(s.look(schema("x", "2")), idempotency.Reused)
+		s.want(s.begin("b", schema("x", "1")), idempotency.Run)
+	}},
+	{"looking claims nothing", func(s *scene) {
+		absent := func(takenOver bool) {
+			s.Helper()
+			if b := s.look(); b.State != idempotency.Absent || b.TakenOver != takenOver {
+				s.Errorf("told %v, taken over %v, want absent and %v", b.State, b.TakenOver, takenOver)
+			}
+		}
+		absent(false)
+		l := s.run("a")
+		s.want(s.look(), idempotency.Join)
+		time.Sleep(lease + beyond)
+		absent(true)
+		s.ok(s.store.Extend(s.Context(), l, lease)) // it is late, and nobody took over
+		s.want(s.look(), idempotency.Join)
+		s.ok(s.complete(l, outcome))
+		if b := s.look(); b.State != idempotency.Replay || string(b.Outcome) != outcome {
+			s.Errorf("told %v %q", b.State, b.Outcome)
+		}
+		time.Sleep(retention + beyond)
+		absent(false)
+	}},
 	{"what is done is not released", func(s *scene) {
 		l := s.run("a")
 		s.ok(s.complete(l, outcome))
-		s.lost(s.store.Release(s.Context(), l))
+		s.lost(s.release(l))
 		s.want(s.begin("b"), idempotency.Replay)
 	}},
 	{"an outcome is kept for its retention", func(s *scene) {
@@ -328,14 +391,14 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		l := s.run("b")
 		refused(s.store.Complete(ended, l, nil, retention))
 		refused(s.store.Extend(ended, l, time.Hour))
-		refused(s.store.Release(ended, l))
+		refused(s.store.Release(ended, l, true, retention))
 		refused(s.store.Wait(ended, s.id))
 		s.want(s.begin("c"), idempotency.Join)
 	}},
 	{"who waits is woken", func(s *scene) {
 		for name, end := range map[string]func(l idempotency.Lease) error{
 			"completed":  func(l idempotency.Lease) error { return s.complete(l, outcome) },
-			"released":   func(l idempotency.Lease) error { return s.store.Release(s.Context(), l) },
+			"released":   func(l idempotency.Lease) error { return s.release(l) },
 			"left alone": nil,
 		} {
 			s.id = newID(s.T)

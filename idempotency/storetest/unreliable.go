@@ -49,6 +49,15 @@ func (u unreliable) Extend(ctx context.Context, l idempotency.Lease, d time.Dura
 }
 
 // Release gives up a write.
-func (u unreliable) Release(ctx context.Context, l idempotency.Lease) error {
-	return u.cut(func() error { return u.Store.Release(ctx, l) })
+func (u unreliable) Release(ctx context.Context, l idempotency.Lease, effect bool, retention time.Duration) error {
+	return u.cut(func() error { return u.Store.Release(ctx, l, effect, retention) })
+}
+
+// Look asks for a record.
+func (u unreliable) Look(ctx context.Context, c idempotency.Claim) (b idempotency.Begun, err error) {
+	err = u.cut(func() (err error) { b, err = u.Store.Look(ctx, c); return err })
+	if err != nil {
+		b = idempotency.Begun{}
+	}
+	return b, err
 }

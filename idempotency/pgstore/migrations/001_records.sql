@@ -9,6 +9,8 @@ CREATE TABLE {schema}hopbound_idempotency (
     fp_schema  text        NOT NULL,
     fp_sum     bytea       NOT NULL,
     done       boolean     NOT NULL DEFAULT false,
+    -- Whether a run may have had an effect, of a record that is not done.
+    effect     boolean     NOT NULL DEFAULT false,
     waited     boolean     NOT NULL DEFAULT false,
     -- The end of the lease, or of the retention.
     until      timestamptz NOT NULL,
@@ -22,8 +24,8 @@ CREATE INDEX hopbound_idempotency_expires ON {schema}hopbound_idempotency (expir
 
 COMMENT ON TABLE {schema}hopbound_idempotency IS 'Hopbound: outcomes of calls by idempotency key';
 
--- Claims a record that is there, if its retention or its lease has ended, in that
--- last case only for the same request. Otherwise it tells what there is, or nothing
+-- Claims a record that is there, if its retention or its lease has ended or it was
+-- released. If a run may have had an effect, it does so only for the same request. Otherwise it tells what there is, or nothing
 -- if that was gone or changed when it was looked at. It waits for p_wait, in
 -- milliseconds, for a transaction that holds the record, or p_lock if there is no
 -- record, and leaves lock_timeout set to that. Times are in microseconds, and by clock_timestamp(), since now() stands
@@ -32,23 +34,23 @@ CREATE FUNCTION {schema}hopbound_idempotency_claim(
     p_id bytea, p_owner text, p_schema text, p_sum bytea, p_lease double precision, p_expires double precision,
     p_lock bigint, p_wait text,
     OUT o_claimed boolean, OUT o_taken_over boolean, OUT o_fence bigint, OUT o_owner text,
-    OUT o_schema text, OUT o_sum bytea, OUT o_done boolean, OUT o_live boolean, OUT o_outcome bytea
+    OUT o_schema text, OUT o_sum bytea, OUT o_done boolean, OUT o_live boolean, OUT o_effect boolean, OUT o_outcome bytea
 ) LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     o_claimed := false;
     PERFORM set_config('lock_timeout', p_wait, true);
-    SELECT r.fence, r.owner, r.fp_schema, r.fp_sum, r.done, r.until > clock_timestamp(), r.outcome
-    INTO o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_outcome
+    SELECT r.fence, r.owner, r.fp_schema, r.fp_sum, r.done, r.until > clock_timestamp(), r.effect, r.outcome
+    INTO o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_effect, o_outcome
     FROM {schema}hopbound_idempotency AS r WHERE r.id = p_id;
     IF NOT FOUND THEN
         PERFORM pg_advisory_xact_lock_shared(p_lock);
-    ELSIF NOT o_live AND (o_done OR o_owner = '' OR o_owner <> p_owner AND (o_schema = '' OR o_schema <> p_schema OR o_sum = p_sum)) THEN
+    ELSIF NOT o_live AND (o_done OR o_owner = '' AND NOT o_effect OR o_owner <> p_owner AND (o_schema = '' OR o_schema <> p_schema OR o_sum = p_sum)) THEN
         UPDATE {schema}hopbound_idempotency AS r SET owner = p_owner, fence = nextval('{schema}hopbound_idempotency_fence'),
-            fp_schema = p_schema, fp_sum = p_sum, done = false, waited = false, outcome = NULL,
+            fp_schema = p_schema, fp_sum = p_sum, done = false, waited = false, outcome = NULL, effect = NOT o_done AND (o_owner <> '' OR o_effect),
             until = clock_timestamp() + p_lease * interval '1 microsecond',
             expires = clock_timestamp() + p_expires * interval '1 microsecond'
         WHERE r.id = p_id AND r.fence = o_fence AND r.done = o_done AND r.until <= clock_timestamp()
-        RETURNING true, NOT o_done AND o_owner <> '', r.fence INTO o_claimed, o_taken_over, o_fence;
+        RETURNING true, r.effect, r.fence INTO o_claimed, o_taken_over, o_fence;
         IF NOT FOUND THEN -- another was faster, or its owner was: look again
             o_claimed := false;
             o_owner := NULL;

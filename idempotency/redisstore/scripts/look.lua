@@ -1,6 +1,7 @@
 -- KEYS: record.
--- Returns for how many milliseconds a pending record is kept, or 0.
-if redis.call('GETRANGE', KEYS[1], 0, 0) ~= '\1' then return 0 end
+-- Returns for how many milliseconds the lease of a pending record lasts, or 0.
+local record = redis.call('GETRANGE', KEYS[1], 0, 51)
+if #record ~= 52 or string.byte(record) ~= 1 then return 0 end
 local left = redis.call('PTTL', KEYS[1])
-if left == -1 then return 2 * ABANDONED end -- somebody has made it last for good
-return left
+if left == -1 then return 2^40 end -- somebody has made it last for good
+return math.max(0, left - struct.unpack('>I7', record, 46))
