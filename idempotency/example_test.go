@@ -47,3 +47,20 @@ func ExampleSeal() {
 	fmt.Println(err)
 	// Output: <nil>
 }
+
+// reserve stands for what a handler does before anything has an effect.
+func reserve(context.Context) error { return status.Error(codes.Unavailable, "the stock is down") }
+
+// A handler that fails before it has had any effect says so. The next run of the write is
+// then not told to look for one.
+func ExampleNoEffect() {
+	handler := func(ctx context.Context) (any, error) {
+		if err := reserve(ctx); err != nil { // before anything was charged
+			return nil, idempotency.NoEffect(err)
+		}
+		return "charged", charge(ctx, "buyer")
+	}
+	_, err := handler(context.Background())
+	fmt.Println(status.Code(err), idempotency.IsNoEffect(err))
+	// Output: Unavailable true
+}

@@ -1,12 +1,10 @@
 package idempotency
 
 import (
-	"container/heap"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"sync"
 	"time"
 )
@@ -19,48 +17,39 @@ import (
 // that stood still for longer than a lease goes on with its own runs.
 type Memory struct {
 	shards   [shardCount]shard
-	capacity int // of each shard
-	seed     maphash.Seed
+	capacity int       // of each shard
 	begun    time.Time // what the store's time counts from
 	err      error     // what was wrong with the options
 }
 
 const shardCount = 64
 
-// shard is a part of the records, with a lock of its own. Neither its map nor its heap has
-// pointers, so that the garbage collector need not look at them.
+// shard is a part of the records, with a lock of its own. The garbage collector need not
+// look at its maps, since the map of records has no pointers.
 type shard struct {
 	mu      sync.Mutex
 	index   map[ID]int32 // into records
 	records []memoryRecord
-	free    []int32 // places in records
-	due     dueHeap
-	fence   uint64 // the last; it outlives the records
+	free    []int32        // places in records
+	due     map[int64][]ID // what to look at in which second of the store's time
+	next    int64          // the second to look at next
+	fence   uint64         // the last; it outlives the records
 }
 
-// memoryRecord is pending, released (without an owner) or done. Of names and fingerprints
-// it has hashes, which nobody can choose.
+// memoryRecord is pending, released (without an owner) or done.
 type memoryRecord struct {
-	id      ID
-	fence   uint64
-	owner   uint64 // 0 if it is released
-	request requestHash
-	until   time.Duration // the end of the lease, or of the retention
-	keep    time.Duration // how long it is kept after that while it is pending
-	due     time.Duration // of its earliest entry in the heap
-	done    bool
-	effect  bool // a run may have had an effect, and no outcome is stored
-	running Running
-	outcome []byte
-	changed chan struct{} // closed when it changes; nil if nobody waits
-}
-
-// requestHash is a fingerprint, hashed. The zero value is none.
-type requestHash struct{ schema, sum uint64 }
-
-// differs is as [Fingerprint.Differs] has it.
-func (h requestHash) differs(other requestHash) bool {
-	return h.schema == other.schema && h.sum != other.sum
+	id          ID
+	fence       uint64
+	owner       string
+	fingerprint Fingerprint
+	until       time.Duration // the end of the lease, or of the retention
+	keep        time.Duration // how long it is kept after that while it is pending
+	due         int64         // the first second in which it is looked at; 0 if there is none
+	done        bool
+	effect      bool // a run may have had an effect, and no outcome is stored
+	running     Running
+	outcome     []byte
+	changed     chan struct{} // closed when it changes; nil if nobody waits
 }
 
 // MemoryOption configures a [Memory].
@@ -98,12 +87,11 @@ func NewMemory(opts ...MemoryOption) *Memory {
 	}
 	m := &Memory{
 		capacity: (s.capacity + shardCount - 1) / shardCount,
-		seed:     maphash.MakeSeed(), // so that nobody can choose keys that meet
 		begun:    time.Now(),
 		err:      errors.Join(s.errs...),
 	}
 	for i := range m.shards {
-		m.shards[i].index = map[ID]int32{}
+		m.shards[i].index, m.shards[i].due = map[ID]int32{}, map[int64][]ID{}
 	}
 	return m
 }
@@ -122,17 +110,6 @@ func clamp(d time.Duration) time.Duration {
 	return max(0, min(d, longest))
 }
 
-// request hashes a fingerprint.
-func (m *Memory) request(f *Fingerprint) requestHash {
-	if f.Schema == "" {
-		return requestHash{}
-	}
-	return requestHash{maphash.String(m.seed, f.Schema), maphash.Bytes(m.seed, f.Sum[:])}
-}
-
-// owner hashes the name of an owner. No owner has the hash 0.
-func (m *Memory) owner(name string) uint64 { return max(1, maphash.String(m.seed, name)) }
-
 // open locks the shard of an ID, and returns it with the store's time.
 func (m *Memory) open(ctx context.Context, step string, id *ID) (*shard, time.Duration, error) {
 	if err := ctx.Err(); err != nil {
@@ -148,7 +125,6 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	if claim.Owner == "" || claim.Lease <= 0 {
 		return Begun{}, errors.New("idempotency: a claim must have an owner and a positive lease")
 	}
-	owner, request := m.owner(claim.Owner), m.request(&claim.Fingerprint)
 	s, now, err := m.open(ctx, "begin", &claim.ID)
 	if err != nil {
 		return Begun{}, err
@@ -156,10 +132,10 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	defer s.mu.Unlock()
 	s.drop(now, 3) // more than a write adds
 	r := s.find(claim.ID, now)
-	if r != nil && r.owner == owner && !r.done && !request.differs(r.request) { // asked again, for want of an answer
+	if r != nil && r.owner == claim.Owner && !r.done && !claim.Fingerprint.Differs(r.fingerprint) { // asked again, for want of an answer
 		return Begun{State: Run, Fence: r.fence, TakenOver: r.effect}, nil
 	}
-	if b := r.known(request, now); b.State != Absent {
+	if b := r.known(claim.Fingerprint, now); b.State != Absent {
 		return b, nil
 	}
 	if r == nil {
@@ -172,28 +148,28 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 		r = s.add(claim.ID)
 	}
 	s.fence++
-	r.effect = r.effect || r.owner != 0 // its lease has run out
-	r.fence, r.owner, r.request, r.running = s.fence, owner, request, claim.Running
+	r.effect = r.effect || r.owner != "" // its lease has run out
+	r.fence, r.owner, r.fingerprint, r.running = s.fence, claim.Owner, claim.Fingerprint, claim.Running
 	r.until, r.keep = now+clamp(claim.Lease), clamp(claim.KeepFor())
-	s.file(r)
+	s.file(r, now)
 	r.wake()
 	return Begun{State: Run, Fence: r.fence, TakenOver: r.effect}, nil
 }
 
 // known returns what is known of a record: Absent if whoever asks may claim it. A nil
 // record is none.
-func (r *memoryRecord) known(request requestHash, now time.Duration) Begun {
+func (r *memoryRecord) known(fingerprint Fingerprint, now time.Duration) Begun {
 	switch {
 	case r == nil:
 		return Begun{State: Absent}
-	case request.differs(r.request):
+	case fingerprint.Differs(r.fingerprint):
 		return Begun{State: Reused}
 	case r.done:
 		return Begun{State: Replay, Outcome: r.outcome}
-	case r.owner != 0 && (r.until > now || r.running != nil && r.running.Load()):
+	case r.owner != "" && (r.until > now || r.running != nil && r.running.Load()):
 		return Begun{State: Join}
 	default:
-		return Begun{State: Absent, TakenOver: r.effect || r.owner != 0}
+		return Begun{State: Absent, TakenOver: r.effect || r.owner != ""}
 	}
 }
 
@@ -204,7 +180,7 @@ func (m *Memory) Look(ctx context.Context, claim Claim) (Begun, error) {
 		return Begun{}, err
 	}
 	defer s.mu.Unlock()
-	return s.find(claim.ID, now).known(m.request(&claim.Fingerprint), now), nil
+	return s.find(claim.ID, now).known(claim.Fingerprint, now), nil
 }
 
 // owned opens the record of a lease. It is nil if there is none, or if it is another's.
@@ -213,7 +189,7 @@ func (m *Memory) owned(ctx context.Context, step string, lease *Lease) (s *shard
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	if r = s.find(lease.ID, now); r != nil && (r.owner != m.owner(lease.Owner) || r.fence != lease.Fence) {
+	if r = s.find(lease.ID, now); r != nil && (r.owner != lease.Owner || r.fence != lease.Fence) {
 		r = nil
 	}
 	return s, r, now, nil
@@ -234,7 +210,7 @@ func (m *Memory) Complete(ctx context.Context, lease Lease, outcome []byte, rete
 	}
 	r.done, r.effect, r.outcome, r.running = true, false, outcome, nil
 	r.until, r.keep = now+clamp(retention), 0
-	s.file(r)
+	s.file(r, now)
 	r.wake()
 	return nil
 }
@@ -261,7 +237,7 @@ func (m *Memory) Release(ctx context.Context, lease Lease, effect bool, retentio
 	}
 	defer s.mu.Unlock()
 	if r == nil {
-		if other := s.find(lease.ID, now); other != nil && other.owner != 0 {
+		if other := s.find(lease.ID, now); other != nil && other.owner != "" {
 			return ErrLeaseLost
 		}
 		return nil // it was released before, and the answer was lost
@@ -271,9 +247,9 @@ func (m *Memory) Release(ctx context.Context, lease Lease, effect bool, retentio
 	}
 	r.wake()
 	if effect || r.effect {
-		r.owner, r.effect, r.running = 0, true, nil
+		r.owner, r.effect, r.running = "", true, nil
 		r.until, r.keep = now, clamp(max(retention, r.keep))
-		s.file(r)
+		s.file(r, now)
 		return nil
 	}
 	s.remove(r)
@@ -287,7 +263,7 @@ func (m *Memory) Wait(ctx context.Context, id ID) error {
 		return err
 	}
 	r := s.find(id, now)
-	if r.known(requestHash{}, now).State != Join {
+	if r.known(Fingerprint{}, now).State != Join {
 		s.mu.Unlock()
 		return nil
 	}
@@ -367,50 +343,40 @@ func (s *shard) remove(r *memoryRecord) {
 	s.free = append(s.free, at)
 }
 
-// dueEntry is when to see whether the record of an ID is over.
-type dueEntry struct {
-	at time.Duration
-	id ID
-}
+// late is by how many seconds later than it is over a record may be dropped.
+const late = 10
 
-// dueHeap has the earliest entry first.
-type dueHeap []dueEntry
-
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].at < h[j].at }
-func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *dueHeap) Push(x any)        { *h = append(*h, x.(dueEntry)) } //nolint:errcheck // nothing else is pushed
-func (h *dueHeap) Pop() any {
-	last := (*h)[len(*h)-1]
-	*h = (*h)[:len(*h)-1]
-	return last
-}
-
-// punctual is by how much later than it is over a record may be dropped.
-const punctual = time.Minute
-
-// file makes sure that a record is looked at when it is over, or a little later. An entry
-// that comes too early is put back.
-func (s *shard) file(r *memoryRecord) {
-	if over := r.until + r.keep; r.due == 0 || over < r.due-punctual {
-		r.due = over
-		heap.Push(&s.due, dueEntry{over, r.id})
+// file makes sure that a record is looked at when it is over, or a little later.
+func (s *shard) file(r *memoryRecord, now time.Duration) {
+	second := int64(max(r.until+r.keep, now)/time.Second) + 1
+	if r.due == 0 || second < r.due-late {
+		r.due = second
+		s.due[second] = append(s.due[second], r.id)
 	}
 }
 
-// drop looks at some of the records that are due, and drops those that are over.
+// drop looks at some of the records that are due. It drops those that are over, and files
+// the others again.
 func (s *shard) drop(now time.Duration, most int) {
-	for ; most > 0 && len(s.due) > 0 && s.due[0].at <= now; most-- {
-		e, _ := heap.Pop(&s.due).(dueEntry)
-		at, ok := s.index[e.id]
-		if !ok || s.records[at].due != e.at { // it is gone, or has an earlier entry
+	for s.next <= int64(now/time.Second) && most > 0 {
+		ids := s.due[s.next]
+		if len(ids) == 0 {
+			delete(s.due, s.next)
+			s.next++
+			continue
+		}
+		most--
+		id := ids[len(ids)-1]
+		s.due[s.next] = ids[:len(ids)-1]
+		at, ok := s.index[id]
+		if !ok || s.records[at].due != s.next { // it is gone, or is looked at sooner
 			continue
 		}
 		if r := &s.records[at]; r.over(now) {
 			s.remove(r)
 		} else {
-			r.due = max(r.until+r.keep, now+time.Second)
-			heap.Push(&s.due, dueEntry{r.due, e.id})
+			r.due = 0
+			s.file(r, now)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package idempotency_test
 import (
 	"errors"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -105,6 +106,66 @@ func TestMemoryForgetsWhatIsAbandoned(t *testing.T) {
 		}
 		if m.Len() > 64 {
 			t.Errorf("%d records are left", m.Len())
+		}
+	})
+}
+
+// A process that stood still for longer than a lease does not run its own write twice.
+func TestMemoryDoesNotTakeOverARunThatGoesOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := idempotency.NewMemory()
+		var running atomic.Bool
+		running.Store(true)
+		claim := idempotency.Claim{ID: idempotency.NewID("", "/m", "k"), Owner: "a", Lease: time.Minute, Retention: 24 * time.Hour, Running: &running}
+		a, err := m.Begin(t.Context(), claim)
+		if err != nil || a.State != idempotency.Run {
+			t.Fatal(a, err)
+		}
+		time.Sleep(48 * time.Hour)
+		other := claim
+		other.Owner, other.Running = "b", nil
+		if b, err := m.Begin(t.Context(), other); err != nil || b.State != idempotency.Join {
+			t.Errorf("while it runs: told %v, %v, want join", b.State, err)
+		}
+		if b, err := m.Look(t.Context(), other); err != nil || b.State != idempotency.Join {
+			t.Errorf("while it runs: looking told %v, %v, want join", b.State, err)
+		}
+		if err := m.Extend(t.Context(), idempotency.Lease{ID: claim.ID, Owner: "a", Fence: a.Fence}, time.Minute); err != nil {
+			t.Errorf("the owner: %v", err)
+		}
+		running.Store(false)
+		time.Sleep(2 * time.Minute)
+		if b, err := m.Begin(t.Context(), other); err != nil || b.State != idempotency.Run || !b.TakenOver {
+			t.Errorf("when it has ended without a word: told %v, taken over %v, %v", b.State, b.TakenOver, err)
+		}
+	})
+}
+
+// A possible effect is remembered for the retention, however short leases are.
+func TestMemoryRemembersAnEffectForTheRetention(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, released := range []bool{true, false} {
+			m := idempotency.NewMemory()
+			claim := idempotency.Claim{ID: idempotency.NewID("", "/m", "k"), Owner: "a", Lease: time.Minute, Retention: 24 * time.Hour}
+			a, err := m.Begin(t.Context(), claim)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if released {
+				if err := m.Release(t.Context(), idempotency.Lease{ID: claim.ID, Owner: "a", Fence: a.Fence}, true, claim.Retention); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(23 * time.Hour)
+			if b, err := m.Look(t.Context(), claim); err != nil || b.State != idempotency.Absent || !b.TakenOver {
+				t.Errorf("released %v: told %v, taken over %v, %v within the retention", released, b.State, b.TakenOver, err)
+			}
+			time.Sleep(2 * time.Hour)
+			if b, err := m.Look(t.Context(), claim); err != nil || b.State != idempotency.Absent || b.TakenOver {
+				t.Errorf("released %v: told %v, taken over %v, %v after the retention", released, b.State, b.TakenOver, err)
+			}
 		}
 	})
 }

@@ -74,10 +74,6 @@ func ForCall(ctx context.Context, fullMethod string, write bool) (Key, bool) {
 	return r.id.Child(r.key, fullMethod, "call "+strconv.Itoa(r.count(fullMethod))), true
 }
 
-// IsRunning reports whether ctx is of a handler that runs under a key, so that its
-// writes have keys. It is for clients.
-func IsRunning(ctx context.Context) bool { return runningFrom(ctx) != nil }
-
 // count returns the number of the call among those to a method, from 1.
 func (r *running) count(fullMethod string) int {
 	r.mu.Lock()

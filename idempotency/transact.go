@@ -32,8 +32,8 @@ type Transactor interface {
 	// transaction as in Transact, except that it begins when the handler first asks for
 	// it. If run returns true, Observe commits it, else it rolls it back.
 	//
-	// An error says that a transaction that was to be committed was not. It wraps
-	// [ErrOutcomeUnknown] if nobody can tell.
+	// An error means that the commit failed. If it wraps [ErrOutcomeUnknown], it is unknown
+	// whether the transaction was committed; otherwise it was not.
 	Observe(ctx context.Context, run func(ctx context.Context) (commit bool)) error
 }
 

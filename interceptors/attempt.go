@@ -207,7 +207,7 @@ func (k *call) header(ctx context.Context, a *attempt) wire.Context {
 	if k.mode == Enforce {
 		h.Budget, h.HasBudget = a.loan.Tokens(), true
 	}
-	h.Keyed = k.wouldKey && k.sentKey() == ""
+	h.Keyed = (k.wouldKey || k.keyedAbove) && k.sentKey() == "" || k.forwardsKey()
 	if d, ok := ctx.Deadline(); ok {
 		remaining := d.Sub(a.began)
 		a.reserve = k.heldBack(a.began, remaining)

@@ -71,7 +71,7 @@ func (k *call) refreshPolicy() {
 // leaveToGRPC makes a single attempt of a call that gRPC itself retries below it: its
 // connection was dialled while the client observed.
 func (k *call) leaveToGRPC(channel *Policy) {
-	if channel != nil && channel.Retry != nil && k.mode == Enforce && k.native.Load() {
-		k.policy.Retry, k.policy.Hedge = &RetryPolicy{MaxAttempts: 1}, nil
+	if channel != nil && channel.Retry != nil && k.mode == Enforce && k.native {
+		k.policy.Retry, k.policy.Hedge = &RetryPolicy{MaxAttempts: 1, Codes: channel.Retry.Codes}, nil
 	}
 }

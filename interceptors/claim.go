@@ -70,6 +70,7 @@ func (in *incoming) serve(req any, handler grpc.UnaryHandler) (any, error) {
 func (in *incoming) unkept() context.Context {
 	key := in.request.headerKey()
 	if key == "" {
+		in.request.wouldRun = in.keyExpected
 		return &in.request
 	}
 	return idempotency.WithRunning(&in.request, idempotency.NewID(in.tenant(), in.method.full, key), key, false)

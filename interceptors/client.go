@@ -29,7 +29,6 @@ type Client struct {
 
 	modes    modes
 	observed *budget.Budget // in place of budget for calls that are only observed
-	native   atomic.Bool    // gRPC's own retries are on, at least on some connections
 
 	methods  cache[method]
 	targets  *targets
@@ -39,8 +38,8 @@ type Client struct {
 	count *clientCounters
 	twice reportedOnce // that the interceptors are installed twice
 
-	otherRetries  reportedOnce // that another interceptor retries
-	failedReplies failedReplies
+	otherRetries reportedOnce // that another interceptor retries
+	failedCalls  failedCalls
 }
 
 // NewClient returns a client. Without options it makes up to three attempts of
@@ -87,32 +86,34 @@ func NewClient(opts ...ClientOption) (*Client, error) {
 // retries turned off, which would multiply with those made here. A client that
 // only observes leaves them on; see [Client.SetMode].
 func (c *Client) DialOptions() []grpc.DialOption {
+	native := c.modes.of("") == Observe
 	opts := []grpc.DialOption{
-		grpc.WithChainUnaryInterceptor(c.UnaryInterceptor()),
-		grpc.WithChainStreamInterceptor(c.StreamInterceptor()),
+		grpc.WithChainUnaryInterceptor(c.unaryInterceptor(native)),
+		grpc.WithChainStreamInterceptor(c.streamInterceptor(native)),
 	}
-	if c.modes.of("") == Enforce {
+	if !native {
 		opts = append(opts, grpc.WithDisableRetry())
-	} else {
-		c.native.Store(true)
 	}
 	return opts
 }
 
 // UnaryInterceptor returns the interceptor of unary calls, for chains that are
 // put together by hand. Dial with [grpc.WithDisableRetry] beside it.
-func (c *Client) UnaryInterceptor() grpc.UnaryClientInterceptor {
+func (c *Client) UnaryInterceptor() grpc.UnaryClientInterceptor { return c.unaryInterceptor(false) }
+
+// unaryInterceptor returns the interceptor for connections on which gRPC's own retries are
+// on, if native is set.
+func (c *Client) unaryInterceptor(native bool) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, fullMethod string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
 		if c.installedTwice(ctx, fullMethod, cc) {
 			return invoker(ctx, fullMethod, req, reply, cc, opts...)
 		}
-		k := &call{}
-		k.plan(ctx, c, fullMethod, cc, opts, reply)
+		k := &call{native: native}
+		k.plan(ctx, c, fullMethod, cc, opts, req, reply)
 		err = errPanicked // unless it returns
 		defer func() { k.end(err) }()
-		if err = k.unary(req, reply, cc, invoker); err != nil {
-			c.failedReplies.add(reply)
-		}
+		err = k.unary(req, reply, cc, invoker)
+		c.failedCalls.ended(k.failedCall(req, reply), err)
 		return err
 	}
 }

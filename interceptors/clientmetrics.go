@@ -36,7 +36,7 @@ func newClientCounters(s *settings) (*clientCounters, error) {
 		hedges:   i.counts("grpc.client.call.hedges", "{hedge}", "Hedges of an outgoing call, of those that had any.", 1, 2, 3, 4, 5, 10),
 		delay:    i.seconds("grpc.client.call.retry_delay", "Time during an outgoing call in which no attempt was under way, of calls that had any.", latencyBounds()),
 		roots:    i.counter("hopbound.client.roots", "{call}", "Outgoing calls that belong to no request: in a server's process, their context was lost on the way."),
-		others:   i.counter("hopbound.client.other_retries", "{call}", "Outgoing calls that another interceptor of the chain has retried, so that Hopbound did not."),
+		others:   i.counter("hopbound.client.other_retries", "{call}", "Outgoing calls that another interceptor of the chain was found to retry."),
 	}
 	return c, i.err()
 }

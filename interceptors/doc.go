@@ -18,8 +18,8 @@
 // The client's interceptor makes the attempts of a call: interceptors that run
 // before it see one call, those that run after it see each attempt. It goes
 // with retries of gRPC's own turned off, which [Client.DialOptions] does;
-// transparent retries stay, and are not counted. The server's interceptor should
-// be the first, so that the time spent in others is part of what it reports.
+// transparent retries stay, and are not counted. On a server, only interceptors that
+// authenticate and authorize the caller come before Hopbound's.
 //
 // For streams the same holds; what is theirs alone is in stream.go.
 package interceptors

@@ -278,3 +278,38 @@ func TestStoreThatHangsOrCannotWaitKeepsNobodyPastItsDeadline(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// Every run after one that may have had an effect is told so, until there is an outcome; a
+// handler that knows of none says so.
+func TestRunAfterAFailureIsToldOfAPossibleEffect(t *testing.T) {
+	t.Parallel()
+	down := status.Error(codes.Unavailable, "the bank is down")
+	for name, tc := range map[string]struct {
+		failures []error
+		want     string // whether each run was told
+	}{
+		"a failure":               {[]error{down}, "[false true]"},
+		"a failure without any":   {[]error{idempotency.NoEffect(down)}, "[false false]"},
+		"wrapped":                 {[]error{fmt.Errorf("at the till: %w", idempotency.NoEffect(down))}, "[false false]"},
+		"and then one without":    {[]error{down, idempotency.NoEffect(down)}, "[false true true]"},
+		"and before, one without": {[]error{idempotency.NoEffect(down), down}, "[false false true]"},
+	} {
+		var told []bool
+		b := &bank{pay: func(ctx context.Context, n int64, _ *testv1.PayRequest) error {
+			told = append(told, idempotency.TakenOver(ctx))
+			if int(n) <= len(tc.failures) {
+				return tc.failures[n-1]
+			}
+			return nil
+		}}
+		c := b.open(t, idempotency.NewMemory()).customer()
+		for range tc.failures {
+			if _, err := c.pay(t.Context(), "k", rent()); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "the bank is down") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if _, err := c.pay(t.Context(), "k", rent()); err != nil || fmt.Sprint(told) != tc.want {
+			t.Errorf("%s: told %v, %v, want %s", name, told, err, tc.want)
+		}
+	}
+}

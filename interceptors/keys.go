@@ -37,6 +37,7 @@ func (k *call) addKey(req any) (any, error) {
 		if !k.hasKey && k.policy.KeyRequired {
 			k.key, k.hasKey = idempotency.NewKey(), true
 		}
+		k.keyedAbove = !k.hasKey && k.writes() && k.request != nil && k.request.wouldRun
 	}
 	if field.field == nil || !field.empty() || !k.hasKey && !byHand {
 		return req, nil
@@ -58,8 +59,23 @@ func (k *call) wouldHaveKey(req any) bool {
 		k.refused(ReasonKeyInvalid)
 		return false
 	}
-	return k.sentKey() != "" || !field.empty() || k.policy.KeyRequired ||
-		k.writes() && (idempotency.IsRunning(k.ctx) || k.request != nil && k.request.wouldRun)
+	child := false
+	if _, byHand := handKey(k.ctx); !k.hasKey && !byHand && field.empty() {
+		// The key is not sent, but takes its number: those of later calls must not depend on
+		// the mode.
+		_, child = idempotency.ForCall(k.ctx, k.fullMethod, k.writes())
+	}
+	return child || k.sentKey() != "" || !field.empty() || k.policy.KeyRequired ||
+		k.writes() && k.request != nil && k.request.wouldRun
+}
+
+// forwardsKey reports whether the handler that makes a call that is only observed has
+// passed on the key of its own request. If its server enforced, a child would take its
+// place.
+func (k *call) forwardsKey() bool {
+	hand, byHand := handKey(k.ctx)
+	return byHand && !k.hasKey && k.wouldKey && k.request != nil && k.request.wouldRun &&
+		idempotency.Key(hand) == k.request.headerKey()
 }
 
 // writes reports whether the call may have an effect, and its policy does not say

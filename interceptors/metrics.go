@@ -78,7 +78,7 @@ type counters struct {
 func newCounters(i *instruments, side string) counters {
 	return counters{
 		side:     side,
-		refusals: i.counter("hopbound.refusals", "{call}", "Calls refused without being made or run, by reason."),
+		refusals: i.counter("hopbound.refusals", "{call}", "Calls that were rejected, or in mode observe would have been, by reason."),
 		ignored:  i.counter("hopbound.malformed", "{value}", "Values in metadata that were malformed and ignored, by key."),
 		twice:    i.counter("hopbound.installed_twice", "{call}", "Calls whose interceptors are installed twice: the inner ones passed them through."),
 	}

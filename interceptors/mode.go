@@ -13,14 +13,13 @@ import (
 type Mode int
 
 const (
-	// Enforce does it. It is the zero value.
+	// Enforce carries decisions out. It is the zero value.
 	Enforce Mode = iota
-	// Observe counts and traces what it would have done, and does nothing: no
-	// call is repeated, refused or given another deadline, no budget is carried, and
-	// no outcome of a write is stored or replayed. What others need to observe it
-	// still sends: a client the time of sending and whether the call would have a
-	// key, and a server its report. What a client counts is what the first retry of
-	// each call would have met; a retry that was not made had no outcome.
+	// Observe only counts and traces decisions: no call is retried, rejected or given
+	// another deadline, no budget is carried, and no outcome of a write is stored or
+	// replayed. It still sends what other processes need: a client sends the time and
+	// whether the call would have a key, and a server sends its report. A client counts
+	// only the decision about the first retry of each call.
 	Observe
 )
 
@@ -71,6 +70,9 @@ func (m *modes) of(fullMethod string) Mode {
 // set changes the mode of all methods, or of those named.
 func (m *modes) set(mode Mode, names []string) error {
 	errs := []error{mode.validate()}
+	if names != nil && len(names) == 0 {
+		errs = append(errs, errors.New("the list of methods is empty"))
+	}
 	for _, name := range names {
 		if err := validateMethodName(name); err != nil || name == "" {
 			errs = append(errs, fmt.Errorf("%q: the name must be /service/method or /service/", name))
@@ -97,23 +99,25 @@ func (m *modes) set(mode Mode, names []string) error {
 // SetMode changes the mode of the calls that start from now on; calls that have
 // started keep theirs. The methods are named as in [MethodPolicies]: one method
 // ("/shop.v1.Orders/Get"), or all methods of a service that are not named themselves
-// ("/shop.v1.Orders/"). Without names, the mode is that of all methods, and those set
-// by name before are forgotten. If a mode or name is invalid, it returns an error and
-// changes nothing. It is safe for concurrent use, and calls take no lock to read it.
+// ("/shop.v1.Orders/"). Without names, the mode applies to all methods and replaces all
+// modes that were set by name. If a mode or a name is invalid, or the list is empty but
+// not nil, SetMode returns an error and changes nothing. It is safe for concurrent use,
+// and calls take no lock to read the mode.
 //
-// [Client.DialOptions] turns gRPC's own retries off, unless the client observed then.
-// This cannot be changed on a connection. A connection that was dialled in Enforce has
-// no retries at all while the client observes. On a connection that was dialled in
-// Observe, gRPC goes on making the retries that the connection's own service config
-// asks for; when the client enforces, it makes no others of the methods concerned.
+// [Client.DialOptions] turns gRPC's own retries off, unless the client is in Observe when
+// it is called. That cannot be changed on a connection. A connection that was dialled in
+// Enforce has no retries at all while the client observes. On a connection that was
+// dialled in Observe, gRPC goes on making the retries that the connection's own service
+// config asks for; a client that enforces does not retry the methods concerned.
 func (c *Client) SetMode(mode Mode, methods ...string) error { return c.modes.set(mode, methods) }
 
 // SetMode changes the mode of the calls that arrive from now on; calls that have
 // arrived keep theirs. The methods are named as in [MethodPolicies]: one method
 // ("/shop.v1.Orders/Get"), or all methods of a service that are not named themselves
-// ("/shop.v1.Orders/"). Without names, the mode is that of all methods, and those set
-// by name before are forgotten. If a mode or name is invalid, it returns an error and
-// changes nothing. It is safe for concurrent use, and calls take no lock to read it.
+// ("/shop.v1.Orders/"). Without names, the mode applies to all methods and replaces all
+// modes that were set by name. If a mode or a name is invalid, or the list is empty but
+// not nil, SetMode returns an error and changes nothing. It is safe for concurrent use,
+// and calls take no lock to read the mode.
 //
 // A server that observes a method runs its writes each time they arrive, even if it
 // has stored their outcomes before.

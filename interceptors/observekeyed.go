@@ -31,7 +31,7 @@ func (in *incoming) observe(req any, handler grpc.UnaryHandler) (any, error) {
 	if t, ok := in.store.(idempotency.Transactor); ok && t.Transactional() && (in.request.wouldRun || invalid != nil) {
 		run = func() (any, error) { return in.observeTransaction(t, req, handler) }
 	}
-	if key == "" {
+	if key == "" || in.keyExpected { // the key, if there is one, is that of the caller's own request
 		return run()
 	}
 	c := claim{incoming: in, m: m, key: key}

@@ -328,3 +328,76 @@ func TestObservedWriteWhoseTransactionIsNotCommittedFails(t *testing.T) {
 		wantError(t, err, codes.Unavailable, want)
 	}
 }
+
+// In whatever order the processes of a chain start to enforce, and go back, no call fails
+// for want of a key that it would have if all enforced.
+func TestChainMayEnforceInAnyOrder(t *testing.T) {
+	t.Parallel()
+	for i := range 16 {
+		mode := func(bit int) interceptors.Option { return interceptors.WithMode(interceptors.Mode(i >> bit & 1)) }
+		bankNode := (&bank{}).openWith(t, interceptors.WithIdempotency(idempotency.NewMemory(), idempotency.RequireKey()), mode(0))
+		down := testv1.NewTestServiceClient(bankNode.dial(newClient(t, quick(), mode(1)).DialOptions()...))
+		shop := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+			_, err := down.Write(ctx, &testv1.WriteRequest{})
+			return err
+		}}
+		shopNode := shop.openWith(t, interceptors.WithIdempotency(idempotency.NewMemory()), mode(2))
+		customer := testv1.NewTestServiceClient(shopNode.dial(newClient(t, quick(), mode(3)).DialOptions()...))
+		if _, err := customer.Pay(t.Context(), rent()); err != nil { // whose policy generates a key
+			t.Errorf("modes %04b of the customer, the shop's server, the shop's client and the bank: %v", i, err)
+		}
+	}
+}
+
+// A write that would have a key of its own is not safe to repeat without it.
+func TestExpectedKeyDoesNotMakeACallSafe(t *testing.T) {
+	t.Parallel()
+	atBank := &bank{pay: func(context.Context, int64, *testv1.PayRequest) error { return errUnavailable }}
+	down := testv1.NewTestServiceClient(atBank.open(t, idempotency.NewMemory()).dial(newClient(t).DialOptions()...))
+	shop := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+		_, err := down.Write(ctx, &testv1.WriteRequest{})
+		return err
+	}}
+	shopNode := shop.open(t, idempotency.NewMemory())
+	_, _ = testv1.NewTestServiceClient(shopNode.dial(newClient(t, observing()).DialOptions()...)).Pay(t.Context(), rent())
+	if atBank.calls.Load() != 1 {
+		t.Errorf("%d calls without a key, want 1", atBank.calls.Load())
+	}
+}
+
+// A handler that passes its metadata on sends its own key with each of its calls, where a
+// client that enforces sends a child key.
+func TestForwardedKeyIsNotCountedAsReused(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []interceptors.Mode{interceptors.Enforce, interceptors.Observe} {
+		reader, meter := metered()
+		bankNode := (&bank{}).openWith(t, interceptors.WithIdempotency(idempotency.NewMemory()), interceptors.WithMode(mode), meter)
+		down := testv1.NewTestServiceClient(bankNode.dial(newClient(t, quick(), interceptors.WithMode(mode)).DialOptions()...))
+		shop := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+			md, _ := metadata.FromIncomingContext(ctx)
+			ctx = metadata.NewOutgoingContext(ctx, md)
+			for _, account := range []string{"one", "two"} {
+				if _, err := down.Pay(ctx, &testv1.PayRequest{Account: account}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}}
+		_, err := shop.openWith(t, interceptors.WithIdempotency(idempotency.NewMemory()), interceptors.WithMode(mode)).customer().pay(t.Context(), "k", rent())
+		if n := refusals(t, reader, interceptors.ReasonKeyReused); err != nil || n != 0 {
+			t.Errorf("%v: %v, KEY_REUSED counted %d times", mode, err, n)
+		}
+	}
+}
+
+// A store whose transactions the server cannot use is no store without transactions.
+func TestStoreWithTransactionsOfAnotherVersionIsAnError(t *testing.T) {
+	t.Parallel()
+	if _, err := interceptors.NewServer(interceptors.WithIdempotency(oldTransactor{idempotency.NewMemory()})); err == nil {
+		t.Error("no error")
+	}
+}
+
+type oldTransactor struct{ *idempotency.Memory }
+
+func (oldTransactor) Transactional() bool { return true }

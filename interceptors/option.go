@@ -201,7 +201,7 @@ func WithServiceConfig(json string) ClientOption {
 // be sent again, in bytes: of one call, and of all calls of the client. A stream
 // that sends more goes on, but is not repeated any more. The defaults are 256 KiB
 // and 16 MiB, as in gRPC. Zero keeps nothing. The call option
-// [grpc.MaxRetryRPCBufferSize] takes the place of the first.
+// [grpc.MaxRetryRPCBufferSize] overrides the limit of a call.
 func WithStreamBuffer(call, client int) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if call < 0 || client < 0 {
@@ -332,9 +332,9 @@ func WithFloor(d time.Duration) ServerOption {
 }
 
 // WithStreamIdleLimit ends streams on which no message has gone either way for
-// d: the client gets DEADLINE_EXCEEDED, the handler's context ends, and so does its
-// wait for a message. The default is no limit. Mind the time for which a handler works
-// on its own after the last message.
+// d: the client gets DEADLINE_EXCEEDED at once, the handler's context ends, and its
+// pending RecvMsg or SendMsg returns that error. The default is no limit. Choose d longer
+// than a handler works between two messages.
 func WithStreamIdleLimit(d time.Duration) ServerOption {
 	return serverOption(func(s *serverSettings) {
 		if d <= 0 {
@@ -345,8 +345,9 @@ func WithStreamIdleLimit(d time.Duration) ServerOption {
 }
 
 // WithStreamSendTimeout ends streams whose client has not made room for a message
-// within d, because it does not read. They end as by [WithStreamIdleLimit]. The
-// default is no limit.
+// within d, because it does not read. They end as by [WithStreamIdleLimit], but under
+// net/http ([grpc.Server.ServeHTTP]), where a pending SendMsg ends only when the client
+// reads or goes. The default is no limit.
 func WithStreamSendTimeout(d time.Duration) ServerOption {
 	return serverOption(func(s *serverSettings) {
 		if d <= 0 {

@@ -3,8 +3,10 @@ package interceptors
 import (
 	"context"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"google.golang.org/grpc/codes"
@@ -12,14 +14,14 @@ import (
 )
 
 // An interceptor of another library in the same chain may retry, too. With three
-// attempts each, a failing call would be made nine times. The one that is found out to be
-// second leaves retries to the other:
+// attempts each, a failing call would be made nine times. When Hopbound notices the other
+// interceptor, it stops retrying the call:
 //
 //   - An interceptor after Hopbound's makes several calls to gRPC for one attempt, of
 //     which an earlier one has failed. Then Hopbound makes no other attempt.
-//   - An interceptor before Hopbound's makes a call again with the reply message of one
-//     that has failed, which generated code does not. Or it says in the metadata which
-//     attempt this is. Then Hopbound makes a single attempt.
+//   - An interceptor before Hopbound's makes a call again with the request and the reply
+//     message of one that failed a moment ago, which generated code does not. Or it says
+//     in the metadata which attempt this is. Then Hopbound makes a single attempt.
 
 // attrOtherRetries is set on the span of a call that another interceptor retries.
 const attrOtherRetries = attribute.Key("hopbound.other_retries")
@@ -45,51 +47,82 @@ func (a *attempt) repeatedBelow(repeats func(codes.Code) bool) bool {
 	return false
 }
 
-// failedReplies are the reply messages of the last unary calls that have failed.
-type failedReplies struct {
-	mu   sync.Mutex // held while last is replaced
-	last atomic.Pointer[[failedReplyCount]any]
-	next int
+// failedCall is a unary call that has failed, by its messages. As long as they are kept,
+// no other message can be at their addresses.
+type failedCall struct {
+	method     string
+	req, reply any
+	ended      time.Time
 }
 
-const failedReplyCount = 16
+// failedCalls are the last unary calls of a client that have failed.
+type failedCalls struct {
+	mu   sync.Mutex // held while last is replaced
+	last atomic.Pointer[[]failedCall]
+}
 
-// add takes in the reply of a call that has failed. Nobody else can have a message at its
-// address as long as it is kept.
-func (f *failedReplies) add(reply any) {
-	if reflect.ValueOf(reply).Kind() != reflect.Pointer || f.has(reply) {
+const (
+	failedCallCount = 16
+	// failedCallTime is for how long a failed call is remembered, which is more than the
+	// backoff of most interceptors that retry.
+	failedCallTime = 2 * time.Second
+)
+
+// failedCall returns the call as it is remembered if it fails.
+func (k *call) failedCall(req, reply any) failedCall {
+	return failedCall{k.fullMethod, req, reply, k.ended}
+}
+
+// ended takes in that a call has ended.
+func (f *failedCalls) ended(c failedCall, err error) {
+	known := f.last.Load() != nil && len(*f.last.Load()) > 0
+	if err == nil && !known || !hasAddress(c.req) || !hasAddress(c.reply) {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	next := &[failedReplyCount]any{}
+	var next []failedCall
 	if last := f.last.Load(); last != nil {
-		*next = *last
-	}
-	next[f.next] = reply
-	f.next = (f.next + 1) % failedReplyCount
-	f.last.Store(next)
-}
-
-// has reports whether a reply is that of one of these calls. It takes no lock.
-func (f *failedReplies) has(reply any) bool {
-	last := f.last.Load()
-	if last == nil {
-		return false
-	}
-	for _, r := range last {
-		if r != nil && r == reply {
-			return true
+		for _, other := range *last {
+			if !other.is(c) && c.ended.Sub(other.ended) < failedCallTime {
+				next = append(next, other)
+			}
 		}
 	}
-	return false
+	if err != nil {
+		next = append(next, c)
+	}
+	next = next[max(0, len(next)-failedCallCount):]
+	f.last.Store(&next)
+}
+
+// hasAddress reports whether a message has an address that no other has.
+func hasAddress(m any) bool {
+	v := reflect.ValueOf(m)
+	return v.Kind() == reflect.Pointer && !v.IsNil() && v.Type().Elem().Size() > 0
+}
+
+// is reports whether two calls have the same messages.
+func (c failedCall) is(other failedCall) bool {
+	return c.method == other.method && c.req == other.req && c.reply == other.reply
+}
+
+// has reports whether a call with the same messages failed a moment ago. It takes no lock.
+func (f *failedCalls) has(c failedCall) bool {
+	last := f.last.Load()
+	if last == nil || len(*last) == 0 || !hasAddress(c.req) || !hasAddress(c.reply) {
+		return false
+	}
+	return slices.ContainsFunc(*last, func(other failedCall) bool {
+		return other.is(c) && c.ended.Sub(other.ended) < failedCallTime
+	})
 }
 
 // retriedAbove reports whether an interceptor before Hopbound's makes the call again. A
 // handler that forwards its metadata forwards the count as well, which then is its
 // caller's.
-func (k *call) retriedAbove(ctx context.Context, reply any) bool {
-	if reply != nil && k.failedReplies.has(reply) {
+func (k *call) retriedAbove(ctx context.Context, req, reply any) bool {
+	if k.failedCalls.has(k.failedCall(req, reply)) {
 		return true
 	}
 	md, ok := metadata.FromOutgoingContext(ctx)
@@ -100,7 +133,14 @@ func (k *call) retriedAbove(ctx context.Context, reply any) bool {
 func (k *call) leaveRetries() {
 	k.reportOtherRetries()
 	if k.mode == Enforce {
-		k.policy.Retry, k.policy.Hedge = &RetryPolicy{MaxAttempts: 1}, nil
+		once := &RetryPolicy{MaxAttempts: 1}
+		switch p := &k.policy; {
+		case p.Hedge != nil:
+			once.Codes = p.Hedge.NonFatal
+		case p.Retry != nil:
+			once.Codes = p.Retry.Codes
+		}
+		k.policy.Retry, k.policy.Hedge = once, nil
 	}
 }
 
@@ -112,5 +152,5 @@ func (k *call) reportOtherRetries() {
 	if k.count != nil {
 		k.count.otherRetries(k.ctx, k.method)
 	}
-	k.otherRetries.report(k.ctx, "another interceptor of the chain retries calls as well, and Hopbound leaves these retries to it", sideClient, k.fullMethod)
+	k.otherRetries.report(k.ctx, "another client interceptor retries this method, and Hopbound does not retry these calls; remove the other interceptor", sideClient, k.fullMethod)
 }

@@ -3,10 +3,13 @@ package interceptors_test
 import (
 	"context"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/interceptors"
+	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -120,5 +123,63 @@ func TestCallThatTheApplicationRepeatsIsRetried(t *testing.T) {
 	}
 	if leaf.calls.Load() != 9 {
 		t.Errorf("%d calls, want 9", leaf.calls.Load())
+	}
+}
+
+// Messages that an application uses again are not those of a retry once the call has
+// succeeded, or some time has passed.
+func TestMessagesMayBeUsedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leaf := &counter{}
+		down := true
+		leaf.fail = func(int64) error {
+			if down {
+				return errUnavailable
+			}
+			return nil
+		}
+		client := newClient(t, quick(), interceptors.WithBudget(fixedBudget(budget.Burst(100))))
+		cc := serve(t, leaf.handle).dial(client.DialOptions()...)
+		var (
+			request  testv1.IdempotentRequest
+			response testv1.IdempotentResponse
+		)
+		do := func() int64 {
+			before := leaf.calls.Load()
+			_ = cc.Invoke(t.Context(), idempotentMethod, &request, &response)
+			return leaf.calls.Load() - before
+		}
+		first := do()
+		down = false
+		good := do()
+		down = true
+		second := do()
+		time.Sleep(3 * time.Second)
+		if third := do(); first != 3 || good != 1 || second != 3 || third != 3 {
+			t.Errorf("%d, %d, %d and %d attempts, want 3, 1, 3 and 3", first, good, second, third)
+		}
+	})
+}
+
+// plainCodec sends nothing, whatever the message is.
+type plainCodec struct{}
+
+func (plainCodec) Marshal(any) ([]byte, error) { return nil, nil }
+func (plainCodec) Unmarshal([]byte, any) error { return nil }
+func (plainCodec) Name() string                { return "proto" }
+
+// All messages without a size have one address.
+func TestMessagesWithoutASizeAreNotTakenForOneAnother(t *testing.T) {
+	t.Parallel()
+	type empty struct{}
+	leaf := &counter{fail: always(errUnavailable)}
+	client := newClient(t, quick(), interceptors.WithBudget(fixedBudget(budget.Burst(100))))
+	cc := serve(t, leaf.handle, grpc.ForceServerCodec(plainCodec{})).dial(append(client.DialOptions(), grpc.WithDefaultCallOptions(grpc.ForceCodec(plainCodec{})))...)
+	for range 3 {
+		_ = cc.Invoke(t.Context(), idempotentMethod, new(empty), new(empty))
+	}
+	if leaf.calls.Load() != 9 {
+		t.Errorf("%d attempts of three calls, want 9", leaf.calls.Load())
 	}
 }

@@ -30,6 +30,7 @@ type call struct {
 	key        idempotency.Key
 	hasKey     bool
 	wouldKey   bool // it is only observed, and would have a key
+	keyedAbove bool // it would have a key if all its callers enforced
 	began      time.Time
 
 	ctx       context.Context    // its own, from which each attempt's is derived
@@ -47,7 +48,8 @@ type call struct {
 	root      budget.Allotment
 
 	streaming bool
-	buffer    int // bytes of a stream that are kept to be sent again
+	native    bool // gRPC's own retries are on
+	buffer    int  // bytes of a stream that are kept to be sent again
 	tried     tried.Backends
 	attempts  int
 	first     attempt
@@ -72,8 +74,8 @@ type call struct {
 }
 
 // plan gathers what a call goes by: its method's policy, the allotment that it
-// draws on, and its deadline. The reply is that of a unary call, or nil.
-func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.ClientConn, opts []grpc.CallOption, reply any) {
+// draws on, and its deadline. Request and reply are those of a unary call, or nil.
+func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.ClientConn, opts []grpc.CallOption, req, reply any) {
 	k.Client = c
 	k.mode, k.fullMethod = c.modes.of(fullMethod), fullMethod
 	if k.budget = c.budget; k.mode == Observe {
@@ -96,7 +98,7 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 	if c.count != nil && !inRequest(ctx) {
 		c.count.rootCall(ctx, k.series())
 	}
-	retriedAbove := k.retriedAbove(ctx, reply)
+	retriedAbove := k.retriedAbove(ctx, req, reply)
 	ctx = k.startCall(k.withoutReserved(ctx))
 	if d, ok := ctx.Deadline(); k.mode == Enforce && k.policy.Timeout > 0 && (!ok || d.Sub(k.began) > k.policy.Timeout) {
 		ctx, k.release = context.WithDeadline(ctx, k.began.Add(k.policy.Timeout))

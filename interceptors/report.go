@@ -36,8 +36,8 @@ func (in *incoming) sendReport(err error, used int, took time.Duration) {
 	if ms, ok := in.request.downstream.retryAfter(marked); ok && err != nil {
 		trailer[pushbackKey] = []string{strconv.FormatInt(ms, 10)}
 	}
-	// It fails on a server that is not gRPC's own, which has no trailers, and if the
-	// stream was cut, and has reported.
+	// It fails on a server that is not gRPC's own, which has no trailers, and if a limit
+	// has ended the stream with a report of its own.
 	_ = grpc.SetTrailer(&in.request, trailer)
 }
 

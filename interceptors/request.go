@@ -20,7 +20,7 @@ type request struct {
 	allotment  budget.Allotment
 	downstream downstream
 
-	wouldRun bool // it is only observed, and would have run under a key
+	wouldRun bool // it runs without a key, and would have one if all its callers enforced
 
 	span trace.Span // of the incoming call; nil if it is not recorded
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/deadline"
+	"github.com/hopbound/hopbound/idempotency"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -61,7 +62,7 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 	s.count, errs[0] = newServerCounters(&s.settings)
 	s.declared, errs[1] = readDeclarations(protoregistry.GlobalFiles)
 	errs[2] = s.checkFloors()
-	errs[3] = s.checkKeyed()
+	errs[3] = errors.Join(s.checkKeyed(), s.checkTransactor())
 	s.storeKind = "other"
 	if named, ok := s.store.(interface{ Kind() string }); ok {
 		s.storeKind = named.Kind()
@@ -70,6 +71,19 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// checkTransactor returns an error if the store has transactions that the server cannot
+// use, because one of the two is of another version.
+func (s *Server) checkTransactor() error {
+	t, ok := s.store.(interface{ Transactional() bool })
+	if !ok || !t.Transactional() {
+		return nil
+	}
+	if _, ok := s.store.(idempotency.Transactor); !ok {
+		return fmt.Errorf("WithIdempotency: %T has transactions, and is no idempotency.Transactor", s.store)
+	}
+	return nil
 }
 
 // checkFloors returns an error if no call could ever be served, because it would

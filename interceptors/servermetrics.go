@@ -30,7 +30,7 @@ func newServerCounters(s *settings) (*serverCounters, error) {
 		counters: newCounters(i, sideServer),
 		calls:    i.counter("hopbound.server.calls", "{call}", "Incoming calls that have ended, by the status that the caller got: DEADLINE_EXCEEDED of those that ended after their deadline."),
 		headroom: i.seconds("hopbound.server.deadline.headroom", "Time left until its deadline when a call arrived, of calls that have one; 0 if it had passed.", latencyBounds()),
-		keyed:    i.counter("hopbound.idempotency.calls", "{call}", "Incoming calls with an idempotency key, by what became of them."),
+		keyed:    i.counter("hopbound.idempotency.calls", "{call}", "Incoming calls with an idempotency key, by their outcome; in mode observe, by the outcome that enforcing would have had."),
 		steps: i.seconds("hopbound.idempotency.store.duration", "Duration of steps of the idempotency store, by step and whether it answered.",
 			metric.WithExplicitBucketBoundaries(1e-6, 1e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, .1, .25, .5, 1, 2.5, 5, 10)),
 	}

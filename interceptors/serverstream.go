@@ -53,18 +53,19 @@ type serverStream struct {
 func (s *serverStream) Context() context.Context { return &s.in.request }
 
 // RecvMsg receives a message.
-func (s *serverStream) RecvMsg(m any) error {
+func (s *serverStream) RecvMsg(m any) (err error) {
 	if s.limits == nil {
 		return s.ServerStream.RecvMsg(m)
 	}
 	if err := s.limits.enter(); err != nil {
 		return err
 	}
-	return s.limits.leave(s.ServerStream.RecvMsg(m))
+	defer func() { err = s.limits.leave(err) }()
+	return s.ServerStream.RecvMsg(m)
 }
 
 // SendMsg sends a message.
-func (s *serverStream) SendMsg(m any) error {
+func (s *serverStream) SendMsg(m any) (err error) {
 	s.release()
 	if s.limits == nil {
 		return s.ServerStream.SendMsg(m)
@@ -73,9 +74,11 @@ func (s *serverStream) SendMsg(m any) error {
 		return err
 	}
 	s.limits.sending.Store(int64(s.limits.now()) + 1)
-	err := s.ServerStream.SendMsg(m)
-	s.limits.sending.Store(0)
-	return s.limits.leave(err)
+	defer func() {
+		s.limits.sending.Store(0)
+		err = s.limits.leave(err)
+	}()
+	return s.ServerStream.SendMsg(m)
 }
 
 // SendHeader sends the header.

@@ -2,6 +2,7 @@ package interceptors_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -10,7 +11,9 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -64,6 +67,9 @@ func TestModeThatIsInvalidChangesNothing(t *testing.T) {
 		}
 		if err := set(7); err == nil {
 			t.Error("mode 7: no error")
+		}
+		if err := set(interceptors.Observe, []string{}...); err == nil { // a list that was not read, perhaps
+			t.Error("an empty list: no error")
 		}
 	}
 	if _ = do(t.Context()); leaf.calls.Load() != 3 {
@@ -195,4 +201,67 @@ func TestModeMayChangeWhileCallsAreMade(t *testing.T) {
 		_ = server.SetMode(interceptors.Mode(i%2), idempotentMethod)
 	}
 	wg.Wait()
+}
+
+// What is dialled while the client enforces is Hopbound's to retry, whatever was dialled
+// before.
+func TestConnectionDialledAfterEnforcingIsRetriedByHopbound(t *testing.T) {
+	t.Parallel()
+	leaf := &counter{fail: always(errUnavailable)}
+	n := serve(t, leaf.handle)
+	client := newClient(t, interceptors.WithMode(interceptors.Observe))
+	_ = client.DialOptions() // of a connection that keeps gRPC's own retries
+	_ = client.SetMode(interceptors.Enforce)
+	do := idempotent(n.dial(append(client.DialOptions(), native())...))
+	if _ = do(t.Context()); leaf.calls.Load() != 3 {
+		t.Errorf("%d attempts, want 3", leaf.calls.Load())
+	}
+}
+
+// A failure that gRPC has retried in vain is marked, as one that Hopbound has.
+func TestFailureThatGRPCHasRetriedIsMarked(t *testing.T) {
+	t.Parallel()
+	const config = `{"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttempts":3,"initialBackoff":"0.001s","maxBackoff":"0.001s","backoffMultiplier":1,"retryableStatusCodes":["RESOURCE_EXHAUSTED"]}}]}`
+	for _, dialled := range []interceptors.Mode{interceptors.Enforce, interceptors.Observe} {
+		leaf := &counter{fail: always(status.Error(codes.ResourceExhausted, "busy"))}
+		client := newClient(t, interceptors.WithMode(dialled))
+		down := idempotent(serve(t, leaf.handle).dial(append(client.DialOptions(), grpc.WithDefaultServiceConfig(config))...))
+		_ = client.SetMode(interceptors.Enforce)
+		n := serve(t, func(ctx context.Context) error {
+			if down(ctx) != nil {
+				return status.Error(codes.Unavailable, "cannot answer")
+			}
+			return nil
+		}, newServer(t).ServerOptions()...)
+		var trailer metadata.MD
+		_ = idempotent(n.dial())(t.Context(), grpc.Trailer(&trailer))
+		if got := trailer["grpc-retry-pushback-ms"]; leaf.calls.Load() != 3 || !slices.Equal(got, []string{"-1"}) {
+			t.Errorf("dialled in %v: %d calls, pushback %q, want 3 and -1", dialled, leaf.calls.Load(), got)
+		}
+	}
+}
+
+// The number of a handler's call, which its child key is made of, does not depend on the
+// mode of earlier calls.
+func TestChildKeysDoNotDependOnTheMode(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, quick(), observing())
+	down := testv1.NewTestServiceClient((&bank{}).open(t, idempotency.NewMemory()).dial(client.DialOptions()...))
+	shop := &bank{pay: func(ctx context.Context, n int64, _ *testv1.PayRequest) error {
+		for _, account := range []string{"one", "two"} {
+			if _, err := down.Pay(ctx, &testv1.PayRequest{Account: account}); err != nil {
+				return err
+			}
+			_ = client.SetMode(interceptors.Enforce)
+		}
+		if n == 1 {
+			return errUnavailable
+		}
+		return nil
+	}}
+	c := shop.open(t, idempotency.NewMemory()).customer()
+	_, _ = c.pay(t.Context(), "k", rent())
+	if _, err := c.pay(t.Context(), "k", rent()); err != nil {
+		t.Errorf("the second time: %v", err)
+	}
 }

@@ -106,7 +106,9 @@ const (
 
 // StreamInterceptor returns the interceptor of streaming calls, for chains that
 // are put together by hand. Dial with [grpc.WithDisableRetry] beside it.
-func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
+func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor { return c.streamInterceptor(false) }
+
+func (c *Client) streamInterceptor(native bool) grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, fullMethod string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 		if c.installedTwice(ctx, fullMethod, cc) {
 			return streamer(ctx, desc, cc, fullMethod, opts...)
@@ -115,8 +117,8 @@ func (c *Client) StreamInterceptor() grpc.StreamClientInterceptor {
 			desc: desc, cc: cc, streamer: streamer,
 			recv: newGate(), send: newGate(), changed: make(chan struct{}), driving: true,
 		}
-		s.streaming = true
-		s.plan(ctx, c, fullMethod, cc, opts, nil)
+		s.streaming, s.native = true, native
+		s.plan(ctx, c, fullMethod, cc, opts, nil, nil)
 		s.makeCancellable()
 		if tell := s.onFinish; tell != nil { // the user's code runs under no lock
 			s.onFinish = func(err error) { s.notify = func() { tell(err) } }

@@ -13,18 +13,19 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// streamLimits are the limits of one stream that gRPC does not know: a deadline of the
-// server's own, a limit on idle time, and a timeout of sends.
+// streamLimits are the limits of one stream that gRPC does not know: a deadline earlier
+// than gRPC's (of the server, or of the caller's hop-context), a limit on idle time, and a
+// timeout of sends.
 //
-// The stream is open, cut or over. It is cut when a limit is reached: then its context
-// ends, and so does the stream itself, with the status of the limit. That ends a wait
-// of the handler's for a message, or for room to send one, which gRPC ends only with
-// the stream. Only a deadline that passes while the handler does not wait leaves the
-// stream alone until the handler's next wait: until then, the handler may succeed. The
-// stream is over when the handler has returned.
+// The stream is open, cut or over. It is cut when a limit is reached: its context ends,
+// and the stream itself ends with the status of the limit. A pending RecvMsg or SendMsg of
+// the handler then returns; nothing else of gRPC's public methods would end it. If the
+// deadline passes while the handler is in neither, the stream is cut at its next call of
+// one; until then, the handler may succeed. The stream is over when the handler has
+// returned.
 //
-// For a message, the handler stores the time and counts that it waits. The rest is left
-// to one timer for each stream.
+// A message costs a counter and a time that is stored. One timer for each stream does
+// the rest.
 type streamLimits struct {
 	in         *incoming
 	idle, send time.Duration // 0 is no limit
@@ -125,22 +126,22 @@ func (l *streamLimits) next(now time.Duration) time.Duration {
 	return max(0, next)
 }
 
-// check cuts the stream if a limit is reached, or else comes back when one may be.
+// check cuts the stream if a limit is reached, or else sets the timer for when one may be.
 func (l *streamLimits) check() {
 	now := l.now()
-	next := l.next(now)
-	if next > 0 {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if !l.over && l.cause == nil {
-			l.timer.Reset(next)
-		}
+	sending := l.sending.Load()
+	switch {
+	case l.idle > 0 && now >= time.Duration(l.last.Load())+l.idle:
+		l.cut(errIdle)
+		return
+	case l.send > 0 && sending > 0 && now >= time.Duration(sending-1)+l.send:
+		l.cut(errSendTimeout)
 		return
 	}
-	if l.idle > 0 && now >= time.Duration(l.last.Load())+l.idle {
-		l.cut(errIdle)
-	} else {
-		l.cut(errSendTimeout)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over && l.cause == nil {
+		l.timer.Reset(l.next(now)) // at once, if a message has come and another limit is near
 	}
 }
 
@@ -164,13 +165,15 @@ func (l *streamLimits) cut(cause error) {
 	w, ok := grpc.ServerTransportStreamFromContext(l.in.request.Context).(statusWriter)
 	if !ok {
 		l.in.uncuttable.Do(func() {
-			slog.WarnContext(&l.in.request, "hopbound: a limit of a stream has ended its context, but cannot end a wait of its handler for messages: "+
-				"the stream is not one of gRPC's own server, or an interceptor before Hopbound has replaced it", "method", l.in.method.full)
+			slog.WarnContext(&l.in.request, "hopbound: a stream limit has ended the handler's context, but cannot end a pending RecvMsg or SendMsg: "+
+				"an interceptor or another server has replaced gRPC's own stream", "method", l.in.method.full)
 		})
 		return
 	}
 	l.in.sendReport(cause, l.in.request.allotment.Close(), time.Since(l.in.arrived))
-	_ = w.WriteStatus(status.Convert(cause)) // fails only if the connection is lost
+	go func() { // under net/http, it waits for the client to read
+		_ = w.WriteStatus(status.Convert(cause)) // fails only if the connection is lost
+	}()
 }
 
 // cutBy returns what has cut the stream, or nil.

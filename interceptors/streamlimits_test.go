@@ -199,7 +199,7 @@ func TestStreamThatCannotBeCutIsLogged(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 		cmd.Env = append(os.Environ(), "HOPBOUND_LOG_UNCUTTABLE=1")
 		out, err := cmd.CombinedOutput()
-		if err != nil || bytes.Count(out, []byte("cannot end a wait of its handler")) != 1 {
+		if err != nil || bytes.Count(out, []byte("cannot end a pending RecvMsg")) != 1 {
 			t.Errorf("%v, and not one line:\n%s", err, out)
 		}
 		return
@@ -236,3 +236,31 @@ type inContext struct {
 }
 
 func (s inContext) Context() context.Context { return s.ctx }
+
+// panickyCodec panics when it encodes.
+type panickyCodec struct{}
+
+func (panickyCodec) Marshal(any) ([]byte, error) { panic("a bug") }
+func (panickyCodec) Unmarshal([]byte, any) error { return nil }
+func (panickyCodec) Name() string                { return "proto" }
+
+func TestSendThatPanicsIsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := serveStreams(t, func(s side, _ grpc.ServerStream) error {
+			func() {
+				defer func() { _ = recover() }()
+				_ = s.send("a")
+			}()
+			time.Sleep(2 * time.Minute) // and sends nothing
+			return nil
+		}, append(newServer(t, interceptors.WithStreamSendTimeout(time.Minute)).ServerOptions(), grpc.ForceServerCodec(panickyCodec{}))...)
+		s, err := chat().open(t.Context(), n.dial())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.all(); err != nil {
+			t.Error(err)
+		}
+	})
+}

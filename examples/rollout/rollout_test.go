@@ -23,8 +23,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// What users do in each step: each order is sent twice, and one attempt in ten to pass
-// fails at the last hop.
+// What users do in each step: each order is sent twice, and every tenth Pass fails at the
+// last hop.
 const (
 	passes   = 60
 	orders   = 20
@@ -170,7 +170,7 @@ type part struct {
 	title    string
 	commands []string
 	zero     []string // queries that must be zero
-	more     []string // and those that must not
+	more     []string // queries that must be above zero
 	goBack   bool     // the page sets modes at run time
 }
 
@@ -182,7 +182,7 @@ func readPage(t *testing.T) []part {
 		t.Fatal(err)
 	}
 	var parts []part
-	var block, sentence string
+	var block, paragraph string
 	for line := range strings.Lines(string(page)) {
 		line = strings.TrimSpace(line)
 		switch {
@@ -193,21 +193,25 @@ func readPage(t *testing.T) []part {
 		case len(parts) == 0:
 		case block == "sh":
 			parts[len(parts)-1].commands = append(parts[len(parts)-1].commands, line)
-		case block == "promql" && strings.Contains(sentence, "must be zero"):
+		case block == "promql" && strings.Contains(paragraph, "must be zero"):
 			parts[len(parts)-1].zero = append(parts[len(parts)-1].zero, line)
 		case block == "promql":
 			parts[len(parts)-1].more = append(parts[len(parts)-1].more, line)
 		case block == "go":
 			parts[len(parts)-1].goBack = parts[len(parts)-1].goBack || strings.Contains(line, "SetMode")
-		case line != "":
-			sentence = strings.ToLower(line)
+		case line == "":
+			paragraph += "\n"
+		case strings.HasSuffix(paragraph, "\n"):
+			paragraph = strings.ToLower(line)
+		default:
+			paragraph += " " + strings.ToLower(line)
 		}
 	}
 	return parts
 }
 
-// The page is followed word for word: its commands set the environment of each release,
-// and its queries are made while users go on as before.
+// The commands of the page set the environment of each release, and its queries are made
+// while users go on as before. TestCodeOfDocumentsIsCompiled compares its Go code.
 func TestRolloutGoesAsItsPageSays(t *testing.T) {
 	t.Parallel()
 	const once, twice = orders, 2 * orders

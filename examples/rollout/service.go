@@ -16,14 +16,16 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-func mode(getenv func(string) string, name string) (mode interceptors.Mode, installed bool) {
-	switch getenv(name) {
+func mode(getenv func(string) string, name string) (mode interceptors.Mode, installed bool, err error) {
+	switch value := getenv(name); value {
+	case "":
+		return 0, false, nil
 	case "observe":
-		return interceptors.Observe, true
+		return interceptors.Observe, true, nil
 	case "enforce":
-		return interceptors.Enforce, true
+		return interceptors.Enforce, true, nil
 	default:
-		return 0, false
+		return 0, false, fmt.Errorf("%s is %q, must be observe or enforce", name, value)
 	}
 }
 
@@ -41,13 +43,18 @@ type service struct {
 	stop   func()
 }
 
-// start starts a hop that serves with a handler, which is given a client of the next
-// hop unless it is the last.
+// start starts a hop. The handler is made with a client of the next hop; at the last hop,
+// next is empty and the client must not be used.
 func start(getenv func(string) string, meters metric.MeterProvider, next string, handler func(chainv1.HopServiceClient) chainv1.HopServiceServer) (*service, error) {
 	s := &service{}
 	dial := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultServiceConfig(retries)}
 	var serve []grpc.ServerOption
-	if serverMode, installed := mode(getenv, "HOPBOUND_SERVER"); installed {
+	serverMode, serverInstalled, serverErr := mode(getenv, "HOPBOUND_SERVER")
+	clientMode, clientInstalled, clientErr := mode(getenv, "HOPBOUND_CLIENT")
+	if err := errors.Join(serverErr, clientErr); err != nil {
+		return nil, err
+	}
+	if serverInstalled {
 		store := idempotency.NewMemory()
 		server, err := interceptors.NewServer(
 			interceptors.WithMode(serverMode),
@@ -57,9 +64,10 @@ func start(getenv func(string) string, meters metric.MeterProvider, next string,
 		if err != nil {
 			return nil, fmt.Errorf("server: %w", err)
 		}
-		s.server, serve = server, server.ServerOptions()
+		s.server = server
+		serve = append(serve, server.ServerOptions()...)
 	}
-	if clientMode, installed := mode(getenv, "HOPBOUND_CLIENT"); installed {
+	if clientInstalled {
 		client, err := interceptors.NewClient(
 			interceptors.WithMode(clientMode),
 			interceptors.WithMeterProvider(meters),
@@ -67,7 +75,8 @@ func start(getenv func(string) string, meters metric.MeterProvider, next string,
 		if err != nil {
 			return nil, fmt.Errorf("client: %w", err)
 		}
-		s.client, dial = client, append(dial, client.DialOptions()...)
+		s.client = client
+		dial = append(dial, client.DialOptions()...)
 	}
 	conn, err := grpc.NewClient("passthrough:///"+next, dial...)
 	if err != nil {

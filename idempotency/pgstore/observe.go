@@ -36,21 +36,27 @@ type observedTx struct {
 // get returns the transaction, which it begins if need be.
 func (t *observedTx) get(ctx context.Context) (pgx.Tx, bool) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.begun != nil {
-		return t.begun, true
-	}
-	if t.closed.Load() {
+	begun := t.begun
+	t.mu.Unlock()
+	switch {
+	case begun != nil:
+		return begun, true
+	case t.closed.Load():
 		return nil, false
 	}
-	conn, err := t.store.pool.Acquire(ctx)
+	conn, err := t.store.pool.Acquire(ctx) // which may wait for long
 	if err != nil {
 		return nil, false
 	}
 	inner, err := conn.Conn().BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}) // as claimed writes have it
-	if err != nil {
-		conn.Release()
-		return nil, false
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil || t.begun != nil || t.closed.Load() { // by another goroutine of the handler's
+		conn.Release() // which closes a connection that is in a transaction
+		if t.begun == nil {
+			return nil, false
+		}
+		return t.begun, true
 	}
 	t.conn, t.begun = conn, &tx{Tx: inner, closed: t.closed}
 	return t.begun, true

@@ -17,8 +17,8 @@ type txContext struct{}
 // not safe for concurrent use, as no transaction is, and over when the handler
 // has returned.
 //
-// On a server that only observes, the first call of Tx begins the transaction, and
-// returns false if that fails.
+// On a server that only observes, the first call of Tx begins the transaction. It returns
+// false if there is no connection or BEGIN fails, and does not say why.
 func Tx(ctx context.Context) (pgx.Tx, bool) {
 	switch t := ctx.Value(txContext{}).(type) {
 	case *tx:
