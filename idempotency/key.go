@@ -19,7 +19,7 @@ const MaxKeyLen = 255
 // Errors that [Key.Validate] wraps.
 var (
 	ErrKeyLength    = errors.New("idempotency key must have 1 to 255 characters")
-	ErrKeyCharacter = errors.New("idempotency key must be printable ASCII that neither begins nor ends with a space")
+	ErrKeyCharacter = errors.New("idempotency key must be printable ASCII without commas and double quotes, and neither begin nor end with a space")
 )
 
 // Key names one write: all attempts of it carry the same key, and no other
@@ -62,6 +62,20 @@ func (k Key) Hash() string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// ParseKey reads the value of the header [Header]: a key as it is, or in double quotes as in
+// the IETF's Idempotency-Key draft, without escapes or parameters. Both are the same key. A
+// comma is an error, because two values that a proxy has joined are not a key.
+func ParseKey(value string) (Key, error) {
+	if len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"' {
+		value = value[1 : len(value)-1]
+	}
+	key := Key(value)
+	if err := key.Validate(); err != nil {
+		return "", err
+	}
+	return key, nil
+}
+
 // Validate returns an error that wraps [ErrKeyLength] or [ErrKeyCharacter] if
 // the key cannot be sent.
 func (k Key) Validate() error {
@@ -70,7 +84,7 @@ func (k Key) Validate() error {
 	}
 	for i := range len(k) {
 		space := k[i] == ' ' && (i == 0 || i == len(k)-1)
-		if k[i] < ' ' || k[i] > '~' || space {
+		if k[i] < ' ' || k[i] > '~' || k[i] == '"' || k[i] == ',' || space {
 			return fmt.Errorf("%w: character %q at %d", ErrKeyCharacter, k[i], i)
 		}
 	}

@@ -37,9 +37,25 @@ func TestKeysAreValidated(t *testing.T) {
 		"a\nb":                   idempotency.ErrKeyCharacter,
 		"clé":                    idempotency.ErrKeyCharacter,
 		"a\x7f":                  idempotency.ErrKeyCharacter,
+		"one,two":                idempotency.ErrKeyCharacter,
+		"one, two":               idempotency.ErrKeyCharacter,
+		`"a"`:                    idempotency.ErrKeyCharacter,
 	} {
 		if err := idempotency.Key(key).Validate(); !errors.Is(err, want) {
 			t.Errorf("%q: %v, want %v", key, err, want)
+		}
+	}
+}
+
+func TestQuotedKeysAreReadAsTheDraftHasThem(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]idempotency.Key{
+		"a": "a", `"a"`: "a", `"8e03978e-40d5-43dd-bc93-6894a57f9324"`: "8e03978e-40d5-43dd-bc93-6894a57f9324",
+		`"`: "", `""`: "", `"a`: "", `a"`: "", `"a", "b"`: "", "a,b": "", `"a";x=1`: "", `"a\"b"`: "",
+		`"` + strings.Repeat("k", 255) + `"`: idempotency.Key(strings.Repeat("k", 255)),
+	} {
+		if got, err := idempotency.ParseKey(value); got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v, want %q", value, got, err, want)
 		}
 	}
 }

@@ -99,8 +99,7 @@ func (in *incoming) readKey(m *keyedMethod, req any) (key idempotency.Key, reaso
 	case len(values) > 1:
 		return "", ReasonKeyInvalid, newError(codes.InvalidArgument, ReasonKeyInvalid, "the call has several idempotency keys")
 	case len(values) == 1:
-		key = idempotency.Key(values[0])
-		if err := key.Validate(); err != nil {
+		if key, err = idempotency.ParseKey(values[0]); err != nil {
 			return "", ReasonKeyInvalid, newError(codes.InvalidArgument, ReasonKeyInvalid, err.Error())
 		}
 	case m.KeyRequired && !in.keyExpected:

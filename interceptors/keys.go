@@ -27,7 +27,7 @@ func (k *call) addKey(req any) (any, error) {
 	switch {
 	case k.hasKey:
 	case byHand:
-		if err := idempotency.Key(hand).Validate(); err != nil {
+		if _, err := idempotency.ParseKey(hand); err != nil {
 			return nil, k.invalidKey(err)
 		}
 	case !field.empty():
@@ -55,9 +55,11 @@ func (k *call) wouldHaveKey(req any) bool {
 	if err != nil {
 		return false
 	}
-	if hand, byHand := handKey(k.ctx); byHand && !k.hasKey && idempotency.Key(hand).Validate() != nil {
-		k.refused(ReasonKeyInvalid)
-		return false
+	if hand, byHand := handKey(k.ctx); byHand && !k.hasKey {
+		if _, err := idempotency.ParseKey(hand); err != nil {
+			k.refused(ReasonKeyInvalid)
+			return false
+		}
 	}
 	child := false
 	if _, byHand := handKey(k.ctx); !k.hasKey && !byHand && field.empty() {
@@ -73,9 +75,8 @@ func (k *call) wouldHaveKey(req any) bool {
 // passed on the key of its own request. If its server enforced, a child would take its
 // place.
 func (k *call) forwardsKey() bool {
-	hand, byHand := handKey(k.ctx)
-	return byHand && !k.hasKey && k.wouldKey && k.request != nil && k.request.wouldRun &&
-		idempotency.Key(hand) == k.request.headerKey()
+	return !k.hasKey && k.wouldKey && k.request != nil && k.request.wouldRun &&
+		k.sentKey() != "" && k.sentKey() == k.request.headerKey()
 }
 
 // writes reports whether the call may have an effect, and its policy does not say
@@ -102,8 +103,9 @@ func (k *call) sentKey() idempotency.Key {
 	if k.hasKey {
 		return k.key
 	}
-	if key, ok := handKey(k.ctx); ok && idempotency.Key(key).Validate() == nil {
-		return idempotency.Key(key)
+	if hand, ok := handKey(k.ctx); ok {
+		key, _ := idempotency.ParseKey(hand) // none if it is invalid
+		return key
 	}
 	return ""
 }

@@ -62,10 +62,11 @@ func requestFromContext(ctx context.Context) *request {
 // one that is valid.
 func (r *request) headerKey() idempotency.Key {
 	values := metadata.ValueFromIncomingContext(r, idempotency.Header)
-	if len(values) != 1 || idempotency.Key(values[0]).Validate() != nil {
+	if len(values) != 1 {
 		return ""
 	}
-	return idempotency.Key(values[0])
+	key, _ := idempotency.ParseKey(values[0]) // none if it is invalid
+	return key
 }
 
 // downstream is word of calls that failed and were not repeated, from which the

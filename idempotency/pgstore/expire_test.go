@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/idempotency/pgstore"
@@ -27,6 +28,26 @@ SELECT decode(lpad(to_hex(i), 64, '0'), 'hex'), 'o', i, '', decode(repeat('00', 
 	var left int
 	if err := pool.QueryRow(ctx, "SELECT count(*) FROM hopbound_idempotency").Scan(&left); err != nil || left != 1 {
 		t.Errorf("%d are left, %v", left, err)
+	}
+}
+
+// The row of an outcome is deleted when its retention has ended, also if that is shorter
+// than a pending record is kept.
+func TestShortRetentionFreesItsRow(t *testing.T) {
+	t.Parallel()
+	_, pool := newDatabase(t)
+	store := newStore(t, pool, pgstore.WithExpiry(0))
+	claim := claimOf("k")
+	claim.Retention = 24 * time.Hour
+	begun, err := store.Begin(t.Context(), claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, []byte("outcome"), time.Microsecond); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := store.Expire(t.Context()); err != nil || n != 1 {
+		t.Errorf("deleted %d, %v, want the one", n, err)
 	}
 }
 

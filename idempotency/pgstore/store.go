@@ -97,7 +97,8 @@ WHERE pg_try_advisory_xact_lock_shared($7 # {table}) ON CONFLICT (id) DO NOTHING
 		claim: with(`SELECT o_claimed, o_taken_over, o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_effect, o_outcome
 FROM {t}_claim($1, $2, $3, $4, $5, $6, $7 # {table}, $8)`),
 		read: with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), effect, outcome FROM {t} WHERE id = $1`),
-		complete: with(`UPDATE {t} SET done = true, effect = false, outcome = $4, until = clock_timestamp() + $5::float8 * {µs}
+		complete: with(`UPDATE {t} SET done = true, effect = false, outcome = $4, until = clock_timestamp() + $5::float8 * {µs},
+expires = CASE WHEN $5::float8 < $8::float8 THEN clock_timestamp() + $5::float8 * {µs} ELSE expires END
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($6, $7)::text END`),
 		extend: with(`UPDATE {t} SET until = greatest(until, clock_timestamp() + $4::float8 * {µs})
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done`),
@@ -304,7 +305,7 @@ func (t *told) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
 
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	done, err := s.end(ctx, s.sql.complete, lease, lease.ID[:], lease.Owner, int64(lease.Fence), notNil(outcome), micros(retention), s.channel, lease.ID.String()) //nolint:gosec // it came from here
+	done, err := s.end(ctx, s.sql.complete, lease, lease.ID[:], lease.Owner, int64(lease.Fence), notNil(outcome), micros(retention), s.channel, lease.ID.String(), micros(abandoned)) //nolint:gosec // it came from here
 	if err == nil && done == nil || err == nil && !done.done {                                                                                                     // else it was asked for before, and the answer lost
 		return idempotency.ErrLeaseLost
 	}

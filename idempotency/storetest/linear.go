@@ -68,6 +68,9 @@ func Linearizable(ctx context.Context, store idempotency.Store, h History) (porc
 		})
 	}
 	wg.Wait()
+	if r.answers.Load() == 0 {
+		return porcupine.Unknown, errors.New("the store has answered nothing")
+	}
 	model := model()
 	result, info := porcupine.CheckOperationsVerbose(model, r.history(), time.Minute)
 	if result == porcupine.Illegal && h.Drawing != "" {
@@ -97,11 +100,12 @@ func (h *History) defaults() {
 
 // recorder notes every step of a history.
 type recorder struct {
-	store idempotency.Store
-	begun time.Time
-	order atomic.Int64 // of calls and answers, which the clock may not tell apart
-	mu    sync.Mutex
-	steps []porcupine.Operation
+	store   idempotency.Store
+	begun   time.Time
+	answers atomic.Int64
+	order   atomic.Int64 // of calls and answers, which the clock may not tell apart
+	mu      sync.Mutex
+	steps   []porcupine.Operation
 }
 
 // note runs a step and notes when it was called and answered.
@@ -110,6 +114,9 @@ func (r *recorder) note(client int, in input, run func() output) output {
 	in.called = time.Since(r.begun)
 	out := run()
 	out.answered = time.Since(r.begun)
+	if !out.unknown {
+		r.answers.Add(1)
+	}
 	answered := r.order.Add(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -146,7 +153,7 @@ func (c *client) step(ctx context.Context, id idempotency.ID) {
 	c.claims++
 	l := idempotency.Lease{ID: id, Owner: fmt.Sprintf("%d.%d", c.number, c.claims)}
 	out := c.begin(ctx, l)
-	for out.unknown { // the same owner gets the same answer
+	for tries := 0; out.unknown && tries < 100; tries++ { // the same owner gets the same answer
 		out = c.begin(ctx, l)
 	}
 	switch out.state {

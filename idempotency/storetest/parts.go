@@ -25,6 +25,20 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		s.want(s.begin("b"), idempotency.Join)
 		s.want(s.begin("c"), idempotency.Join)
 	}},
+	{"IDs that differ in one byte are different", func(s *scene) {
+		s.run("a")
+		first := s.id
+		for i := range first {
+			s.id = first
+			s.id[i]++
+			s.want(s.begin("b"), idempotency.Run)
+			if b := s.look(); b.State != idempotency.Join {
+				s.Errorf("byte %d: looking told %v", i, b.State)
+			}
+		}
+		s.id = first
+		s.want(s.begin("c"), idempotency.Join)
+	}},
 	{"an owner that asks again gets the same answer", func(s *scene) {
 		first, again := s.run("a"), s.run("a")
 		if first != again {
@@ -419,11 +433,11 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 				ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
 				err := s.store.Wait(ctx, s.id)
 				cancel()
-				s.ok(err)
+				if err != nil {
+					s.Fatalf("%s: %v", name, err)
+				}
 				if b := s.begin("b"); b.State != idempotency.Join {
 					break
-				} else if err != nil {
-					s.Fatalf("%s: it is pending yet", name)
 				}
 			}
 			<-ended
@@ -454,7 +468,10 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 						ran.Add(1)
 						s.ok(s.store.Complete(s.Context(), idempotency.Lease{ID: s.id, Owner: owner, Fence: b.Fence}, []byte(owner), time.Minute))
 					case b.State == idempotency.Join:
-						s.ok(s.store.Wait(s.Context(), s.id))
+						if err := s.store.Wait(s.Context(), s.id); err != nil {
+							s.Error(err)
+							return
+						}
 					default:
 						return
 					}

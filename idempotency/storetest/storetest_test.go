@@ -2,6 +2,7 @@ package storetest_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,4 +72,18 @@ func TestStoreThatIgnoresTheFenceIsFoundOut(t *testing.T) {
 		return
 	}
 	t.Error("twenty histories of a broken store were explained")
+}
+
+// failing is a store that never answers.
+type failing struct{ idempotency.Store }
+
+func (failing) Begin(context.Context, idempotency.Claim) (idempotency.Begun, error) {
+	return idempotency.Begun{}, errors.New("no answer")
+}
+
+func TestStoreThatNeverAnswersIsFoundOut(t *testing.T) {
+	t.Parallel()
+	if _, err := storetest.Linearizable(t.Context(), failing{}, storetest.History{}); err == nil {
+		t.Error("no error")
+	}
 }
