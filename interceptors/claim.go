@@ -22,6 +22,7 @@ const (
 	keyReleased   = "released"    // the handler ran, and the next call may run it again
 	keyReplayed   = "replayed"    // the outcome was there
 	keyJoined     = "joined"      // it came while the call waited for it
+	keyShared     = "shared"      // it waited for a run that failed, and got its failure
 	keyReused     = "reused"      // the key was another request's
 	keyInProgress = "in_progress" // the wait ended first
 	keyLost       = "lease_lost"
@@ -58,7 +59,22 @@ func (in *incoming) serve(req any, handler grpc.UnaryHandler) (any, error) {
 		c.became = keyUnsupported
 		return nil, err
 	}
-	if t, ok := in.store.(idempotency.Transactor); ok && t.Transactional() {
+	return c.once(req, handler)
+}
+
+// once runs the handler, or answers with what another call has come to.
+func (c *claim) once(req any, handler grpc.UnaryHandler) (reply any, err error) {
+	defer func() {
+		c.alive.Store(false)
+		if c.stop != nil {
+			c.stop()
+		}
+		c.endShared(err)
+	}()
+	if err := c.share(); err != nil {
+		return nil, err
+	}
+	if t, ok := c.store.(idempotency.Transactor); ok && t.Transactional() {
 		return c.transact(t, req, handler)
 	}
 	return c.serve(req, handler)
@@ -120,6 +136,7 @@ type claim struct {
 	waits    int
 	outvoted bool // the handler has run here, and another has taken over
 	alive    atomic.Bool
+	shared   *sharedRun // which others wait for; nil if it is not this call's
 
 	takenOver bool // an earlier run may have had an effect
 	became    string
@@ -151,12 +168,6 @@ func (c *claim) prepare(req any) error {
 
 // serve asks the store until the handler has run or the outcome is there.
 func (c *claim) serve(req any, handler grpc.UnaryHandler) (any, error) {
-	defer func() {
-		c.alive.Store(false)
-		if c.stop != nil {
-			c.stop()
-		}
-	}()
 	c.alive.Store(true)
 	for {
 		begun, err := c.ask()
@@ -227,11 +238,7 @@ func (c *claim) ask() (begun idempotency.Begun, err error) {
 
 // wait waits until it is worth asking again, and fails when the wait is over.
 func (c *claim) wait() error {
-	if c.waiting == nil {
-		ctx, cancel := context.WithTimeout(&c.request, c.patience())
-		c.waiting, c.stop = ctx, cancel
-		c.traceWait()
-	}
+	c.startWaiting()
 	err := c.step(stepWait, 0, func(ctx context.Context) error { return c.store.Wait(ctx, c.claim.ID) })
 	if err != nil && c.waiting.Err() == nil { // Begin tells whether the store is there
 		c.traceStoreError(err)
@@ -249,6 +256,15 @@ func (c *claim) wait() error {
 		return c.waitedInVain()
 	}
 	return nil
+}
+
+// startWaiting bounds the waits of the call, from the first on.
+func (c *claim) startWaiting() {
+	if c.waiting == nil {
+		ctx, cancel := context.WithTimeout(&c.request, c.patience())
+		c.waiting, c.stop = ctx, cancel
+		c.traceWait()
+	}
 }
 
 // tooLate reports whether a call that has waited has less time left than its

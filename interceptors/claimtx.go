@@ -21,6 +21,11 @@ func (c *claim) transact(t idempotency.Transactor, req any, handler grpc.UnaryHa
 	if patience := c.patience(); patience != unbounded {
 		c.claim.Wait = patience
 	}
+	if c.waiting != nil { // in this process
+		if until, ok := c.waiting.Deadline(); ok {
+			c.claim.Wait = max(time.Until(until), 1)
+		}
+	}
 	began := time.Now()
 	begun, failed := t.Transact(&c.request, c.claim, func(ctx context.Context) (v idempotency.Verdict) {
 		ran = true

@@ -21,6 +21,7 @@ const (
 	ReasonInProgress          = "IN_PROGRESS"          // another call with the key was still running when the wait ended
 	ReasonLeaseLost           = "LEASE_LOST"           // another server took over, and its outcome was not to be had
 	ReasonStoreUnavailable    = "STORE_UNAVAILABLE"    // the store did not answer, and the handler did not run
+	ReasonRunFailed           = "RUN_FAILED"           // another call with the key has run the handler, which panicked
 	ReasonOutcomeUnknown      = "OUTCOME_UNKNOWN"      // the handler ran, and whether that was stored is not known
 	ReasonStoreFull           = "STORE_FULL"           // the store has no room for another key
 	ReasonRecordCorrupt       = "RECORD_CORRUPT"       // what the store has of the key cannot be read

@@ -112,6 +112,16 @@ func (d *downstream) retryAfter(marked bool) (ms int64, ok bool) {
 	return d.pushback, d.pushed
 }
 
+// copyFrom takes over what another request knows, whose failure is this one's.
+func (d *downstream) copyFrom(other *downstream) {
+	other.mu.Lock()
+	codes, final, wanting, pushed, pushback := other.codes, other.final, other.wanting, other.pushed, other.pushback
+	other.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.codes, d.final, d.wanting, d.pushed, d.pushback = codes, final, wanting, pushed, pushback
+}
+
 // failed takes in how a call ended that failed, and whether the request's own
 // time was over with it. A call that ran out of that tells nothing: whether
 // there is time for another request is the caller's to judge. One that ran out

@@ -38,6 +38,7 @@ type Server struct {
 	count *serverCounters
 
 	sightings *sightings // what was observed of keys
+	runs      sharedRuns // of writes
 
 	uncuttable sync.Once // logs that a stream could not be cut
 

@@ -20,8 +20,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/rueidis"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 // stores opens a store of each kind, and another that shares its records, as a
@@ -99,7 +101,7 @@ func (p payer) Pay(ctx context.Context, _ *testv1.PayRequest) (*testv1.PayRespon
 
 // serve serves payments until the test ends, and returns a client of them, with
 // Hopbound if it is to be that of a handler.
-func serve(t *testing.T, store idempotency.Store, hop bool, pay func(ctx context.Context) (string, error)) testv1.TestServiceClient {
+func serve(t *testing.T, store idempotency.Store, hop bool, pay func(ctx context.Context) (string, error), before ...grpc.UnaryServerInterceptor) testv1.TestServiceClient {
 	t.Helper()
 	// A loaded machine may take seconds for a step of the store, and for a renewal.
 	server, err := interceptors.NewServer(interceptors.WithIdempotency(store,
@@ -107,7 +109,7 @@ func serve(t *testing.T, store idempotency.Store, hop bool, pay func(ctx context
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := grpc.NewServer(append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(recoverer)}, server.ServerOptions()...)...)
+	srv := grpc.NewServer(append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(append(before, recoverer)...)}, server.ServerOptions()...)...)
 	testv1.RegisterTestServiceServer(srv, payer{pay: pay})
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
 	if err != nil {
@@ -182,6 +184,54 @@ func TestAThousandCallersWithOneKeyAreServedByOneRun(t *testing.T) {
 			wg.Wait()
 			if n := runs.Load(); n != 1 {
 				t.Errorf("%d runs", n)
+			}
+		})
+	}
+}
+
+// Many callers whose write fails share its runs: two of each server.
+func TestManyCallersOfAWriteThatFailsShareItsRuns(t *testing.T) {
+	t.Parallel()
+	for name, open := range stores {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const callers = 200
+			var runs, failed, arrived atomic.Int64
+			all := make(chan struct{})
+			count := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+				if arrived.Add(1) == callers {
+					close(all)
+				}
+				return next(ctx, req)
+			}
+			pay := func(context.Context) (string, error) {
+				runs.Add(1)
+				<-all
+				time.Sleep(50 * time.Millisecond) // so that the last come to wait
+				return "", status.Error(codes.Unavailable, "the bank is down")
+			}
+			var clients []testv1.TestServiceClient
+			for _, s := range open(t) {
+				if s != nil {
+					clients = append(clients, serve(t, s, false, pay, count))
+				}
+			}
+			ctx, cancel := context.WithTimeout(keyed(t.Context(), "k"), time.Minute)
+			defer cancel()
+			var wg sync.WaitGroup
+			for i := range callers {
+				wg.Go(func() {
+					if _, err := clients[i%len(clients)].Pay(ctx, &testv1.PayRequest{}); status.Code(err) == codes.Unavailable {
+						failed.Add(1)
+					} else {
+						t.Errorf("got %v", err)
+					}
+				})
+			}
+			wg.Wait()
+			// A caller that comes late to its wait is no duplicate of a run that is over.
+			if n := runs.Load(); failed.Load() != callers || n > callers/10 {
+				t.Errorf("%d runs, and %d callers got the failure; want at most %d, and all", n, failed.Load(), callers/10)
 			}
 		})
 	}

@@ -306,7 +306,7 @@ func (t *told) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
 	done, err := s.end(ctx, s.sql.complete, lease, lease.ID[:], lease.Owner, int64(lease.Fence), notNil(outcome), micros(retention), s.channel, lease.ID.String(), micros(abandoned)) //nolint:gosec // it came from here
-	if err == nil && done == nil || err == nil && !done.done {                                                                                                     // else it was asked for before, and the answer lost
+	if err == nil && done == nil || err == nil && !done.done {                                                                                                                        // else it was asked for before, and the answer lost
 		return idempotency.ErrLeaseLost
 	}
 	return wrap("complete", err)
