@@ -22,6 +22,14 @@ func unusable(err error) bool {
 	return strings.HasPrefix(st.Message(), "grpc: ") || strings.HasPrefix(st.Message(), "trying to send message larger than max")
 }
 
+// staysOpen reports whether an error of RecvMsg's has not ended gRPC's stream: it is that of
+// a second response where there can be one. Trailer must not be called then, since gRPC may
+// be about to set it. grpc-go has no other sign for it than the text.
+func staysOpen(err error) bool {
+	st, ok := status.FromError(err)
+	return ok && st.Code() == codes.Internal && strings.HasPrefix(st.Message(), "cardinality violation: expected <EOF>")
+}
+
 // isDrop reports whether a failure is that of a call which a load-balancing policy of
 // gRPC's xDS has dropped to protect its target. gRPC does not retry it either.
 func isDrop(err error) bool {

@@ -94,7 +94,8 @@ type streamAttempt struct {
 	// closed is whether gRPC says that a stream of this attempt has ended. An
 	// interceptor in between may open another.
 	closed atomic.Bool
-	dialed peer.Peer // as gRPC has it by then; read only if the attempt could not be opened
+	unread atomic.Bool // receiving has failed, and gRPC's stream goes on
+	dialed peer.Peer   // as gRPC has it by then; read only if the attempt could not be opened
 }
 
 // What commits a stream.
@@ -304,7 +305,7 @@ func (s *streamCall) Header() (metadata.MD, error) {
 
 // Trailer returns the trailer of a stream that has ended.
 func (s *streamCall) Trailer() metadata.MD {
-	if a := s.lastAttempt(); a != nil {
+	if a := s.lastAttempt(); a != nil && !a.unread.Load() {
 		return a.cs.Trailer()
 	}
 	return nil

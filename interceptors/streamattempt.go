@@ -72,9 +72,13 @@ func (a *streamAttempt) notOpened() {
 }
 
 // readReply reads what a server has replied besides messages, when receiving has
-// ended. It asks the stream, because an interceptor in between may have opened
+// ended with err. It asks the stream, because an interceptor in between may have opened
 // several of gRPC's, of which it is the last.
-func (s *streamCall) readReply(a *streamAttempt) {
+func (s *streamCall) readReply(a *streamAttempt, err error) {
+	if staysOpen(err) {
+		a.unread.Store(true)
+		return
+	}
 	trailer := a.cs.Trailer()
 	from, _ := peer.FromContext(a.cs.Context())
 	var header metadata.MD

@@ -349,3 +349,26 @@ func TestPanicBelowAStreamLeavesNothing(t *testing.T) {
 		})
 	}
 }
+
+// A second response where there can be one fails the call while gRPC's stream goes on, so
+// that there is no trailer to read yet.
+func TestSecondResponseEndsAStreamWithoutATrailer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
+			ss.SetTrailer(metadata.Pairs("call", "1"))
+			_ = s.send("one")
+			_ = s.send("two")
+			<-ss.Context().Done()
+			return nil
+		})
+		s, err := kinds()[1].open(t.Context(), n.dial(newClient(t, quick()).DialOptions()...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.recv()
+		if trailer := s.Trailer(); status.Code(err) != codes.Internal || len(trailer) != 0 {
+			t.Errorf("%v, trailer %v", err, trailer)
+		}
+	})
+}

@@ -120,7 +120,7 @@ func (s *streamCall) respond(ctx context.Context, a *streamAttempt, r *runner, r
 		return nil
 	}
 	err := a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
-	s.readReply(a)
+	s.readReply(a, err)
 	if err == nil || errors.Is(err, io.EOF) {
 		return nil
 	}

@@ -33,7 +33,7 @@ func (s *streamCall) sendMsg(m any) error {
 		return nil
 	case !errors.Is(err, io.EOF): // made on this side, so that another attempt would not help
 		s.commit(a, "")
-		s.readReply(a)
+		s.readReply(a, err)
 		s.finish(a, err)
 		return err
 	case s.final.Load() != nil:
@@ -47,7 +47,7 @@ func (s *streamCall) sendMsg(m any) error {
 		return io.EOF
 	}
 	err = a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
-	s.readReply(a)
+	s.readReply(a, err)
 	if err == nil || errors.Is(err, io.EOF) {
 		s.finish(a, nil)
 		return io.EOF
@@ -111,12 +111,12 @@ func (s *streamCall) recvMsg(m any) error {
 			s.receivedOn(a)
 			return nil
 		case errors.Is(err, io.EOF):
-			s.readReply(a)
+			s.readReply(a, err)
 			s.finish(a, nil)
 			return err
 		}
 		s.passPanic()
-		s.readReply(a)
+		s.readReply(a, err)
 		if !s.desc.ServerStreams {
 			if header, _ := a.cs.Header(); header != nil { // the message may be in m already
 				s.commit(a, byMessage)
@@ -147,7 +147,7 @@ func (s *streamCall) recvOn(a *streamAttempt, m any) error {
 	err := a.cs.RecvMsg(m)
 	if err != nil {
 		s.passPanic()
-		s.readReply(a)
+		s.readReply(a, err)
 	}
 	switch {
 	case err == nil:
@@ -168,7 +168,7 @@ func (s *streamCall) receivedOn(a *streamAttempt) {
 		s.takeBack(a)
 	}
 	if !s.desc.ServerStreams {
-		s.readReply(a)
+		s.readReply(a, nil)
 		s.finish(a, nil)
 	}
 }
@@ -240,7 +240,7 @@ func (s *streamCall) responseHeader() (metadata.MD, error) {
 			return header, nil
 		}
 		err = a.cs.RecvMsg(&emptypb.Empty{}) // without a header there is no message
-		s.readReply(a)
+		s.readReply(a, err)
 		if err == nil || errors.Is(err, io.EOF) {
 			s.finish(a, nil)
 			return nil, nil //nolint:nilnil // as gRPC has it
