@@ -343,7 +343,8 @@ func (s *shard) remove(r *memoryRecord) {
 	s.free = append(s.free, at)
 }
 
-// late is by how many seconds later than it is over a record may be dropped.
+// late is by how many seconds later than it is over a record may be dropped. Until then it
+// takes room, and is not replayed.
 const late = 10
 
 // file makes sure that a record is looked at when it is over, or a little later.
