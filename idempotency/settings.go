@@ -15,8 +15,9 @@ import (
 // Settings are how a server uses a store. They are made of options by
 // [NewSettings], and must not be changed afterwards.
 type Settings struct {
-	// Tenant tells whose key it is that a call carries.
+	// Tenant tells whose key it is that a call carries; nil is by the transport.
 	Tenant func(ctx context.Context) string
+	Shared bool // callers may share their keys
 
 	Lease        time.Duration // of a claim, which is extended while its handler runs
 	StoreTimeout time.Duration // of a step of the store
@@ -155,13 +156,27 @@ func (f forMethod) applySettings(s *settingsBuilder) {
 // transport, and one tenant for all callers where nobody has. Where callers are
 // told apart by something else, such as a token in the metadata, set it, and let
 // the server check the token in an interceptor before Hopbound's: who repeats a
-// key of its tenant gets the outcome without the handler being asked.
+// key of its tenant gets the outcome without the handler being asked. A server at the
+// edge must have a Tenant or [SharedKeys]. With mutual TLS, pass
+// [interceptors.TransportIdentity].
+//
+// [interceptors.TransportIdentity]: https://pkg.go.dev/github.com/hopbound/hopbound/interceptors#TransportIdentity
 func Tenant(of func(ctx context.Context) string) Option {
 	return option(func(s *Settings) error {
 		if of == nil {
 			return errors.New("Tenant: nil")
 		}
 		s.Tenant = of
+		return nil
+	})
+}
+
+// SharedKeys says that callers which the transport does not tell apart may share their
+// keys: whoever knows a key of another's gets its outcome. Use it where all callers are one
+// party, or where keys cannot be guessed and are kept secret.
+func SharedKeys() Option {
+	return option(func(s *Settings) error {
+		s.Shared = true
 		return nil
 	})
 }

@@ -97,7 +97,7 @@ func (in *incoming) tenant() string {
 	if in.keyed != nil && in.keyed.Tenant != nil {
 		return in.keyed.Tenant(&in.request)
 	}
-	return authenticated(&in.request)
+	return TransportIdentity(&in.request)
 }
 
 // readKey returns the call's key, or none, or the reason and the error that it

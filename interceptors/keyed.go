@@ -3,6 +3,7 @@ package interceptors
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -85,6 +86,10 @@ func (s *Server) checkKeyed() error {
 		return nil
 	}
 	errs := []error{checkCodec()}
+	if len(s.edge) > 0 && s.sharesKeys() {
+		errs = append(errs, errors.New("WithIdempotency: with AtEdge, callers from outside could use each other's keys: "+
+			"tell them apart by idempotency.Tenant, or allow it by idempotency.SharedKeys"))
+	}
 	for _, name := range s.keyed.Methods() {
 		d := findMethod(strings.TrimPrefix(name, "/"))
 		if d == nil { // of a service, or not linked in: Check knows more
@@ -96,6 +101,10 @@ func (s *Server) checkKeyed() error {
 	}
 	return errors.Join(errs...)
 }
+
+// sharesKeys reports whether nothing but the transport tells callers apart, and nobody has
+// said that this is meant.
+func (s *Server) sharesKeys() bool { return s.keyed.Tenant == nil && !s.keyed.Shared }
 
 // checkCodec returns an error if messages do not travel as protobuf.
 func checkCodec() error {
@@ -139,11 +148,18 @@ type Services interface {
 // services have been registered and before it serves. For services that it cannot
 // be used for, use [idempotency.Off].
 //
+// It logs a warning if nothing but the transport tells callers apart; see
+// [idempotency.Tenant] and [idempotency.SharedKeys].
+//
 // A call with a key of a method that would not have passed fails with INTERNAL
 // and the reason KEY_UNSUPPORTED.
 func (s *Server) Check(services Services) error {
 	if s.store == nil {
 		return nil
+	}
+	if s.sharesKeys() {
+		slog.Warn("hopbound: callers without a transport identity (mutual TLS, ALTS) share their idempotency keys; " +
+			"set idempotency.Tenant, or idempotency.SharedKeys if this is meant")
 	}
 	var errs []error
 	named := map[string]bool{}

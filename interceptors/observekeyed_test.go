@@ -244,7 +244,7 @@ func TestServerThatEnforcesRequiresNoKeyOfClientsThatOnlyObserve(t *testing.T) {
 			newClient(t, quick(), observing()).DialOptions(), []interceptors.ServerOption{interceptors.AtEdge()}, codes.InvalidArgument,
 		},
 	} {
-		n := (&bank{}).openWith(t, append(tc.server, interceptors.WithIdempotency(idempotency.NewMemory()))...)
+		n := (&bank{}).openWith(t, append(tc.server, interceptors.WithIdempotency(idempotency.NewMemory(), idempotency.SharedKeys()))...)
 		if _, err := testv1.NewTestServiceClient(n.dial(tc.client...)).Pay(t.Context(), rent()); status.Code(err) != tc.want {
 			t.Errorf("%s: %v, want %v", name, err, tc.want)
 		}

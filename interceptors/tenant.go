@@ -8,12 +8,12 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// authenticated returns who the caller has authenticated itself as to the
-// transport, or the empty string for all others: by its verified certificate or, of
-// ALTS, its service account. A certificate names its caller by the first of these
-// that it has: URIs, as SPIFFE has them, a subject, names of hosts. They are the
-// same for all instances of a service, where addresses are not.
-func authenticated(ctx context.Context) string {
+// TransportIdentity returns who the caller of an incoming call has authenticated itself as
+// to the transport, or the empty string if it has not: by its verified certificate or, with
+// ALTS, its service account. A certificate names its caller by the first of these that it
+// has: URIs, as SPIFFE has them, a subject, names of hosts. They are the same for all
+// instances of a service, where addresses are not. See [idempotency.Tenant].
+func TransportIdentity(ctx context.Context) string {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return ""

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"testing"
 
+	"github.com/hopbound/hopbound/idempotency"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 )
@@ -33,7 +34,7 @@ func TestCallersAreToldApartByWhatTheyHaveProved(t *testing.T) {
 		"a subject":     verified(x509.Certificate{Subject: pkix.Name{CommonName: "till"}}),
 		"ALTS":          alts{},
 	} {
-		got := authenticated(peer.NewContext(context.Background(), &peer.Peer{AuthInfo: info}))
+		got := TransportIdentity(peer.NewContext(context.Background(), &peer.Peer{AuthInfo: info}))
 		if got == "" || seen[got] != "" {
 			t.Errorf("%s is %q, as is %s", name, got, seen[got])
 		}
@@ -45,9 +46,36 @@ func TestCallersAreToldApartByWhatTheyHaveProved(t *testing.T) {
 		"unverified":  peer.NewContext(context.Background(), &peer.Peer{AuthInfo: credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: []*x509.Certificate{{DNSNames: []string{"x"}}}}}}),
 		"empty chain": peer.NewContext(context.Background(), &peer.Peer{AuthInfo: verified(x509.Certificate{})}),
 	} {
-		got := authenticated(ctx)
+		got := TransportIdentity(ctx)
 		if (got != "") != (name == "empty chain") {
 			t.Errorf("%s is %q", name, got)
+		}
+	}
+}
+
+// At the edge, somebody must say how callers are told apart, or that they are not.
+func TestKeysAtTheEdgeMustHaveATenant(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		opts []ServerOption
+		ok   bool
+	}{
+		"no tenant":                  {[]ServerOption{AtEdge(), WithIdempotency(idempotency.NewMemory())}, false},
+		"no tenant, the other order": {[]ServerOption{WithIdempotency(idempotency.NewMemory()), AtEdge()}, false},
+		"for some callers": {[]ServerOption{
+			AtEdge(func(*peer.Peer) bool { return false }), WithIdempotency(idempotency.NewMemory()),
+		}, false},
+		"a tenant": {[]ServerOption{
+			AtEdge(), WithIdempotency(idempotency.NewMemory(), idempotency.Tenant(TransportIdentity)),
+		}, true},
+		"shared keys": {[]ServerOption{
+			AtEdge(), WithIdempotency(idempotency.NewMemory(), idempotency.SharedKeys()),
+		}, true},
+		"no edge":  {[]ServerOption{WithIdempotency(idempotency.NewMemory())}, true},
+		"no store": {[]ServerOption{AtEdge()}, true},
+	} {
+		if _, err := NewServer(tc.opts...); (err == nil) != tc.ok {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
