@@ -163,8 +163,8 @@ the disk.`,
 
 // What a bare claim and a bare completion are in Redis, with how long a value.
 const (
-	bareClaimLen    = 44
-	bareCompleteLen = 45 + 200
+	bareClaimLen    = 52
+	bareCompleteLen = 53 + 200
 
 	bareClaim    = "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])"
 	bareComplete = "return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])"
