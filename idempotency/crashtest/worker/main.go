@@ -52,7 +52,7 @@ func (c *config) run() error {
 		return err
 	}
 	server, err := interceptors.NewServer(interceptors.WithIdempotency(store,
-		idempotency.LeaseTime(c.lease), idempotency.StoreTimeout(time.Second)))
+		idempotency.LeaseTime(c.lease), idempotency.StoreTimeout(time.Second), idempotency.SharedKeys()))
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,11 @@ func (c *config) note(ctx context.Context, account, run string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(f, account, run)
+	told := "first"
+	if idempotency.TakenOver(ctx) {
+		told = "told"
+	}
+	_, err = fmt.Fprintln(f, account, run, told)
 	return errors.Join(err, f.Close())
 }
 
