@@ -52,7 +52,7 @@ breaking: $(BIN) ## Compare protobuf with the release BASE
 
 .PHONY: alone
 alone: ## Build and vet each module without the workspace
-	for module in $(MODULES) ./foreign; do (cd $$module && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
+	for module in $(MODULES) ./foreign; do (cd $$module && GOWORK=off go build -o /dev/null ./... && GOWORK=off go vet ./...); done
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME
