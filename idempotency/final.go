@@ -6,17 +6,23 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-type finalError struct{ error }
+// markedError is the error of a handler with a mark. Its status stays what it was.
+type markedError struct{ error }
 
-func (e finalError) Unwrap() error { return e.error }
+func (e markedError) Unwrap() error { return e.error }
 
-// GRPCStatus returns the status of the error that was marked, as it was.
-func (e finalError) GRPCStatus() *status.Status {
+// GRPCStatus returns the status of the error that was marked.
+func (e markedError) GRPCStatus() *status.Status {
 	if st, ok := status.FromError(e.error); ok {
 		return st
 	}
 	return status.FromContextError(e.error)
 }
+
+type (
+	finalError    struct{ markedError }
+	noEffectError struct{ markedError }
+)
 
 // Final marks a failure of a handler as the outcome of its write: it is kept,
 // and whoever repeats the call gets the same, until the retention ends. A
@@ -27,27 +33,13 @@ func Final(err error) error {
 	if err == nil {
 		return nil
 	}
-	return finalError{err}
+	return finalError{markedError{err}}
 }
 
 // IsFinal reports whether a failure was marked by [Final].
 func IsFinal(err error) bool {
 	var f finalError
 	return errors.As(err, &f)
-}
-
-// noEffectError is an error of a run that had no effect.
-type noEffectError struct{ error }
-
-func (e noEffectError) Unwrap() error { return e.error }
-
-// GRPCStatus returns the status of the error, so that gRPC sees no difference.
-func (e noEffectError) GRPCStatus() *status.Status {
-	st, ok := status.FromError(e.error)
-	if !ok {
-		st = status.FromContextError(e.error)
-	}
-	return st
 }
 
 // NoEffect marks the error of a handler that knows that its run had no effect: the next
@@ -57,7 +49,7 @@ func NoEffect(err error) error {
 	if err == nil {
 		return nil
 	}
-	return noEffectError{err}
+	return noEffectError{markedError{err}}
 }
 
 // IsNoEffect reports whether an error is marked by [NoEffect], or wraps one that is.

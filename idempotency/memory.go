@@ -44,7 +44,7 @@ type memoryRecord struct {
 	fingerprint Fingerprint
 	until       time.Duration // the end of the lease, or of the retention
 	keep        time.Duration // how long it is kept after that while it is pending
-	due         int64         // the first second in which it is looked at; 0 if there is none
+	due         int64         // the first second in which it is looked at; 0 if it is not filed
 	done        bool
 	effect      bool // a run may have had an effect, and no outcome is stored
 	running     Running
@@ -156,8 +156,8 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	return Begun{State: Run, Fence: r.fence, TakenOver: r.effect}, nil
 }
 
-// known returns what is known of a record: Absent if whoever asks may claim it. A nil
-// record is none.
+// known returns what is known of a record: Absent if whoever asks may claim it, or if the
+// record is nil.
 func (r *memoryRecord) known(fingerprint Fingerprint, now time.Duration) Begun {
 	switch {
 	case r == nil:

@@ -142,7 +142,8 @@ func TestMemoryDoesNotTakeOverARunThatGoesOn(t *testing.T) {
 	})
 }
 
-// A possible effect is remembered for the retention, however short leases are.
+// A possible effect is remembered for the retention of the claim, however short leases are,
+// and whatever shorter retention it is released with.
 func TestMemoryRemembersAnEffectForTheRetention(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -154,7 +155,7 @@ func TestMemoryRemembersAnEffectForTheRetention(t *testing.T) {
 				t.Fatal(err)
 			}
 			if released {
-				if err := m.Release(t.Context(), idempotency.Lease{ID: claim.ID, Owner: "a", Fence: a.Fence}, true, claim.Retention); err != nil {
+				if err := m.Release(t.Context(), idempotency.Lease{ID: claim.ID, Owner: "a", Fence: a.Fence}, true, time.Hour); err != nil {
 					t.Fatal(err)
 				}
 			}

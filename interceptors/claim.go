@@ -74,8 +74,8 @@ func (c *claim) once(req any, handler grpc.UnaryHandler) (reply any, err error) 
 	if err := c.share(); err != nil {
 		return nil, err
 	}
-	if t, ok := c.store.(idempotency.Transactor); ok && t.Transactional() {
-		return c.transact(t, req, handler)
+	if c.transactor != nil {
+		return c.transact(req, handler)
 	}
 	return c.serve(req, handler)
 }
@@ -190,9 +190,10 @@ func (c *claim) serve(req any, handler grpc.UnaryHandler) (any, error) {
 			if err := c.wait(); err != nil {
 				return nil, err
 			}
-		case idempotency.Absent: // whoever took over has given up
-			return nil, c.leaseLost()
 		default:
+			if begun.State == idempotency.Absent && c.outvoted { // and whoever took over has given up
+				return nil, c.leaseLost()
+			}
 			return c.answer(begun)
 		}
 	}
@@ -274,9 +275,13 @@ func (c *claim) tooLate() bool {
 	return ok && c.waits > 0 && time.Until(d) < max(c.method.limits.Floor, c.method.declared.floor)
 }
 
-// patience returns how long the call may wait for another: as long as leaves
-// time for an answer.
+// patience returns how long the call may still wait for others: as long as leaves time for
+// an answer.
 func (c *claim) patience() time.Duration {
+	if c.waiting != nil {
+		until, _ := c.waiting.Deadline()
+		return max(time.Until(until), 1)
+	}
 	patience := unbounded
 	if d, ok := c.request.Deadline(); ok {
 		left := time.Until(d)

@@ -12,7 +12,7 @@ import (
 
 // transact runs the handler in a transaction of the store's, or answers with
 // what is known.
-func (c *claim) transact(t idempotency.Transactor, req any, handler grpc.UnaryHandler) (reply any, err error) {
+func (c *claim) transact(req any, handler grpc.UnaryHandler) (reply any, err error) {
 	var (
 		held *heldMetadata
 		ran  bool
@@ -21,13 +21,8 @@ func (c *claim) transact(t idempotency.Transactor, req any, handler grpc.UnaryHa
 	if patience := c.patience(); patience != unbounded {
 		c.claim.Wait = patience
 	}
-	if c.waiting != nil { // in this process
-		if until, ok := c.waiting.Deadline(); ok {
-			c.claim.Wait = max(time.Until(until), 1)
-		}
-	}
 	began := time.Now()
-	begun, failed := t.Transact(&c.request, c.claim, func(ctx context.Context) (v idempotency.Verdict) {
+	begun, failed := c.transactor.Transact(&c.request, c.claim, func(ctx context.Context) (v idempotency.Verdict) {
 		ran = true
 		c.count.storeStep(ctx, c.storeKind, stepBegin, time.Since(began), nil)
 		c.takenOver = idempotency.TakenOver(ctx)

@@ -109,9 +109,12 @@ func (c *Client) unaryInterceptor(native bool) grpc.UnaryClientInterceptor {
 			return invoker(ctx, fullMethod, req, reply, cc, opts...)
 		}
 		k := &call{native: native}
-		k.plan(ctx, c, fullMethod, cc, opts, req, reply)
+		k.plan(ctx, c, fullMethod, cc, opts)
 		err = errPanicked // unless it returns
 		defer func() { k.end(err) }()
+		if c.failedCalls.has(k.failedCall(req, reply)) {
+			k.leaveRetries()
+		}
 		err = k.unary(req, reply, cc, invoker)
 		c.failedCalls.ended(k.failedCall(req, reply), err)
 		return err

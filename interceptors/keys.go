@@ -10,65 +10,55 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// addKey gives a unary call its key, where it has none of its own: that in its
-// request or, in a handler that runs under a key, a child of it or, if the method
-// requires one, a new one. It returns the request to send, which is the user's
-// own unless the key is to be written into it.
+// addKey gives a unary call its key, where it has none of its own. It returns the request
+// to send, which is the user's own unless the key is to be written into it. A call that is
+// only observed is left as it is.
 func (k *call) addKey(req any) (any, error) {
-	if k.mode == Observe {
-		k.wouldKey = k.wouldHaveKey(req)
+	_, byHand := handKey(k.ctx)
+	byHand = byHand && !k.hasKey
+	key, field, err := k.findKey(req)
+	k.keyedAbove = err == nil && key == "" && k.writes() && k.request != nil && k.request.wouldRun
+	switch {
+	case k.mode == Observe:
+		k.wouldKey = k.keyedAbove || key != ""
 		return req, nil
-	}
-	field, err := k.keyField(req)
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
-	hand, byHand := handKey(k.ctx)
-	switch {
-	case k.hasKey:
-	case byHand:
-		if _, err := idempotency.ParseKey(hand); err != nil {
-			return nil, k.invalidKey(err)
-		}
-	case !field.empty():
-		k.key, k.hasKey = field.key(), true // which refuse looks at
-	default:
-		k.key, k.hasKey = idempotency.ForCall(k.ctx, k.fullMethod, k.writes())
-		if !k.hasKey && k.policy.KeyRequired {
-			k.key, k.hasKey = idempotency.NewKey(), true
-		}
-		k.keyedAbove = !k.hasKey && k.writes() && k.request != nil && k.request.wouldRun
+	if !k.hasKey && !byHand { // which is among the metadata already
+		k.key, k.hasKey = key, key != ""
 	}
-	if field.field == nil || !field.empty() || !k.hasKey && !byHand {
+	if field.field == nil || !field.empty() || key == "" {
 		return req, nil
-	}
-	key := k.key
-	if !k.hasKey {
-		key = idempotency.Key(hand)
 	}
 	return field.with(key), nil
 }
 
-// wouldHaveKey reports whether a call that is only observed would have a key.
-func (k *call) wouldHaveKey(req any) bool {
-	field, err := k.keyField(req)
-	if err != nil {
-		return false
+// findKey returns the key of a unary call: its own, that in its request or, in a handler
+// that runs under a key, a child of it or, if the method requires one, a new one. Where it
+// makes a key, the call takes a number among those of the handler, in every mode: the child
+// keys of later calls must not depend on it.
+func (k *call) findKey(req any) (key idempotency.Key, field keyField, err error) {
+	if field, err = k.keyField(req); err != nil {
+		return "", field, err
 	}
-	if hand, byHand := handKey(k.ctx); byHand && !k.hasKey {
-		if _, err := idempotency.ParseKey(hand); err != nil {
-			k.refused(ReasonKeyInvalid)
-			return false
+	hand, byHand := handKey(k.ctx)
+	switch {
+	case k.hasKey:
+		key = k.key
+	case byHand:
+		if key, err = idempotency.ParseKey(hand); err != nil {
+			err = k.invalidKey(err)
+		}
+	case !field.empty():
+		key = field.key() // which refuse looks at
+	default:
+		var child bool
+		if key, child = idempotency.ForCall(k.ctx, k.fullMethod, k.writes()); !child && k.policy.KeyRequired {
+			key = idempotency.NewKey()
 		}
 	}
-	child := false
-	if _, byHand := handKey(k.ctx); !k.hasKey && !byHand && field.empty() {
-		// The key is not sent, but takes its number: those of later calls must not depend on
-		// the mode.
-		_, child = idempotency.ForCall(k.ctx, k.fullMethod, k.writes())
-	}
-	return child || k.sentKey() != "" || !field.empty() || k.policy.KeyRequired ||
-		k.writes() && k.request != nil && k.request.wouldRun
+	return key, field, err
 }
 
 // forwardsKey reports whether the handler that makes a call that is only observed has

@@ -61,17 +61,14 @@ func (l Limits) validate() error {
 
 // limitsOf returns the limits of a method: 0 where there is none.
 func (s *serverSettings) limitsOf(fullMethod string) Limits {
-	own, named := s.methodLimits[fullMethod]
-	if service := fullMethod[:strings.LastIndexByte(fullMethod, '/')+1]; !named {
-		own, named = s.methodLimits[service]
-	}
+	own, has := named(s.methodLimits, fullMethod)
 	rest := s.limits
 	switch {
-	case !named && isInfrastructure(fullMethod):
+	case !has && isInfrastructure(fullMethod):
 		return Limits{}
 	case isInfrastructure(fullMethod):
 		rest = Limits{}
-	case !named:
+	case !has:
 		own = s.methodLimits[""]
 	}
 	for _, f := range [...]struct{ own, rest *time.Duration }{

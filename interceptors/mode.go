@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -58,10 +57,8 @@ type modeTable struct {
 func (m *modes) of(fullMethod string) Mode {
 	t := m.table.Load()
 	if len(t.byName) > 0 {
-		for _, name := range [...]string{fullMethod, fullMethod[:strings.LastIndexByte(fullMethod, '/')+1]} {
-			if mode, ok := t.byName[name]; ok {
-				return mode
-			}
+		if mode, ok := named(t.byName, fullMethod); ok {
+			return mode
 		}
 	}
 	return t.all

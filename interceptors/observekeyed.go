@@ -28,8 +28,8 @@ func (in *incoming) observe(req any, handler grpc.UnaryHandler) (any, error) {
 	in.request.key = key
 	in.request.wouldRun = in.request.wouldRun || key != ""
 	run := func() (any, error) { return handler(&in.request, req) }
-	if t, ok := in.store.(idempotency.Transactor); ok && t.Transactional() && (in.request.wouldRun || invalid != nil) {
-		run = func() (any, error) { return in.observeTransaction(t, req, handler) }
+	if in.transactor != nil && (in.request.wouldRun || invalid != nil) {
+		run = func() (any, error) { return in.observeTransaction(req, handler) }
 	}
 	if key == "" || in.keyExpected { // the key, if there is one, is that of the caller's own request
 		return run()
@@ -40,8 +40,8 @@ func (in *incoming) observe(req any, handler grpc.UnaryHandler) (any, error) {
 
 // observeTransaction runs the handler with a transaction to find, which is committed
 // if the handler succeeds.
-func (in *incoming) observeTransaction(t idempotency.Transactor, req any, handler grpc.UnaryHandler) (reply any, err error) {
-	failed := t.Observe(&in.request, func(ctx context.Context) bool {
+func (in *incoming) observeTransaction(req any, handler grpc.UnaryHandler) (reply any, err error) {
+	failed := in.transactor.Observe(&in.request, func(ctx context.Context) bool {
 		reply, err = handler(ctx, req)
 		return err == nil
 	})

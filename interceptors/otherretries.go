@@ -20,8 +20,9 @@ import (
 //   - An interceptor after Hopbound's makes several calls to gRPC for one attempt, of
 //     which an earlier one has failed. Then Hopbound makes no other attempt.
 //   - An interceptor before Hopbound's makes a call again with the request and the reply
-//     message of one that failed a moment ago, which generated code does not. Or it says
-//     in the metadata which attempt this is. Then Hopbound makes a single attempt.
+//     message of one that failed a moment ago, which generated code does not; of a stream
+//     it may say in the metadata which attempt this is. Then Hopbound makes a single
+//     attempt.
 
 // attrOtherRetries is set on the span of a call that another interceptor retries.
 const attrOtherRetries = attribute.Key("hopbound.other_retries")
@@ -73,10 +74,10 @@ func (k *call) failedCall(req, reply any) failedCall {
 	return failedCall{k.fullMethod, req, reply, k.ended}
 }
 
-// ended takes in that a call has ended.
+// ended takes in that a call has ended. Only a failure, and a success after one with the
+// same messages, takes the lock.
 func (f *failedCalls) ended(c failedCall, err error) {
-	known := f.last.Load() != nil && len(*f.last.Load()) > 0
-	if err == nil && !known || !hasAddress(c.req) || !hasAddress(c.reply) {
+	if err == nil && !f.has(c) || !hasAddress(c.req) || !hasAddress(c.reply) {
 		return
 	}
 	f.mu.Lock()
@@ -84,7 +85,7 @@ func (f *failedCalls) ended(c failedCall, err error) {
 	var next []failedCall
 	if last := f.last.Load(); last != nil {
 		for _, other := range *last {
-			if !other.is(c) && c.ended.Sub(other.ended) < failedCallTime {
+			if !other.is(c) && !other.isOver(c.ended) {
 				next = append(next, other)
 			}
 		}
@@ -103,28 +104,31 @@ func hasAddress(m any) bool {
 }
 
 // is reports whether two calls have the same messages.
-func (c failedCall) is(other failedCall) bool {
+func (c *failedCall) is(other failedCall) bool {
 	return c.method == other.method && c.req == other.req && c.reply == other.reply
 }
 
-// has reports whether a call with the same messages failed a moment ago. It takes no lock.
+// isOver reports whether a call failed too long ago to be retried.
+func (c *failedCall) isOver(now time.Time) bool { return now.Sub(c.ended) >= failedCallTime }
+
+// has reports whether a call with the same messages failed a moment ago. It takes no lock,
+// and lets go of the messages when all of the calls are over.
 func (f *failedCalls) has(c failedCall) bool {
 	last := f.last.Load()
-	if last == nil || len(*last) == 0 || !hasAddress(c.req) || !hasAddress(c.reply) {
+	switch {
+	case last == nil:
+		return false
+	case len(*last) == 0 || (*last)[len(*last)-1].isOver(c.ended):
+		f.last.CompareAndSwap(last, nil)
 		return false
 	}
-	return slices.ContainsFunc(*last, func(other failedCall) bool {
-		return other.is(c) && c.ended.Sub(other.ended) < failedCallTime
-	})
+	return slices.ContainsFunc(*last, func(other failedCall) bool { return other.is(c) && !other.isOver(c.ended) })
 }
 
-// retriedAbove reports whether an interceptor before Hopbound's makes the call again. A
-// handler that forwards its metadata forwards the count as well, which then is its
-// caller's.
-func (k *call) retriedAbove(ctx context.Context, req, reply any) bool {
-	if k.failedCalls.has(k.failedCall(req, reply)) {
-		return true
-	}
+// isRetriedAbove reports whether an interceptor before Hopbound's says that it makes a
+// stream again. A handler that forwards its metadata forwards the count as well, which then
+// is its caller's.
+func isRetriedAbove(ctx context.Context) bool {
 	md, ok := metadata.FromOutgoingContext(ctx)
 	return ok && len(md[attemptMetadata]) > 0 && len(metadata.ValueFromIncomingContext(ctx, attemptMetadata)) == 0
 }

@@ -74,8 +74,8 @@ type call struct {
 }
 
 // plan gathers what a call goes by: its method's policy, the allotment that it
-// draws on, and its deadline. Request and reply are those of a unary call, or nil.
-func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.ClientConn, opts []grpc.CallOption, req, reply any) {
+// draws on, and its deadline.
+func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.ClientConn, opts []grpc.CallOption) {
 	k.Client = c
 	k.mode, k.fullMethod = c.modes.of(fullMethod), fullMethod
 	if k.budget = c.budget; k.mode == Observe {
@@ -98,15 +98,11 @@ func (k *call) plan(ctx context.Context, c *Client, fullMethod string, cc *grpc.
 	if c.count != nil && !inRequest(ctx) {
 		c.count.rootCall(ctx, k.series())
 	}
-	retriedAbove := k.retriedAbove(ctx, req, reply)
 	ctx = k.startCall(k.withoutReserved(ctx))
 	if d, ok := ctx.Deadline(); k.mode == Enforce && k.policy.Timeout > 0 && (!ok || d.Sub(k.began) > k.policy.Timeout) {
 		ctx, k.release = context.WithDeadline(ctx, k.began.Add(k.policy.Timeout))
 	}
 	k.ctx = ctx
-	if retriedAbove {
-		k.leaveRetries()
-	}
 	k.waits = k.policy.WaitForReady
 	for _, o := range k.opts {
 		if o, ok := o.(grpc.FailFastCallOption); ok {

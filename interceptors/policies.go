@@ -24,15 +24,18 @@ type MethodPolicies map[string]Policy
 
 // ForMethod returns the policy under the most specific name.
 func (m MethodPolicies) ForMethod(fullMethod string) Policy {
-	if p, ok := m[fullMethod]; ok {
+	if p, ok := named(m, fullMethod); ok {
 		return p
 	}
-	if i := strings.LastIndexByte(fullMethod, '/'); i >= 0 {
-		if p, ok := m[fullMethod[:i+1]]; ok {
-			return p
-		}
-	}
 	return m[""]
+}
+
+// named returns what is set for a method by its own name, or else by that of its service.
+func named[V any](m map[string]V, fullMethod string) (v V, ok bool) {
+	if v, ok = m[fullMethod]; !ok {
+		v, ok = m[fullMethod[:strings.LastIndexByte(fullMethod, '/')+1]]
+	}
+	return v, ok
 }
 
 // names reports whether a method has a policy under its own name.

@@ -72,7 +72,12 @@ func (r *request) headerKey() idempotency.Key {
 // downstream is word of calls that failed and were not repeated, from which the
 // hop tells whether its own failure is one of theirs.
 type downstream struct {
-	mu      sync.Mutex
+	mu sync.Mutex
+	failures
+}
+
+// failures are what a downstream knows.
+type failures struct {
 	codes   uint32 // of failures that are no matter for retries, a bit each
 	final   bool   // a failure that might have been repeated was not, for good
 	wanting bool   // or for want of a token alone
@@ -115,11 +120,11 @@ func (d *downstream) retryAfter(marked bool) (ms int64, ok bool) {
 // copyFrom takes over what another request knows, whose failure is this one's.
 func (d *downstream) copyFrom(other *downstream) {
 	other.mu.Lock()
-	codes, final, wanting, pushed, pushback := other.codes, other.final, other.wanting, other.pushed, other.pushback
+	known := other.failures
 	other.mu.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.codes, d.final, d.wanting, d.pushed, d.pushback = codes, final, wanting, pushed, pushback
+	d.failures = known
 }
 
 // failed takes in how a call ended that failed, and whether the request's own

@@ -37,8 +37,9 @@ type Server struct {
 	trace *tracing // nil if there is no provider
 	count *serverCounters
 
-	sightings *sightings // what was observed of keys
-	runs      sharedRuns // of writes
+	transactor idempotency.Transactor // the store, if it runs writes in transactions
+	sightings  *sightings             // what was observed of keys
+	runs       sharedRuns             // of writes
 
 	uncuttable sync.Once // logs that a stream could not be cut
 
@@ -58,12 +59,13 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 		opt.applyServer(&s.serverSettings)
 	}
 	s.modes.table.Store(&modeTable{all: s.firstMode})
-	var errs [4]error
+	var errs [5]error
 	s.trace = newTracing(&s.settings)
 	s.count, errs[0] = newServerCounters(&s.settings)
 	s.declared, errs[1] = readDeclarations(protoregistry.GlobalFiles)
 	errs[2] = s.checkFloors()
-	errs[3] = errors.Join(s.checkKeyed(), s.checkTransactor())
+	s.transactor, errs[3] = s.findTransactor()
+	errs[4] = s.checkKeyed()
 	s.storeKind = "other"
 	if named, ok := s.store.(interface{ Kind() string }); ok {
 		s.storeKind = named.Kind()
@@ -74,17 +76,18 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 	return s, nil
 }
 
-// checkTransactor returns an error if the store has transactions that the server cannot
-// use, because one of the two is of another version.
-func (s *Server) checkTransactor() error {
-	t, ok := s.store.(interface{ Transactional() bool })
-	if !ok || !t.Transactional() {
-		return nil
+// findTransactor returns the store if it runs writes in transactions, or nil. A store whose
+// transactions the server cannot use, because one of the two is of another version, is an
+// error.
+func (s *Server) findTransactor() (idempotency.Transactor, error) {
+	if t, ok := s.store.(interface{ Transactional() bool }); !ok || !t.Transactional() {
+		return nil, nil //nolint:nilnil // none
 	}
-	if _, ok := s.store.(idempotency.Transactor); !ok {
-		return fmt.Errorf("WithIdempotency: %T has transactions, and is no idempotency.Transactor", s.store)
+	t, ok := s.store.(idempotency.Transactor)
+	if !ok {
+		return nil, fmt.Errorf("WithIdempotency: %T has transactions, and is no idempotency.Transactor", s.store)
 	}
-	return nil
+	return t, nil
 }
 
 // checkFloors returns an error if no call could ever be served, because it would

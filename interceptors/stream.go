@@ -119,7 +119,10 @@ func (c *Client) streamInterceptor(native bool) grpc.StreamClientInterceptor {
 			recv: newGate(), send: newGate(), changed: make(chan struct{}), driving: true,
 		}
 		s.streaming, s.native = true, native
-		s.plan(ctx, c, fullMethod, cc, opts, nil, nil)
+		s.plan(ctx, c, fullMethod, cc, opts)
+		if isRetriedAbove(ctx) {
+			s.leaveRetries()
+		}
 		s.makeCancellable()
 		if tell := s.onFinish; tell != nil { // the user's code runs under no lock
 			s.onFinish = func(err error) { s.notify = func() { tell(err) } }

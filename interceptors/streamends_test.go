@@ -351,24 +351,39 @@ func TestPanicBelowAStreamLeavesNothing(t *testing.T) {
 }
 
 // A second response where there can be one fails the call while gRPC's stream goes on, so
-// that there is no trailer to read yet.
-func TestSecondResponseEndsAStreamWithoutATrailer(t *testing.T) {
+// that there is no trailer that could be read.
+func TestTrailerOfAStreamThatGoesOnIsNotRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
-			ss.SetTrailer(metadata.Pairs("call", "1"))
 			_ = s.send("one")
 			_ = s.send("two")
 			<-ss.Context().Done()
 			return nil
 		})
-		s, err := kinds()[1].open(t.Context(), n.dial(newClient(t, quick()).DialOptions()...))
+		var read atomic.Int64
+		spy := func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			cs, err := streamer(ctx, desc, cc, method, opts...)
+			return trailerSpy{cs, &read}, err
+		}
+		s, err := kinds()[1].open(t.Context(), n.dial(append(newClient(t, quick()).DialOptions(), grpc.WithChainStreamInterceptor(spy))...))
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, err = s.recv()
-		if trailer := s.Trailer(); status.Code(err) != codes.Internal || len(trailer) != 0 {
-			t.Errorf("%v, trailer %v", err, trailer)
+		if trailer := s.Trailer(); status.Code(err) != codes.Internal || len(trailer) != 0 || read.Load() != 0 {
+			t.Errorf("%v, trailer %v, read %d times", err, trailer, read.Load())
 		}
 	})
+}
+
+// trailerSpy is a stream that counts how often its trailer is read.
+type trailerSpy struct {
+	grpc.ClientStream
+	read *atomic.Int64
+}
+
+func (s trailerSpy) Trailer() metadata.MD {
+	s.read.Add(1)
+	return s.ClientStream.Trailer()
 }

@@ -112,8 +112,8 @@ func parseRecord(raw []byte) (*record, error) {
 	return r, nil
 }
 
-// known returns what is known of a record at a time: Absent if whoever asks may claim it.
-// A nil record is none.
+// known returns what is known of a record at a time: Absent if whoever asks may claim it,
+// or if the record is nil.
 func (r *record) known(fingerprint *idempotency.Fingerprint, now int64) idempotency.Begun {
 	switch {
 	case r == nil, r.due() <= now:
@@ -129,7 +129,7 @@ func (r *record) known(fingerprint *idempotency.Fingerprint, now int64) idempote
 	}
 }
 
-// begun returns what whoever claims a record is told: Absent if it is to be claimed anew.
+// begun returns the answer to a claim of a record: Absent if it is to be claimed anew.
 func (r *record) begun(claim *idempotency.Claim, now int64) idempotency.Begun {
 	if r != nil && !r.done && r.due() > now && r.owner == claim.Owner && !claim.Fingerprint.Differs(r.fingerprint) {
 		return idempotency.Begun{State: idempotency.Run, Fence: r.fence, TakenOver: r.effect}

@@ -177,9 +177,9 @@ func (w *writer) claim(claim *idempotency.Claim) (idempotency.Begun, error) {
 	if err != nil {
 		return idempotency.Begun{}, err
 	}
-	told := old.begun(claim, w.now)
-	if told.State != idempotency.Absent {
-		return told, nil
+	known := old.begun(claim, w.now)
+	if known.State != idempotency.Absent {
+		return known, nil
 	}
 	fence, err := w.records.NextSequence()
 	if err != nil {
@@ -188,10 +188,10 @@ func (w *writer) claim(claim *idempotency.Claim) (idempotency.Begun, error) {
 	}
 	w.put(claim.ID, old, &record{
 		fence: fence, until: w.now + int64(clamp(claim.Lease)), keep: int64(clamp(claim.KeepFor())),
-		owner: claim.Owner, fingerprint: claim.Fingerprint, effect: told.TakenOver,
+		owner: claim.Owner, fingerprint: claim.Fingerprint, effect: known.TakenOver,
 	})
 	w.changed = append(w.changed, claim.ID) // whoever waits for the end of a lease waits for this one's
-	return idempotency.Begun{State: idempotency.Run, Fence: fence, TakenOver: told.TakenOver}, nil
+	return idempotency.Begun{State: idempotency.Run, Fence: fence, TakenOver: known.TakenOver}, nil
 }
 
 func (w *writer) complete(lease idempotency.Lease, outcome []byte, retention time.Duration) error {

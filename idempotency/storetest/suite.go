@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ const outcome = "outcome"
 // and uses IDs that no other part uses.
 func Run(t *testing.T, newStore func(t *testing.T) idempotency.Store) {
 	t.Helper()
-	for _, part := range parts {
+	for _, part := range slices.Concat(parts, leaseParts) {
 		t.Run(part.name, func(t *testing.T) {
 			part.run(&scene{T: t, store: newStore(t), id: newID(t)})
 		})
