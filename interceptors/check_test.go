@@ -1,6 +1,8 @@
 package interceptors_test
 
 import (
+	"log"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	"google.golang.org/grpc"
 )
 
 // Invalid options are errors of NewClient and NewServer, and never a panic.
@@ -88,6 +91,38 @@ func TestCheckOfASoundClientReportsNothing(t *testing.T) {
 	} {
 		if err := newClient(t, opts...).Check(); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// It is not parallel, because the default logger is the process's.
+func TestCheckOfAServerWarnsIfOnlyTheTransportTellsCallersApart(t *testing.T) {
+	var book logBook
+	logger, writer, flags := slog.Default(), log.Writer(), log.Flags()
+	slog.SetDefault(slog.New(book.handler()))
+	t.Cleanup(func() {
+		slog.SetDefault(logger)
+		log.SetOutput(writer) // which slog.SetDefault has replaced
+		log.SetFlags(flags)
+	})
+	keyed := func(opts ...idempotency.Option) interceptors.ServerOption {
+		return interceptors.WithIdempotency(idempotency.NewMemory(), opts...)
+	}
+	for name, tc := range map[string]struct {
+		opts []interceptors.ServerOption
+		want int // warnings
+	}{
+		"no store":           {nil, 0},
+		"the transport":      {[]interceptors.ServerOption{keyed()}, 1},
+		"a tenant":           {[]interceptors.ServerOption{keyed(idempotency.Tenant(interceptors.TransportIdentity))}, 0},
+		"keys may be shared": {[]interceptors.ServerOption{keyed(idempotency.SharedKeys())}, 0},
+	} {
+		before := strings.Count(book.String(), "share their idempotency keys")
+		if err := newServer(t, tc.opts...).Check(grpc.NewServer()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := strings.Count(book.String(), "share their idempotency keys") - before; got != tc.want {
+			t.Errorf("%s: %d warnings, want %d, in\n%s", name, got, tc.want, book.String())
 		}
 	}
 }

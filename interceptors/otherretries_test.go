@@ -2,9 +2,11 @@ package interceptors_test
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
 	"github.com/hopbound/hopbound/budget"
@@ -182,4 +184,68 @@ func TestMessagesWithoutASizeAreNotTakenForOneAnother(t *testing.T) {
 	if leaf.calls.Load() != 9 {
 		t.Errorf("%d attempts of three calls, want 9", leaf.calls.Load())
 	}
+}
+
+// Only a call of the same method with both the request and the reply of one that failed is
+// a retry of another interceptor.
+func TestCallIsARetryOnlyIfMethodRequestAndReplyAreTheSame(t *testing.T) {
+	t.Parallel()
+	type messages struct {
+		request  *testv1.IdempotentRequest
+		response *testv1.IdempotentResponse
+	}
+	one, other := messages{&testv1.IdempotentRequest{}, &testv1.IdempotentResponse{}}, messages{&testv1.IdempotentRequest{}, &testv1.IdempotentResponse{}}
+	for name, tc := range map[string]struct {
+		method string // of the second call
+		with   messages
+		want   int64 // attempts of the second call
+	}{
+		"the same":        {idempotentMethod, one, 1},
+		"another method":  {testv1.TestService_Read_FullMethodName, one, 3},
+		"another request": {idempotentMethod, messages{other.request, one.response}, 3},
+		"another reply":   {idempotentMethod, messages{one.request, other.response}, 3},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			leaf := &counter{fail: always(errUnavailable)}
+			client := newClient(t, quick(), interceptors.WithBudget(fixedBudget(budget.Burst(100))))
+			cc := serve(t, leaf.handle).dial(client.DialOptions()...)
+			_ = cc.Invoke(t.Context(), idempotentMethod, one.request, one.response)
+			first := leaf.calls.Load()
+			_ = cc.Invoke(t.Context(), tc.method, tc.with.request, tc.with.response)
+			if second := leaf.calls.Load() - first; first != 3 || second != tc.want {
+				t.Errorf("%s: %d and %d attempts, want 3 and %d", name, first, second, tc.want)
+			}
+		})
+	}
+}
+
+// The client keeps the messages of a failed call until the next call after two seconds,
+// even if that call succeeds.
+func TestMessagesOfAFailedCallAreFreed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leaf := &counter{fail: failing(3)}
+		cc := serve(t, leaf.handle).dial(newClient(t, quick(), interceptors.WithBudget(fixedBudget())).DialOptions()...)
+		request, response := func() (weak.Pointer[testv1.IdempotentRequest], weak.Pointer[testv1.IdempotentResponse]) {
+			request, response := &testv1.IdempotentRequest{}, &testv1.IdempotentResponse{}
+			if cc.Invoke(t.Context(), idempotentMethod, request, response) == nil {
+				t.Error("the call succeeded")
+			}
+			return weak.Make(request), weak.Make(response)
+		}()
+		kept := func() bool {
+			if err := idempotent(cc)(t.Context()); err != nil { // with messages of its own
+				t.Error(err)
+			}
+			runtime.GC()
+			return request.Value() != nil || response.Value() != nil
+		}
+		if !kept() {
+			t.Error("the messages were freed at once")
+		}
+		time.Sleep(2 * time.Second)
+		if kept() {
+			t.Error("the messages were kept after two seconds")
+		}
+	})
 }

@@ -180,3 +180,27 @@ func TestSharedFailureIsMarkedAsTheFirstIs(t *testing.T) {
 		}
 	})
 }
+
+// A call that arrives while one of those who waited makes the next run waits for that run,
+// as if it had arrived during the first. It does not ask the store until the run has ended.
+func TestNewcomersWaitForTheNextRun(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bank{pay: func(context.Context, int64, *testv1.PayRequest) error {
+			time.Sleep(time.Second)
+			return status.Error(codes.Unavailable, "the bank is down")
+		}}
+		var asked atomic.Int64
+		c := b.open(t, hookedStore{idempotency.NewMemory(), func() { asked.Add(1) }}).customer()
+		var wg sync.WaitGroup
+		for range 2 { // one run each
+			wg.Go(func() { _, _ = c.pay(t.Context(), "k", rent()) })
+		}
+		time.Sleep(1500 * ms)
+		got := crowd(t, c, 10) // of whom one makes the third run, whose failure the others share
+		wg.Wait()
+		if b.calls.Load() != 3 || asked.Load() != 3 || got["the bank is down"] != 10 {
+			t.Errorf("%d runs, %d questions to the store, newcomers got %v; want 3, 3 and the bank's failure", b.calls.Load(), asked.Load(), got)
+		}
+	})
+}
