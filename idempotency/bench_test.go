@@ -48,7 +48,7 @@ func BenchmarkMemory(b *testing.B) {
 					}
 				}
 			})
-			b.ReportMetric(float64(m.Len()), "records")
+			b.ReportMetric(float64(m.Stats().Records), "records")
 		})
 		b.Run(name+"/sync.Map", func(b *testing.B) {
 			var workers atomic.Uint64

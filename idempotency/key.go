@@ -110,7 +110,7 @@ func FromContext(ctx context.Context) (Key, bool) {
 		return key, true
 	}
 	if r := runningFrom(ctx); r != nil {
-		return r.key, true
+		return r.Key, true
 	}
 	return "", false
 }

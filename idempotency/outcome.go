@@ -76,11 +76,33 @@ func (c Codec) Encode(id ID, o *Outcome) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("outcome: %w", err)
 	}
+	return c.wrap(id[:], body)
+}
+
+// EncodeCheckpoint returns what a store keeps of a checkpoint.
+func (c Codec) EncodeCheckpoint(id ID, checkpoint []byte) ([]byte, error) {
+	return c.wrap(checkpointOf(id), checkpoint)
+}
+
+// DecodeCheckpoint reads what EncodeCheckpoint has made, and fails as Decode does.
+func (c Codec) DecodeCheckpoint(id ID, raw []byte) ([]byte, error) {
+	checkpoint, err := c.open(checkpointOf(id), raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: its checkpoint: %w", ErrCorrupt, err)
+	}
+	return checkpoint, nil
+}
+
+// checkpointOf returns what a checkpoint belongs to, so that it is not taken for an outcome.
+func checkpointOf(id ID) []byte { return append(id[:], "checkpoint"...) }
+
+// wrap seals a body or adds a checksum, together with what it belongs to.
+func (c Codec) wrap(of, body []byte) ([]byte, error) {
 	if c.Keys != nil {
-		return c.Keys.seal(append(make([]byte, 0, len(body)+sealedExtra), magicSealed...), id, body)
+		return c.Keys.seal(append(make([]byte, 0, len(body)+sealedExtra), magicSealed...), of, body)
 	}
 	record := append(append(make([]byte, 0, len(magicPlain)+len(body)+checksumLen), magicPlain...), body...)
-	return binary.BigEndian.AppendUint32(record, checksum(id, body)), nil
+	return binary.BigEndian.AppendUint32(record, checksum(of, body)), nil
 }
 
 // Decode reads a record. An error wraps [ErrCorrupt] if the record is none, was
@@ -88,7 +110,7 @@ func (c Codec) Encode(id ID, o *Outcome) ([]byte, error) {
 // not. A codec with keys does not read a record that is not sealed: it may not
 // be its own.
 func (c Codec) Decode(id ID, record []byte) (*Outcome, error) {
-	body, err := c.open(id, record)
+	body, err := c.open(id[:], record)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
@@ -109,14 +131,14 @@ func (c Codec) Decode(id ID, record []byte) (*Outcome, error) {
 	return o, nil
 }
 
-func (c Codec) open(id ID, record []byte) ([]byte, error) {
+func (c Codec) open(of, record []byte) ([]byte, error) {
 	if len(record) < len(magicPlain) {
 		return nil, fmt.Errorf("%d bytes are no record", len(record))
 	}
 	magic, rest := string(record[:len(magicPlain)]), record[len(magicPlain):]
 	switch {
 	case magic == magicSealed && c.Keys != nil:
-		return c.Keys.open(id, rest)
+		return c.Keys.open(of, rest)
 	case magic == magicSealed:
 		return nil, errNoKeys
 	case magic != magicPlain:
@@ -127,14 +149,14 @@ func (c Codec) open(id ID, record []byte) ([]byte, error) {
 		return nil, errTooShort
 	}
 	body, sum := rest[:len(rest)-checksumLen], binary.BigEndian.Uint32(rest[len(rest)-checksumLen:])
-	if checksum(id, body) != sum {
+	if checksum(of, body) != sum {
 		return nil, errChecksum
 	}
 	return body, nil
 }
 
-func checksum(id ID, body []byte) uint32 {
-	return crc32.Update(crc32.Checksum(id[:], castagnoli), castagnoli, body)
+func checksum(of, body []byte) uint32 {
+	return crc32.Update(crc32.Checksum(of, castagnoli), castagnoli, body)
 }
 
 func toMetadata(md map[string][]string) []*hopboundv1.Metadata {

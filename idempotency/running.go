@@ -1,20 +1,35 @@
 package idempotency
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"strconv"
 	"sync"
 )
 
+// HandlerRun is what a server tells a handler that runs under a key.
+type HandlerRun struct {
+	ID  ID
+	Key Key
+
+	// TakenOver, Fence and Checkpoint are those of the claim: [Begun].
+	TakenOver  bool
+	Fence      uint64
+	Checkpoint []byte
+
+	// Save stores a checkpoint. Nil is for a run that cannot be taken over.
+	Save func(ctx context.Context, checkpoint []byte) error
+}
+
 // running is the write that a handler runs. The handler's calls may use it at
 // the same time.
 type running struct {
-	id        ID
-	key       Key
-	takenOver bool
+	HandlerRun
 
 	mu    sync.Mutex
 	calls map[string]int // how many have been made to a method
+	last  []byte         // the checkpoint
 }
 
 type (
@@ -27,10 +42,10 @@ func runningFrom(ctx context.Context) *running {
 	return r
 }
 
-// WithRunning returns the context of a handler that runs a write under a key. It
-// is for servers; the handler's own calls get their keys from it.
-func WithRunning(ctx context.Context, id ID, key Key, takenOver bool) context.Context {
-	return context.WithValue(ctx, runningContext{}, &running{id: id, key: key, takenOver: takenOver})
+// WithRun returns the context of a handler that runs a write under a key. It is for
+// servers; the handler's own calls get their keys from it.
+func WithRun(ctx context.Context, run HandlerRun) context.Context {
+	return context.WithValue(ctx, runningContext{}, &running{HandlerRun: run, last: run.Checkpoint})
 }
 
 // TakenOver reports whether an earlier run of the write that the handler with context ctx
@@ -39,7 +54,63 @@ func WithRunning(ctx context.Context, id ID, key Key, takenOver bool) context.Co
 // whose effects can be looked up looks them up then.
 func TakenOver(ctx context.Context) bool {
 	r := runningFrom(ctx)
-	return r != nil && r.takenOver
+	return r != nil && r.TakenOver
+}
+
+// Fence returns the fence of the run that the handler with context ctx makes, or false if it
+// runs under no lease: without a key, without a store, or in a transaction. Each run of a
+// write has a higher fence than those before. A handler that writes to a system of its own
+// stores the fence with what it writes, and has the system refuse a write whose fence is
+// lower than the stored one, so that a run that was taken over does not overwrite what its
+// successor has written.
+func Fence(ctx context.Context) (uint64, bool) {
+	r := runningFrom(ctx)
+	if r == nil || r.Fence == 0 {
+		return 0, false
+	}
+	return r.Fence, true
+}
+
+// ErrNoCheckpoints is returned by [Checkpoint] in a transaction: what is stored would be
+// rolled back together with the run that it is about.
+var ErrNoCheckpoints = errors.New("idempotency: a run in a transaction has no checkpoints")
+
+// Checkpoint stores what the run of the handler with context ctx has done so far, such as the
+// reference of a charge, in the place of the last checkpoint. If another run follows, because
+// this one fails or its server dies, that run gets it from [LastCheckpoint]. Once an outcome
+// is stored, the checkpoint is gone.
+//
+// It is safe for concurrent use, and the caller's cancellation does not reach it. A run
+// without a key or a store cannot be taken over: Checkpoint then does nothing and returns
+// nil. It returns [ErrLeaseLost] if another run has taken over, [ErrNoCheckpoints] in a
+// transaction, an error if the checkpoint is larger than [MaxOutcome] allows, and the
+// store's error if the store does not answer; then the checkpoint may have been stored.
+func Checkpoint(ctx context.Context, checkpoint []byte) error {
+	r := runningFrom(ctx)
+	if r == nil || r.Save == nil {
+		return nil
+	}
+	checkpoint = bytes.Clone(checkpoint)
+	if err := r.Save(ctx, checkpoint); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = checkpoint
+	return nil
+}
+
+// LastCheckpoint returns the last checkpoint of the write that the handler with context ctx
+// runs, which is that of an earlier run until this one stores its own. It is nil if there is
+// none. It is safe for concurrent use, and must not be changed.
+func LastCheckpoint(ctx context.Context) []byte {
+	r := runningFrom(ctx)
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
 }
 
 // WithStep names a step of the handler whose context ctx is. A write that the
@@ -69,9 +140,9 @@ func ForCall(ctx context.Context, fullMethod string, write bool) (Key, bool) {
 		return "", false
 	}
 	if step, ok := ctx.Value(stepContext{}).(string); ok {
-		return r.id.Child(r.key, fullMethod, "step "+step), true
+		return r.ID.Child(r.Key, fullMethod, "step "+step), true
 	}
-	return r.id.Child(r.key, fullMethod, "call "+strconv.Itoa(r.count(fullMethod))), true
+	return r.ID.Child(r.Key, fullMethod, "call "+strconv.Itoa(r.count(fullMethod))), true
 }
 
 // count returns the number of the call among those to a method, from 1.
@@ -93,5 +164,5 @@ func IsForwarded(ctx context.Context, keys []string) bool {
 		return false
 	}
 	r := runningFrom(ctx)
-	return r != nil && r.key == Key(keys[0])
+	return r != nil && r.Key == Key(keys[0])
 }

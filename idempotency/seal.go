@@ -61,18 +61,18 @@ func NewKeyRing(sealWith string, keys map[string][]byte) (*KeyRing, error) {
 }
 
 // seal appends the name of the key, a nonce and what is sealed to dst.
-func (r *KeyRing) seal(dst []byte, id ID, body []byte) ([]byte, error) {
+func (r *KeyRing) seal(dst, of, body []byte) ([]byte, error) {
 	gcm := r.keys[r.sealWith]
 	dst = append(append(dst, byte(min(len(r.sealWith), 255))), r.sealWith...)
 	start := len(dst)
 	dst = append(dst, make([]byte, gcm.NonceSize())...)
 	nonce := dst[start:]
 	_, _ = rand.Read(nonce) // never fails: it ends the program first
-	return gcm.Seal(dst, nonce, body, id[:]), nil
+	return gcm.Seal(dst, nonce, body, of), nil
 }
 
 // open reads what seal has appended.
-func (r *KeyRing) open(id ID, sealed []byte) ([]byte, error) {
+func (r *KeyRing) open(of, sealed []byte) ([]byte, error) {
 	if len(sealed) < 1 || len(sealed) < 1+int(sealed[0]) {
 		return nil, errTooShort
 	}
@@ -84,7 +84,7 @@ func (r *KeyRing) open(id ID, sealed []byte) ([]byte, error) {
 	if len(rest) < gcm.NonceSize() {
 		return nil, errTooShort
 	}
-	body, err := gcm.Open(nil, rest[:gcm.NonceSize()], rest[gcm.NonceSize():], id[:])
+	body, err := gcm.Open(nil, rest[:gcm.NonceSize()], rest[gcm.NonceSize():], of)
 	if err != nil {
 		return nil, fmt.Errorf("sealed with key %q: %w", name, err)
 	}

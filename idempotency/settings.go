@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // Settings are how a server uses a store. They are made of options by
@@ -37,6 +38,8 @@ type MethodSettings struct {
 	Retention   time.Duration // of outcomes
 	Fingerprint []string      // the fields that make up the fingerprint; none is all
 	Codes       []codes.Code  // of failures that are kept as outcomes, unmarked
+	Reruns      int           // of a handler whose transaction another was in the way of
+	Aliases     []string      // full names that the response message has had
 }
 
 // Option sets how a server uses a store.
@@ -292,6 +295,38 @@ func Codes(list ...codes.Code) MethodOption {
 		for _, c := range list {
 			if c == codes.OK || c > codes.Unauthenticated {
 				return fmt.Errorf("Codes: %v is no failure of gRPC's", c)
+			}
+		}
+		return nil
+	})
+}
+
+// Reruns allows the handler to run again, up to n times in one call, if the database has
+// rolled back its transaction because of another (a serialization failure or a deadlock). It
+// has no effect without transactions. Allow it for a handler that has no effects outside of
+// its transaction, or whose other effects are writes to services that know it by its child
+// keys. Without it, and after the last run, the call fails with ABORTED and the reason
+// TRANSACTION_CONFLICT. A handler that returns an error of the database must wrap it, so
+// that it can be told from others. The default is 0.
+func Reruns(n int) MethodOption {
+	return methodOption(func(m *MethodSettings) error {
+		m.Reruns = n
+		if n < 0 {
+			return fmt.Errorf("Reruns(%d): must not be negative", n)
+		}
+		return nil
+	})
+}
+
+// ResponseAliases names the full names that the method's response message has had, such as
+// "shop.v1.Order". Outcomes that were stored under one of them are replayed as the message
+// that the method has now; the two must have the same wire format.
+func ResponseAliases(names ...string) MethodOption {
+	return methodOption(func(m *MethodSettings) error {
+		m.Aliases = slices.Clone(names)
+		for _, name := range names {
+			if !protoreflect.FullName(name).IsValid() {
+				return fmt.Errorf("ResponseAliases(%q): must be the full name of a message", name)
 			}
 		}
 		return nil

@@ -3,6 +3,7 @@ package idempotency
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -14,13 +15,14 @@ import (
 //	                                has run out, a new owner with the next fence, who is
 //	                                told of a possible effect
 //	Extend    pending  -> pending   the owner's lease is longer
+//	Save      pending  -> pending   the owner's checkpoint takes the place of the last
 //	Release   pending  -> absent    the owner gives up, and no run can have had an effect
 //	          pending  -> released  the owner gives up, and a run may have had an effect
 //	Complete  pending  -> done      the outcome is kept until its retention ends
 //	(time)    done, released, pending without an owner that extends its lease -> absent
 //
-// Fences of an ID only grow, as long as the store exists. Extend, Release and Complete are
-// the owner's alone: they name the owner and the fence that Begin gave it, and are refused
+// Fences of an ID only grow, as long as the store exists. Extend, Save, Release and Complete
+// are the owner's alone: they name the owner and the fence that Begin gave it, and are refused
 // with [ErrLeaseLost] once another has taken over. An owner whose lease has run out while
 // nobody took over may extend or complete it all the same. So at most one outcome is kept
 // for an ID, and whoever asks within the retention gets that one.
@@ -28,7 +30,8 @@ import (
 // A store never forgets a possible effect: once a lease has run out, or a run was released
 // with an effect, [Begun.TakenOver] is true for every later owner, until an outcome is
 // stored or the retention has passed. A pending record is therefore kept for
-// [Claim.KeepFor] after its lease has run out.
+// [Claim.KeepFor] after its lease has run out. The last checkpoint is kept for as long, and
+// every later owner gets it in [Begun.Checkpoint].
 //
 // The time that leases and retentions are measured in is the store's, not its
 // callers'. They may last some milliseconds longer than was asked for, and never
@@ -50,6 +53,10 @@ type Store interface {
 
 	// Extend makes the lease last for d from now, and never less than it did.
 	Extend(ctx context.Context, lease Lease, d time.Duration) error
+
+	// Save stores a checkpoint, which says what the owner's run has done so far, in the place
+	// of the last. It must not be changed any more.
+	Save(ctx context.Context, lease Lease, checkpoint []byte) error
 
 	// Release gives up a write: the next to ask may run it. If effect is true, the run may
 	// have had an effect. Then, and if an earlier run may have had one, that is remembered
@@ -77,6 +84,14 @@ type Claim struct {
 
 	// Fingerprint tells whether two requests with one key are the same.
 	Fingerprint Fingerprint
+
+	// Tenant is whose share of a bounded store the record takes. Empty is nobody's: the
+	// record may take whatever room there is.
+	Tenant string
+
+	// Method and KeyHash are the full method and the key's [Key.Hash], by which an operator
+	// finds the record; see [Inspector].
+	Method, KeyHash string
 
 	// Lease is how long the write is the owner's unless it extends the lease.
 	Lease time.Duration
@@ -154,6 +169,10 @@ type Begun struct {
 	// TakenOver is whether an earlier run may have had an effect that nobody knows of.
 	TakenOver bool
 
+	// Checkpoint is the last that Save has stored, if the owner is to run the write; nil if
+	// there is none. It must not be changed.
+	Checkpoint []byte
+
 	// Waited is whether [Transactor.Transact] has waited for another.
 	Waited bool
 
@@ -166,8 +185,23 @@ var (
 	// ErrLeaseLost is returned to an owner whose write another has taken over, or
 	// that has ended.
 	ErrLeaseLost = errors.New("idempotency: the lease is lost")
-	// ErrFull is returned for a new ID by a store that has no room for it.
+	// ErrFull is returned for a new ID by a store that has no room for it. A store that
+	// knows when it will have room returns a [FullError].
 	ErrFull = errors.New("idempotency: the store is full")
 	// ErrCorrupt is returned for a record that cannot be read.
 	ErrCorrupt = errors.New("idempotency: the record cannot be read")
 )
+
+// FullError is an [ErrFull] of a store that knows when it will have room.
+type FullError struct {
+	// Room is the time until the first record may be deleted.
+	Room time.Duration
+}
+
+// Error says when there will be room.
+func (e *FullError) Error() string {
+	return fmt.Sprintf("%v: there may be room in %v", ErrFull, e.Room.Round(time.Second))
+}
+
+// Is reports whether target is [ErrFull].
+func (e *FullError) Is(target error) bool { return target == ErrFull }

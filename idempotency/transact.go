@@ -19,13 +19,13 @@ type Transactor interface {
 
 	// Transact is Begin, but waits for whoever runs the write, until ctx ends, and
 	// if the answer is Run calls run with a context that holds the transaction,
-	// and does what it returns before it returns itself. The answer is Join if the
-	// wait has ended. If the write was claimed under a lease that has run out, the
-	// context that run gets is one of [WithRunning] for which [TakenOver] is true.
+	// and with what Begin would have returned, and does what it returns before it returns
+	// itself. The answer is Join if the wait has ended.
 	//
-	// An error wraps [ErrOutcomeUnknown] if nobody can tell whether the transaction
-	// was committed. Any other means that it was not.
-	Transact(ctx context.Context, claim Claim, run func(ctx context.Context) Verdict) (Begun, error)
+	// An error wraps [ErrOutcomeUnknown] if it is unknown whether the transaction was
+	// committed. Any other means that it was not. If it wraps [ErrConflict], the same run may
+	// succeed if it is repeated.
+	Transact(ctx context.Context, claim Claim, run func(ctx context.Context, claimed Begun) Verdict) (Begun, error)
 
 	// Observe calls run without any claim, for servers that only observe: no record is
 	// read or written, and nothing is waited for. The context that run gets holds a
@@ -48,7 +48,15 @@ type Verdict struct {
 	// Commit commits what the handler has written. Without it, an outcome that is
 	// kept is committed alone.
 	Commit bool
+
+	// Err is the error of the handler, by which the store sees whether another transaction
+	// was in the way.
+	Err error
 }
+
+// ErrConflict is returned if a transaction was rolled back because of another: it could not
+// be serialized, or the two waited for each other.
+var ErrConflict = errors.New("idempotency: another transaction was in the way")
 
 // ErrOutcomeUnknown is returned if a step may have had its effect or not.
 var ErrOutcomeUnknown = errors.New("idempotency: it is not known whether the outcome was stored")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -71,7 +72,7 @@ func (c *claim) once(req any, handler grpc.UnaryHandler) (reply any, err error) 
 		}
 		c.endShared(err)
 	}()
-	if err := c.share(); err != nil {
+	if err := c.join(); err != nil {
 		return nil, err
 	}
 	if c.transactor != nil {
@@ -89,7 +90,7 @@ func (in *incoming) unkept() context.Context {
 		in.request.wouldRun = in.keyExpected
 		return &in.request
 	}
-	return idempotency.WithRunning(&in.request, idempotency.NewID(in.tenant(), in.method.full, key), key, false)
+	return idempotency.WithRun(&in.request, idempotency.HandlerRun{ID: idempotency.NewID(in.tenant(), in.method.full, key), Key: key})
 }
 
 // tenant returns whose key the call carries.
@@ -138,8 +139,9 @@ type claim struct {
 	alive    atomic.Bool
 	shared   *sharedRun // which others wait for; nil if it is not this call's
 
-	takenOver bool // an earlier run may have had an effect
-	became    string
+	takenOver  bool // an earlier run may have had an effect
+	checkpoint []byte
+	became     string
 }
 
 // prepare makes what the store is asked with.
@@ -155,8 +157,12 @@ func (c *claim) prepare(req any) error {
 	if err != nil {
 		return newError(codes.Internal, ReasonKeyUnsupported, err.Error())
 	}
+	tenant := c.tenant()
 	c.claim = idempotency.Claim{
-		ID:          idempotency.NewID(c.tenant(), c.method.full, c.key),
+		ID:          idempotency.NewID(tenant, c.method.full, c.key),
+		Tenant:      c.share(tenant),
+		Method:      c.method.full,
+		KeyHash:     c.key.Hash(),
 		Owner:       rand.Text(),
 		Fingerprint: fingerprint,
 		Lease:       c.keyed.Lease,
@@ -164,6 +170,27 @@ func (c *claim) prepare(req any) error {
 		Running:     &c.alive,
 	}
 	return nil
+}
+
+// share returns whose share of the store a record takes: nobody's if callers are not told
+// apart.
+func (in *incoming) share(tenant string) string {
+	if tenant == "" && in.keyed.Tenant != nil {
+		return "(none)" // all that the function does not know
+	}
+	return tenant
+}
+
+// lastCheckpoint returns the checkpoint of an earlier run, or nil.
+func (c *claim) lastCheckpoint(begun *idempotency.Begun) ([]byte, error) {
+	if len(begun.Checkpoint) == 0 {
+		return nil, nil
+	}
+	checkpoint, err := c.keyed.Codec.DecodeCheckpoint(c.claim.ID, begun.Checkpoint)
+	if err != nil {
+		c.storeFailed(stepBegin, err)
+	}
+	return checkpoint, err
 }
 
 // serve asks the store until the handler has run or the outcome is there.
@@ -182,6 +209,10 @@ func (c *claim) serve(req any, handler grpc.UnaryHandler) (any, error) {
 				return nil, c.notRun()
 			}
 			c.takenOver = c.takenOver || begun.TakenOver
+			if c.checkpoint, err = c.lastCheckpoint(&begun); err != nil {
+				_ = c.release(lease, false)
+				return nil, c.refused(err)
+			}
 			reply, err := c.run(lease, req, handler)
 			if !c.outvoted {
 				return reply, err
@@ -208,7 +239,9 @@ func (c *claim) answer(begun idempotency.Begun) (any, error) {
 		c.became = keyReused
 		return nil, newError(codes.FailedPrecondition, ReasonKeyReused, "the idempotency key was used for another request")
 	default:
-		return nil, c.refused(errors.New("the store tells no state"))
+		err := fmt.Errorf("the store returned an unknown state: %v", begun.State)
+		c.storeFailed(stepBegin, err)
+		return nil, c.refused(err)
 	}
 }
 
@@ -241,9 +274,6 @@ func (c *claim) ask() (begun idempotency.Begun, err error) {
 func (c *claim) wait() error {
 	c.startWaiting()
 	err := c.step(stepWait, 0, func(ctx context.Context) error { return c.store.Wait(ctx, c.claim.ID) })
-	if err != nil && c.waiting.Err() == nil { // Begin tells whether the store is there
-		c.traceStoreError(err)
-	}
 	if c.waits > 0 || err != nil { // the store may wake whoever waits for nothing
 		pause := time.NewTimer(min(time.Millisecond<<c.waits, 100*time.Millisecond))
 		defer pause.Stop()
@@ -262,8 +292,11 @@ func (c *claim) wait() error {
 // startWaiting bounds the waits of the call, from the first on.
 func (c *claim) startWaiting() {
 	if c.waiting == nil {
-		ctx, cancel := context.WithTimeout(&c.request, c.patience())
-		c.waiting, c.stop = ctx, cancel
+		if patience := c.patience(); patience == unbounded {
+			c.waiting, c.stop = context.WithCancel(&c.request)
+		} else {
+			c.waiting, c.stop = context.WithTimeout(&c.request, patience)
+		}
 		c.traceWait()
 	}
 }
@@ -279,7 +312,10 @@ func (c *claim) tooLate() bool {
 // an answer.
 func (c *claim) patience() time.Duration {
 	if c.waiting != nil {
-		until, _ := c.waiting.Deadline()
+		until, ok := c.waiting.Deadline()
+		if !ok {
+			return unbounded
+		}
 		return max(time.Until(until), 1)
 	}
 	patience := unbounded
@@ -329,14 +365,17 @@ func (c *claim) leaseLost() error {
 
 // refused returns the error for one of the store's.
 func (c *claim) refused(err error) error {
-	c.traceStoreError(err)
 	switch {
 	case errors.Is(err, idempotency.ErrCorrupt):
 		c.became = keyCorrupt
 		return newError(codes.Internal, ReasonRecordCorrupt, "what is stored under the idempotency key cannot be read")
 	case errors.Is(err, idempotency.ErrFull):
 		c.became = keyFull
-		return c.later(codes.ResourceExhausted, ReasonStoreFull, "the idempotency store has no room for another key")
+		after := c.pause()
+		if full := (*idempotency.FullError)(nil); errors.As(err, &full) {
+			after = max(after, full.Room)
+		}
+		return c.laterBy(after, codes.ResourceExhausted, ReasonStoreFull, "the idempotency store has no room for another key")
 	case c.request.Err() != nil:
 		return c.notRun()
 	default:
@@ -345,9 +384,17 @@ func (c *claim) refused(err error) error {
 	}
 }
 
-// later makes an error with which the caller is told to come back.
+// later makes an error that tells the caller to come back.
 func (c *claim) later(code codes.Code, reason, message string) error {
-	after := max(min(c.keyed.Lease/10, time.Second), 10*time.Millisecond)
+	return c.laterBy(c.pause(), code, reason, message)
+}
+
+// pause returns after how long a caller is told to come back.
+func (c *claim) pause() time.Duration {
+	return max(min(c.keyed.Lease/10, time.Second), 10*time.Millisecond)
+}
+
+func (c *claim) laterBy(after time.Duration, code codes.Code, reason, message string) error {
 	c.request.downstream.overrule(after.Milliseconds())
 	return newError(code, reason, message, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
 }

@@ -3,6 +3,7 @@ package interceptors
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -19,12 +20,20 @@ var errOutvoted = errors.New("hopbound: another server has taken over the write"
 // run runs the handler under a lease, and stores its outcome. If another has
 // taken over, it says so in c, and what it returns is void.
 func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler) (reply any, err error) {
-	ctx, cancel := context.WithCancelCause(idempotency.WithRunning(&c.request, c.claim.ID, c.key, c.takenOver))
+	ctx, cancel := context.WithCancelCause(idempotency.WithRun(&c.request, idempotency.HandlerRun{
+		ID: c.claim.ID, Key: c.key, TakenOver: c.takenOver, Fence: lease.Fence, Checkpoint: c.checkpoint,
+		Save: func(_ context.Context, checkpoint []byte) error { return c.save(lease, checkpoint) },
+	}))
 	defer cancel(nil)
 	held := holdMetadata(ctx)
 	beat := c.keepLease(lease, cancel)
+	ended := c.runStarted()
 	returned := false
 	defer func() {
+		ended()
+		if c.outvoted {
+			c.leaseWasLost(beat.cause())
+		}
 		if !returned { // it has panicked or ended its goroutine
 			c.became = keyReleased
 			_ = c.release(lease, true)
@@ -38,7 +47,8 @@ func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler)
 		return nil, errOutvoted
 	}
 	held.close()
-	record, keep := c.record(reply, err, held)
+	response, err := c.encode(reply, err)
+	record, keep := c.record(response, err, held)
 	if !keep {
 		c.became = keyReleased
 		if errors.Is(c.release(lease, !idempotency.IsNoEffect(err)), idempotency.ErrLeaseLost) {
@@ -53,9 +63,10 @@ func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler)
 		c.outvoted = true
 		return nil, errOutvoted
 	case stored != nil:
-		return nil, c.unknown(stored)
+		return nil, c.unknown()
 	}
 	c.became = keyExecuted
+	c.outcomeStored()
 	c.final(err)
 	held.pass()
 	return reply, err
@@ -70,8 +81,7 @@ func (c *claim) final(err error) {
 
 // unknown returns the error of a call whose handler has run, and of which nobody
 // can say whether that was stored.
-func (c *claim) unknown(err error) error {
-	c.traceStoreError(err)
+func (c *claim) unknown() error {
 	c.became = keyUnknown
 	return c.later(codes.Unavailable, ReasonOutcomeUnknown, "the call was made, and whether its outcome was stored is not known")
 }
@@ -103,13 +113,24 @@ func (c *claim) complete(lease idempotency.Lease, record []byte) error {
 // release gives the key up, so that the next call may run the handler, and says whether
 // this run may have had an effect. If the release fails, the lease runs out.
 func (c *claim) release(lease idempotency.Lease, effect bool) error {
-	err := c.step(stepRelease, c.keyed.StoreTimeout, func(ctx context.Context) error {
+	return c.step(stepRelease, c.keyed.StoreTimeout, func(ctx context.Context) error {
 		return c.store.Release(ctx, lease, effect, c.m.Retention)
 	})
+}
+
+// save stores a checkpoint of the handler's. The handler's goroutines may use it at the same
+// time, and after the handler has returned.
+func (c *claim) save(lease idempotency.Lease, checkpoint []byte) error {
+	raw, err := c.keyed.Codec.EncodeCheckpoint(c.claim.ID, checkpoint)
 	if err != nil {
-		c.traceStoreError(err)
+		return err
 	}
-	return err
+	if len(raw) > c.keyed.MaxOutcome {
+		return fmt.Errorf("hopbound: a checkpoint of %d bytes is larger than MaxOutcome (%d)", len(raw), c.keyed.MaxOutcome)
+	}
+	return c.step(stepSave, c.keyed.StoreTimeout, func(ctx context.Context) error {
+		return c.store.Save(ctx, lease, raw)
+	})
 }
 
 // step takes a step of the store that the call's end does not cut short, and
@@ -124,6 +145,9 @@ func (c *claim) step(name string, timeout time.Duration, take func(ctx context.C
 	}
 	err := take(ctx)
 	c.count.storeStep(ctx, c.storeKind, name, time.Since(began), err)
+	if isStoreFailure(name, err) {
+		c.storeFailed(name, err)
+	}
 	return err
 }
 
@@ -134,15 +158,17 @@ type heartbeat struct {
 	lease idempotency.Lease
 	stop  context.CancelCauseFunc // of the handler, when another has taken over
 
-	mu    sync.Mutex
-	timer *time.Timer
-	ended bool
-	taken bool // another has taken over
+	mu      sync.Mutex
+	timer   *time.Timer
+	ended   bool
+	taken   bool      // another has taken over
+	renewed time.Time // when it was last claimed or extended
+	failed  bool      // the last try to extend it had no answer
 }
 
 // keepLease extends a lease until the heartbeat ends.
 func (c *claim) keepLease(lease idempotency.Lease, stop context.CancelCauseFunc) *heartbeat {
-	h := &heartbeat{claim: c, lease: lease, stop: stop}
+	h := &heartbeat{claim: c, lease: lease, stop: stop, renewed: time.Now()}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.timer = time.AfterFunc(c.keyed.Lease/3, h.beat)
@@ -151,6 +177,7 @@ func (c *claim) keepLease(lease idempotency.Lease, stop context.CancelCauseFunc)
 
 func (h *heartbeat) beat() {
 	c := h.claim
+	began := time.Now()
 	err := c.step(stepExtend, min(c.keyed.StoreTimeout, c.keyed.Lease/3), func(ctx context.Context) error {
 		return c.store.Extend(ctx, h.lease, c.keyed.Lease)
 	})
@@ -162,9 +189,25 @@ func (h *heartbeat) beat() {
 		h.taken = true
 		h.stop(errOutvoted)
 	case err != nil:
+		h.failed = true
 		h.timer.Reset(c.keyed.Lease / 10)
 	default:
+		h.failed, h.renewed = false, began
 		h.timer.Reset(c.keyed.Lease / 3)
+	}
+}
+
+// cause returns why a lease was lost.
+func (h *heartbeat) cause() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.failed:
+		return causeStoreError
+	case time.Since(h.renewed) > h.claim.keyed.Lease:
+		return causeLate
+	default:
+		return causeTakenOver
 	}
 }
 

@@ -22,10 +22,12 @@ const (
 	ReasonLeaseLost           = "LEASE_LOST"           // another server took over, and its outcome was not to be had
 	ReasonStoreUnavailable    = "STORE_UNAVAILABLE"    // the store did not answer, and the handler did not run
 	ReasonRunFailed           = "RUN_FAILED"           // another call with the key has run the handler, which panicked
+	ReasonConflict            = "TRANSACTION_CONFLICT" // the transaction was rolled back because of another
 	ReasonOutcomeUnknown      = "OUTCOME_UNKNOWN"      // the handler ran, and whether that was stored is not known
 	ReasonStoreFull           = "STORE_FULL"           // the store has no room for another key
 	ReasonRecordCorrupt       = "RECORD_CORRUPT"       // what the store has of the key cannot be read
 	ReasonResponseOmitted     = "RESPONSE_OMITTED"     // the write is done, and its response was too large to keep
+	ReasonResponseInvalid     = "RESPONSE_INVALID"     // the handler's response cannot be encoded
 	ReasonPolicyInvalid       = "POLICY_INVALID"       // the policy among the call options is none
 	ReasonMisuse              = "MISUSE"               // the application called what it must not yet
 	ReasonStreamIdle          = "STREAM_IDLE"          // no message went either way for longer than the server allows

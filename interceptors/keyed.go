@@ -3,7 +3,6 @@ package interceptors
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -158,7 +157,7 @@ func (s *Server) Check(services Services) error {
 		return nil
 	}
 	if s.sharesKeys() {
-		slog.Warn("hopbound: callers without a transport identity (mutual TLS, ALTS) share their idempotency keys; " +
+		s.log().Warn("hopbound: callers without a transport identity (mutual TLS, ALTS) share their idempotency keys; " +
 			"set idempotency.Tenant, or idempotency.SharedKeys if this is meant")
 	}
 	var errs []error

@@ -268,7 +268,7 @@ func TestZombieWithoutASuccessorsOutcomeSaysSo(t *testing.T) {
 		if n := zombie.calls.Load(); n != 1 {
 			t.Errorf("the zombie ran %d times", n)
 		}
-		if n := shared.Len(); n != 1 { // that there may have been an effect
+		if n := shared.Stats().Records; n != 1 { // that there may have been an effect
 			t.Errorf("%d records are left", n)
 		}
 	})
@@ -287,8 +287,8 @@ func TestCallThatIsOverBeforeItsTurnDoesNotRun(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		time.Sleep(time.Minute)
-		if n := b.calls.Load(); n != 0 || store.Len() != 0 {
-			t.Errorf("%d calls, %d records", n, store.Len())
+		if n := b.calls.Load(); n != 0 || store.Stats().Records != 0 {
+			t.Errorf("%d calls, %d records", n, store.Stats().Records)
 		}
 	})
 }
@@ -307,8 +307,8 @@ func TestClaimOfACallerThatHasGoneIsReleased(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		time.Sleep(time.Minute)
-		if n := b.calls.Load(); n != 0 || store.Len() != 0 {
-			t.Errorf("%d calls, %d records", n, store.Len())
+		if n := b.calls.Load(); n != 0 || store.Stats().Records != 0 {
+			t.Errorf("%d calls, %d records", n, store.Stats().Records)
 		}
 	})
 }

@@ -2,8 +2,11 @@ package interceptors_test
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
@@ -15,8 +18,8 @@ type takeover struct{ *idempotency.Memory }
 
 func (takeover) Transactional() bool { return true }
 
-func (takeover) Transact(ctx context.Context, claim idempotency.Claim, run func(context.Context) idempotency.Verdict) (idempotency.Begun, error) {
-	run(idempotency.WithRunning(ctx, claim.ID, "", true))
+func (takeover) Transact(ctx context.Context, claim idempotency.Claim, run func(context.Context, idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
+	run(ctx, idempotency.Begun{State: idempotency.Run, TakenOver: true})
 	return idempotency.Begun{State: idempotency.Run, TakenOver: true}, nil
 }
 
@@ -53,4 +56,62 @@ func TestTransactionTellsThatItTakesOver(t *testing.T) {
 			t.Errorf("keys %q", keys)
 		}
 	})
+}
+
+// waitRecorder keeps how long each transaction may wait for another server.
+type waitRecorder struct {
+	takeover
+	waits *[]time.Duration
+}
+
+func (w waitRecorder) Transact(ctx context.Context, claim idempotency.Claim, run func(context.Context, idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
+	*w.waits = append(*w.waits, claim.Wait)
+	return w.takeover.Transact(ctx, claim, run)
+}
+
+// The bound is the time left before the deadline, less 20 ms for the answer, and at most
+// MaxWait. A call that has waited for another in its own process has only the rest.
+func TestTransactionWaitsWithinTheBoundOfItsCall(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		timeout time.Duration // of the call; 0 is none
+		maxWait time.Duration // 0 is none
+		want    []time.Duration
+	}{
+		"the deadline":            {10 * time.Second, 0, []time.Duration{9980 * ms, 6980 * ms}},
+		"MaxWait":                 {0, 5 * time.Second, []time.Duration{5 * time.Second, 2 * time.Second}},
+		"MaxWait is the shorter":  {10 * time.Second, 5 * time.Second, []time.Duration{5 * time.Second, 2 * time.Second}},
+		"no bound":                {0, 0, []time.Duration{0, 0}},
+		"the deadline is shorter": {5 * time.Second, 10 * time.Second, []time.Duration{4980 * ms, 1980 * ms}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var opts []idempotency.Option
+			if tc.maxWait > 0 {
+				opts = append(opts, idempotency.MaxWait(tc.maxWait))
+			}
+			b := &bank{pay: func(_ context.Context, n int64, _ *testv1.PayRequest) error {
+				if n == 1 {
+					time.Sleep(3 * time.Second)
+				}
+				return nil
+			}}
+			var waits []time.Duration
+			c := b.open(t, waitRecorder{takeover{idempotency.NewMemory()}, &waits}, opts...).customer()
+			ctx := t.Context()
+			if tc.timeout > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, tc.timeout)
+				defer cancel()
+			}
+			var wg sync.WaitGroup
+			for range 2 { // the second waits three seconds for the first
+				wg.Go(func() { _, _ = c.pay(ctx, "k", rent()) })
+				synctest.Wait()
+			}
+			wg.Wait()
+			if !slices.Equal(waits, tc.want) {
+				t.Errorf("%s: the transactions may wait %v, want %v", name, waits, tc.want)
+			}
+		})
+	}
 }

@@ -106,7 +106,7 @@ func TestServerThatObservesRunsEachCall(t *testing.T) {
 	if _, err := c.Pay(t.Context(), rent()); err != nil {
 		t.Error(err)
 	}
-	if n := b.calls.Load(); n != 3 || store.Len() != 0 {
-		t.Errorf("%d calls, %d records", n, store.Len())
+	if n := b.calls.Load(); n != 3 || store.Stats().Records != 0 {
+		t.Errorf("%d calls, %d records", n, store.Stats().Records)
 	}
 }

@@ -45,6 +45,10 @@ func collected(t *testing.T, reader *sdkmetric.ManualReader) string {
 				for _, p := range data.DataPoints {
 					add(m.Name, m.Unit, p.Attributes, p.Value)
 				}
+			case metricdata.Gauge[int64]:
+				for _, p := range data.DataPoints {
+					add(m.Name, m.Unit, p.Attributes, p.Value)
+				}
 			case metricdata.Gauge[float64]:
 				for _, p := range data.DataPoints {
 					add(m.Name, m.Unit, p.Attributes, math.Round(p.Value*1000)/1000)

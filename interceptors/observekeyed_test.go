@@ -109,8 +109,8 @@ func TestServerThatObservesRunsWritesEachTimeAndCountsWhatItWouldReplay(t *testi
 	if got := outcomes(t, reader); !maps.Equal(got, want) || refusals(t, reader, interceptors.ReasonKeyReused) != 1 {
 		t.Errorf("counted %v, want %v, and one refusal", got, want)
 	}
-	if b.calls.Load() != 10 || store.Len() != 0 {
-		t.Errorf("%d runs and %d records, want 10 and none", b.calls.Load(), store.Len())
+	if b.calls.Load() != 10 || store.Stats().Records != 0 {
+		t.Errorf("%d runs and %d records, want 10 and none", b.calls.Load(), store.Stats().Records)
 	}
 }
 

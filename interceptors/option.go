@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -34,6 +35,15 @@ type settings struct {
 	tracers     trace.TracerProvider
 	meters      metric.MeterProvider
 	propagators propagation.TextMapPropagator
+	logger      *slog.Logger // nil is slog.Default
+}
+
+// log returns where to log.
+func (s *settings) log() *slog.Logger {
+	if s.logger == nil {
+		return slog.Default()
+	}
+	return s.logger
 }
 
 type clientSettings struct {
@@ -128,6 +138,20 @@ func WithPropagators(propagators propagation.TextMapPropagator) Option {
 			return errors.New("WithPropagators: nil")
 		}
 		s.propagators = propagators
+		return nil
+	})
+}
+
+// WithLogger sets where the few things are logged that an operator should know of and that
+// no single call shows: failures of the idempotency store with their cause, interceptors that
+// are installed twice, and retries by another interceptor. Calls are not logged. The default
+// is [slog.Default].
+func WithLogger(logger *slog.Logger) Option {
+	return option(func(s *settings) error {
+		if logger == nil {
+			return errors.New("WithLogger: nil")
+		}
+		s.logger = logger
 		return nil
 	})
 }

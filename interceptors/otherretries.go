@@ -156,5 +156,5 @@ func (k *call) reportOtherRetries() {
 	if k.count != nil {
 		k.count.otherRetries(k.ctx, k.method)
 	}
-	k.otherRetries.report(k.ctx, "another client interceptor retries this method, and Hopbound does not retry these calls; remove the other interceptor", sideClient, k.fullMethod)
+	k.otherRetries.report(k.ctx, k.log(), "another client interceptor retries this method, and Hopbound does not retry these calls; remove the other interceptor", sideClient, k.fullMethod)
 }

@@ -3,6 +3,7 @@ package interceptors
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -19,9 +20,26 @@ import (
 // replayedKey says of a reply that its outcome was stored earlier.
 const replayedKey = "idempotency-replayed"
 
+// encode returns the encoded reply of a handler that has succeeded. If it cannot be encoded,
+// neither the store nor gRPC can take it, and the call has failed.
+func (c *claim) encode(reply any, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	message, ok := reply.(proto.Message)
+	if !ok {
+		return nil, newError(codes.Internal, ReasonResponseInvalid, fmt.Sprintf("the handler's response is a %T, which is not a protobuf message", reply))
+	}
+	response, err := proto.Marshal(message)
+	if err != nil {
+		return nil, newError(codes.Internal, ReasonResponseInvalid, "the handler's response cannot be encoded: "+err.Error())
+	}
+	return response, nil
+}
+
 // record returns the record of what a handler returned and set, or false if the
 // outcome is not one to keep.
-func (c *claim) record(reply any, err error, held *heldMetadata) ([]byte, bool) {
+func (c *claim) record(response []byte, err error, held *heldMetadata) ([]byte, bool) {
 	o := &idempotency.Outcome{Header: ownMetadata(held.header), Trailer: ownMetadata(held.trailer)}
 	if !c.m.keeps(err) {
 		return nil, false
@@ -30,12 +48,7 @@ func (c *claim) record(reply any, err error, held *heldMetadata) ([]byte, bool) 
 		o.Status = statusOf(err).Proto()
 		o.Status.Message = strings.ToValidUTF8(o.Status.GetMessage(), "\uFFFD") // which is all that can be kept
 	} else {
-		o.ResponseType = string(c.m.response.Descriptor().FullName())
-		message, ok := reply.(proto.Message)
-		if ok {
-			o.Response, err = proto.Marshal(message)
-		}
-		o.ResponseOmitted = !ok || err != nil // gRPC cannot send it either
+		o.Response, o.ResponseType = response, string(c.m.response.Descriptor().FullName())
 	}
 	record, err := c.keyed.Codec.Encode(c.claim.ID, o)
 	if err != nil || len(record) > c.keyed.MaxOutcome {
@@ -67,16 +80,16 @@ func statusOf(err error) *status.Status {
 func (c *claim) replay(record []byte) (any, error) {
 	o, err := c.keyed.Codec.Decode(c.claim.ID, record)
 	if err != nil {
-		return nil, c.refused(err)
+		return nil, c.unreadable(err)
 	}
 	var reply proto.Message
 	if o.Status == nil && !o.ResponseOmitted {
-		if o.ResponseType != string(c.m.response.Descriptor().FullName()) {
-			return nil, c.refused(errors.Join(idempotency.ErrCorrupt, errors.New("its response is a "+o.ResponseType)))
+		if o.ResponseType != string(c.m.response.Descriptor().FullName()) && !slices.Contains(c.m.Aliases, o.ResponseType) {
+			return nil, c.unreadable(errors.New("its response is a " + o.ResponseType + ", which is neither the response of the method nor among ResponseAliases"))
 		}
 		reply = c.m.response.New().Interface()
 		if err := proto.Unmarshal(o.Response, reply); err != nil {
-			return nil, c.refused(errors.Join(idempotency.ErrCorrupt, err))
+			return nil, c.unreadable(err)
 		}
 	}
 	c.became = keyReplayed
@@ -104,6 +117,12 @@ func (c *claim) replay(record []byte) (any, error) {
 		_ = grpc.SetHeader(&c.request, marker)
 		return reply, nil
 	}
+}
+
+// unreadable returns the error of a call whose stored outcome cannot be read.
+func (c *claim) unreadable(err error) error {
+	c.storeFailed(stepBegin, err)
+	return c.refused(idempotency.ErrCorrupt)
 }
 
 // heldMetadata holds back the metadata that a handler sets until it is known

@@ -24,8 +24,12 @@ func (in *incoming) report(err error) {
 	in.sendReport(err, used, took)
 }
 
-// sendReport sets the trailer of a call that has ended with err.
+// sendReport sets the trailer of a call that has ended with err, the first time only: a
+// stream that a limit ends is reported on before its handler returns.
 func (in *incoming) sendReport(err error, used int, took time.Duration) {
+	if in.reported.Swap(true) {
+		return
+	}
 	r := wire.Report{Used: used, Elapsed: took.Microseconds(), HasElapsed: true}
 	marked := false
 	if err != nil && in.mode == Enforce {
@@ -36,8 +40,7 @@ func (in *incoming) sendReport(err error, used int, took time.Duration) {
 	if ms, ok := in.request.downstream.retryAfter(marked); ok && err != nil {
 		trailer[pushbackKey] = []string{strconv.FormatInt(ms, 10)}
 	}
-	// It fails on a server that is not gRPC's own, which has no trailers, and if a limit
-	// has ended the stream with a report of its own.
+	// It fails on a server that is not gRPC's own, which has no trailers.
 	_ = grpc.SetTrailer(&in.request, trailer)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hopbound/hopbound/deadline"
@@ -40,6 +41,7 @@ type Server struct {
 	transactor idempotency.Transactor // the store, if it runs writes in transactions
 	sightings  *sightings             // what was observed of keys
 	runs       sharedRuns             // of writes
+	storeLog   storeLog
 
 	uncuttable sync.Once // logs that a stream could not be cut
 
@@ -59,17 +61,18 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 		opt.applyServer(&s.serverSettings)
 	}
 	s.modes.table.Store(&modeTable{all: s.firstMode})
-	var errs [5]error
-	s.trace = newTracing(&s.settings)
-	s.count, errs[0] = newServerCounters(&s.settings)
-	s.declared, errs[1] = readDeclarations(protoregistry.GlobalFiles)
-	errs[2] = s.checkFloors()
-	s.transactor, errs[3] = s.findTransactor()
-	errs[4] = s.checkKeyed()
 	s.storeKind = "other"
 	if named, ok := s.store.(interface{ Kind() string }); ok {
 		s.storeKind = named.Kind()
 	}
+	var errs [6]error
+	s.trace = newTracing(&s.settings)
+	s.count, errs[0] = newServerCounters(&s.settings, s.storeKind)
+	s.declared, errs[1] = readDeclarations(protoregistry.GlobalFiles)
+	errs[2] = s.checkFloors()
+	s.transactor, errs[3] = s.findTransactor()
+	errs[4] = s.checkKeyed()
+	errs[5] = s.observeStore()
 	if err := errors.Join(append(s.errs, errs[:]...)...); err != nil {
 		return nil, err
 	}
@@ -162,6 +165,8 @@ type incoming struct {
 	outside     bool // the caller is not trusted
 	keyExpected bool // it only observes, and would have sent a key, so that none is required of it
 	replayed    bool // nor did the handler run if this is set
+
+	reported atomic.Bool // the caller was told in the trailer
 
 	span  trace.Span // nil if it is not recorded
 	owned bool       // the span is ours to end

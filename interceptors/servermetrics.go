@@ -19,9 +19,10 @@ type serverCounters struct {
 	wasted   metric.Float64Counter
 	keyed    metric.Int64Counter
 	steps    metric.Float64Histogram
+	store    storeCounters
 }
 
-func newServerCounters(s *settings) (*serverCounters, error) {
+func newServerCounters(s *settings, storeKind string) (*serverCounters, error) {
 	i := newInstruments(s)
 	if i == nil {
 		return nil, nil //nolint:nilnil // nil counters count nothing
@@ -37,6 +38,7 @@ func newServerCounters(s *settings) (*serverCounters, error) {
 	wasted, err := i.meter.Float64Counter("hopbound.server.wasted", metric.WithUnit("s"),
 		metric.WithDescription("Time that incoming calls were worked on after their deadline, when nobody waited for them any more."))
 	c.wasted = wasted
+	c.store = newStoreCounters(i, storeKind)
 	return c, errors.Join(i.err(), err)
 }
 
@@ -92,6 +94,7 @@ const (
 	stepLook     = "look"
 	stepComplete = "complete"
 	stepExtend   = "extend"
+	stepSave     = "save"
 	stepRelease  = "release"
 	stepWait     = "wait"
 )

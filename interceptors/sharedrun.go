@@ -94,9 +94,9 @@ func (s *sharedRuns) end(id idempotency.ID, run *sharedRun, result runResult, er
 	close(run.ended)
 }
 
-// share waits for the run of another call, if there is one. Without an error, the call is
+// join waits for the run of another call, if there is one. Without an error, the call is
 // to ask the store; and if c.shared is set, others wait for that.
-func (c *claim) share() error {
+func (c *claim) join() error {
 	run, mine := c.runs.enter(&c.claim)
 	for failures := 0; !mine; {
 		if c.claim.Fingerprint.Differs(run.fingerprint) {

@@ -3,7 +3,6 @@ package interceptors
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -165,7 +164,7 @@ func (l *streamLimits) cut(cause error) {
 	w, ok := grpc.ServerTransportStreamFromContext(l.in.request.Context).(statusWriter)
 	if !ok {
 		l.in.uncuttable.Do(func() {
-			slog.WarnContext(&l.in.request, "hopbound: a stream limit has ended the handler's context, but cannot end a pending RecvMsg or SendMsg: "+
+			l.in.log().WarnContext(&l.in.request, "hopbound: a stream limit has ended the handler's context, but cannot end a pending RecvMsg or SendMsg: "+
 				"an interceptor or another server has replaced gRPC's own stream", "method", l.in.method.full)
 		})
 		return

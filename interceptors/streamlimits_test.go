@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -88,6 +89,53 @@ func TestClientOfAStreamThatIsCutHearsAtOnce(t *testing.T) {
 			t.Errorf("the handler got %v, want the limit twice", err)
 		}
 	})
+}
+
+// A limit may end a stream whose handler has made calls that failed. The trailer then says
+// whether the stream may be retried, as the trailer of a unary failure does.
+func TestStreamThatIsCutIsMarkedAsAnyFailure(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		before  func(ctx context.Context, down call) // in the handler
+		tokens  string                               // leased to the handler
+		push    string
+		wanting bool
+	}{
+		"no failure below":            {func(context.Context, call) {}, "2", "[]", false},
+		"given up":                    {func(ctx context.Context, down call) { _ = down(ctx) }, "2", "[-1]", false},
+		"declined for want of tokens": {func(ctx context.Context, down call) { _ = down(ctx) }, "0", "[-1]", true},
+		"the handler said when": {func(ctx context.Context, _ call) {
+			_ = interceptors.Overloaded(ctx, codes.Unavailable, 300*ms)
+		}, "2", "[300]", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				leaf := &counter{fail: always(errUnavailable)}
+				down := idempotent(serve(t, leaf.handle).dial(newClient(t, quick()).DialOptions()...))
+				n := serveStreams(t, func(s side, ss grpc.ServerStream) error {
+					tc.before(ss.Context(), down)
+					_, err := s.recv() // until the limit
+					return err
+				}, newServer(t, interceptors.WithStreamIdleLimit(time.Minute)).ServerOptions()...)
+				ctx := metadata.AppendToOutgoingContext(t.Context(), wire.ContextKey, "1;b="+tc.tokens+";a=1")
+				s, err := chat().open(ctx, n.dial())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := s.recv(); reason(err) != interceptors.ReasonStreamIdle {
+					t.Errorf("got %v, want STREAM_IDLE", err)
+				}
+				if got := fmt.Sprint(s.Trailer()["grpc-retry-pushback-ms"]); got != tc.push {
+					t.Errorf("pushback %s, want %s", got, tc.push)
+				}
+				reports := s.Trailer()[wire.ReportKey]
+				if r, ok := wire.ParseReport(strings.Join(reports, ",")); !ok || r.Wanting != tc.wanting {
+					t.Errorf("reports %q, want one with n=1: %v", reports, tc.wanting)
+				}
+			})
+		})
+	}
 }
 
 // A deadline of the server's that passes while the handler works does not take its
@@ -227,6 +275,30 @@ func TestStreamThatCannotBeCutIsLogged(t *testing.T) {
 			t.Errorf("reports %q, want one", reports)
 		}
 	}
+}
+
+// A handler that waits for its context returns while the limit ends the stream.
+func TestStreamThatIsCutWhileItsHandlerReturnsHasOneReport(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := serveStreams(t, func(_ side, ss grpc.ServerStream) error {
+			<-ss.Context().Done()
+			return ss.Context().Err()
+		}, newServer(t, interceptors.WithStreamIdleLimit(time.Minute)).ServerOptions()...)
+		cc := n.dial()
+		for range 300 {
+			s, err := chat().open(t.Context(), cc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.recv(); reason(err) != interceptors.ReasonStreamIdle {
+				t.Errorf("got %v, want STREAM_IDLE", err)
+			}
+			if reports := s.Trailer()[wire.ReportKey]; len(reports) != 1 {
+				t.Fatalf("reports %q, want one", reports)
+			}
+		}
+	})
 }
 
 // inContext is a stream with another context.

@@ -29,7 +29,7 @@ func (c *Client) installedTwice(ctx context.Context, fullMethod string, cc *grpc
 	if c.count != nil {
 		c.count.installedTwice(ctx, outer.call.method)
 	}
-	c.twice.report(ctx, installedTwice, sideClient, fullMethod)
+	c.twice.report(ctx, c.log(), installedTwice, sideClient, fullMethod)
 	return true
 }
 
@@ -47,7 +47,7 @@ func (s *Server) installedTwice(ctx context.Context, fullMethod string) bool {
 	if s.count != nil {
 		s.count.installedTwice(ctx, m)
 	}
-	s.twice.report(ctx, installedTwice, sideServer, fullMethod)
+	s.twice.report(ctx, s.log(), installedTwice, sideServer, fullMethod)
 	return true
 }
 
@@ -56,6 +56,6 @@ const installedTwice = "the interceptors are installed twice, and the inner ones
 // reportedOnce logs something the first time only.
 type reportedOnce struct{ once sync.Once }
 
-func (r *reportedOnce) report(ctx context.Context, what, side, fullMethod string) {
-	r.once.Do(func() { slog.WarnContext(ctx, "hopbound: "+what, "side", side, "method", fullMethod) })
+func (r *reportedOnce) report(ctx context.Context, log *slog.Logger, what, side, fullMethod string) {
+	r.once.Do(func() { log.WarnContext(ctx, "hopbound: "+what, "side", side, "method", fullMethod) })
 }

@@ -163,8 +163,8 @@ the disk.`,
 
 // What a bare claim and a bare completion are in Redis, with how long a value.
 const (
-	bareClaimLen    = 52
-	bareCompleteLen = 53 + 200
+	bareClaimLen    = 69
+	bareCompleteLen = 69 + 200
 
 	bareClaim    = "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])"
 	bareComplete = "return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])"
@@ -174,7 +174,7 @@ const (
 // bareKey returns a key of the bare scripts.
 func bareKey(n uint64) string {
 	id := idOf(n)
-	return string(base64.RawURLEncoding.AppendEncode(append(make([]byte, 0, 64), "bare:redis:xyz:"...), id[:]))
+	return string(base64.RawURLEncoding.AppendEncode(append(make([]byte, 0, 64), "bare:bar:"...), id[:]))
 }
 
 var redisGroup = group{
@@ -235,7 +235,7 @@ func openPostgres(e *environment) (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.MaxConns = 32
+	config.MaxConns = 33 // a store leaves one of them to handlers
 	ctx := context.Background()
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
@@ -326,7 +326,7 @@ record in it, without any record, and with pgstore's. fsync is on.`,
 			{"with pgstore's", func(ctx context.Context, n uint64) error {
 				var failed error
 				begun, err := transactions.Transact(ctx, claimOf(n),
-					func(ctx context.Context) idempotency.Verdict {
+					func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
 						tx, _ := pgstore.Tx(ctx)
 						_, failed = tx.Exec(ctx, insert, int64(n))
 						return idempotency.Verdict{Keep: true, Commit: failed == nil, Outcome: bytesOf(outcomeOf(n)), Retention: retention}

@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,21 +11,25 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// record is one write: pending, released (without an owner) or done. On disk it is a version, its fields in order, those of no
-// fixed length with their length before them, a checksum of all that, and the
-// outcome, which has a checksum of its own.
+// record is one write: pending, released (without an owner) or done. On disk it is a version,
+// its fields in order, those of no fixed length with their length before them, a checksum of
+// all that, and the outcome or the checkpoint, which has a checksum of its own.
 type record struct {
 	done        bool
 	effect      bool // a run may have had an effect, and there is no outcome
 	fence       uint64
 	until       int64 // end of the lease or the retention, in nanoseconds of the store's time
 	keep        int64 // how long it is kept after that while there is no outcome, in nanoseconds
+	created     int64 // when the first run was claimed, in nanoseconds of the store's time
+	attempts    uint64
 	owner       string
+	method      string
+	keyHash     string
 	fingerprint idempotency.Fingerprint
-	outcome     []byte
+	stored      []byte // the outcome or, until it is done, the checkpoint
 }
 
-const version = 2
+const version = 3
 
 // Bits of the byte after the version.
 const (
@@ -47,8 +52,8 @@ func (r *record) due() int64 {
 
 // encode returns what is written to disk.
 func (r *record) encode() []byte {
-	const most = 128 // of a record without its outcome, mostly
-	dst := append(make([]byte, 0, most+len(r.outcome)), version, 0)
+	const most = 224 // of a record without what is stored, mostly
+	dst := append(make([]byte, 0, most+len(r.stored)), version, 0)
 	if r.done {
 		dst[1] |= flagDone
 	}
@@ -56,18 +61,20 @@ func (r *record) encode() []byte {
 		dst[1] |= flagEffect
 	}
 	dst = binary.BigEndian.AppendUint64(dst, r.fence)
-	dst = binary.BigEndian.AppendUint64(dst, uint64(r.until)) //nolint:gosec // it is read as it is written
-	dst = binary.BigEndian.AppendUint64(dst, uint64(r.keep))  //nolint:gosec // likewise
-	for _, text := range [...]string{r.owner, r.fingerprint.Schema} {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.until))   //nolint:gosec // it is read as it is written
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.keep))    //nolint:gosec // likewise
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.created)) //nolint:gosec // likewise
+	dst = binary.BigEndian.AppendUint64(dst, r.attempts)
+	for _, text := range [...]string{r.owner, r.method, r.keyHash, r.fingerprint.Schema} {
 		dst = binary.AppendUvarint(dst, uint64(len(text)))
 		dst = append(dst, text...)
 	}
 	dst = append(dst, r.fingerprint.Sum[:]...)
 	dst = binary.BigEndian.AppendUint32(dst, crc32.Checksum(dst, castagnoli))
-	return append(dst, r.outcome...)
+	return append(dst, r.stored...)
 }
 
-// parse reads what encode has written. The outcome is part of raw. An error wraps
+// parse reads what encode has written. What is stored is part of raw. An error wraps
 // [idempotency.ErrCorrupt].
 func parse(raw []byte) (*record, error) {
 	r, err := parseRecord(raw)
@@ -78,7 +85,7 @@ func parse(raw []byte) (*record, error) {
 }
 
 func parseRecord(raw []byte) (*record, error) {
-	const fixed = 2 + 8 + 8 + 8
+	const fixed = 2 + 5*8
 	if len(raw) < fixed {
 		return nil, errShort
 	}
@@ -91,9 +98,12 @@ func parseRecord(raw []byte) (*record, error) {
 		fence:  binary.BigEndian.Uint64(raw[2:]),
 		until:  int64(binary.BigEndian.Uint64(raw[10:])), //nolint:gosec // it is read as it is written
 		keep:   int64(binary.BigEndian.Uint64(raw[18:])), //nolint:gosec // likewise
+
+		created:  int64(binary.BigEndian.Uint64(raw[26:])), //nolint:gosec // likewise
+		attempts: binary.BigEndian.Uint64(raw[34:]),
 	}
 	rest := raw[fixed:]
-	for _, text := range [...]*string{&r.owner, &r.fingerprint.Schema} {
+	for _, text := range [...]*string{&r.owner, &r.method, &r.keyHash, &r.fingerprint.Schema} {
 		n, size := binary.Uvarint(rest)
 		if size <= 0 || n > uint64(len(rest)-size) { //nolint:gosec // it is not negative
 			return nil, errShort
@@ -108,7 +118,7 @@ func parseRecord(raw []byte) (*record, error) {
 	if crc32.Checksum(raw[:len(raw)-len(rest)], castagnoli) != binary.BigEndian.Uint32(rest) {
 		return nil, errors.New("its checksum is wrong")
 	}
-	r.outcome = rest[crc32.Size:]
+	r.stored = rest[crc32.Size:]
 	return r, nil
 }
 
@@ -121,7 +131,7 @@ func (r *record) known(fingerprint *idempotency.Fingerprint, now int64) idempote
 	case fingerprint.Differs(r.fingerprint):
 		return idempotency.Begun{State: idempotency.Reused}
 	case r.done:
-		return idempotency.Begun{State: idempotency.Replay, Outcome: append([]byte(nil), r.outcome...)}
+		return idempotency.Begun{State: idempotency.Replay, Outcome: bytes.Clone(r.stored)}
 	case r.owner != "" && r.until > now:
 		return idempotency.Begun{State: idempotency.Join}
 	default:
@@ -132,9 +142,14 @@ func (r *record) known(fingerprint *idempotency.Fingerprint, now int64) idempote
 // begun returns the answer to a claim of a record: Absent if it is to be claimed anew.
 func (r *record) begun(claim *idempotency.Claim, now int64) idempotency.Begun {
 	if r != nil && !r.done && r.due() > now && r.owner == claim.Owner && !claim.Fingerprint.Differs(r.fingerprint) {
-		return idempotency.Begun{State: idempotency.Run, Fence: r.fence, TakenOver: r.effect}
+		return r.run()
 	}
 	return r.known(&claim.Fingerprint, now)
+}
+
+// run returns what the owner of a pending record is told.
+func (r *record) run() idempotency.Begun {
+	return idempotency.Begun{State: idempotency.Run, Fence: r.fence, TakenOver: r.effect, Checkpoint: bytes.Clone(r.stored)}
 }
 
 // owns reports whether a lease is that of the record.

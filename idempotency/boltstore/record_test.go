@@ -11,9 +11,9 @@ import (
 
 // Whatever is read is either what was written or corrupt.
 func FuzzRecord(f *testing.F) {
-	r := &record{fence: 7, until: 1 << 60, owner: "owner", fingerprint: idempotency.Fingerprint{Schema: "schema", Sum: [32]byte{1}}}
+	r := &record{fence: 7, until: 1 << 60, owner: "owner", method: "/m", keyHash: "0123", attempts: 2, created: 5, fingerprint: idempotency.Fingerprint{Schema: "schema", Sum: [32]byte{1}}}
 	f.Add(r.encode())
-	r.done, r.outcome = true, []byte("outcome")
+	r.done, r.stored = true, []byte("outcome")
 	f.Add(r.encode())
 	f.Add([]byte{version, 0})
 	f.Fuzz(func(t *testing.T, raw []byte) {

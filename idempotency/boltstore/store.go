@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
@@ -38,9 +39,14 @@ type Store struct {
 	gone    chan struct{} // closed when nothing is written any more
 	closed  sync.Once
 	written sync.WaitGroup
+
+	purged, failures atomic.Int64 // records that were deleted, and transactions that failed
 }
 
-var _ idempotency.Store = (*Store)(nil)
+var (
+	_ idempotency.Inspector = (*Store)(nil)
+	_ idempotency.Measured  = (*Store)(nil)
+)
 
 // Option configures a [Store].
 type Option func(*bolt.Options) error
@@ -116,6 +122,12 @@ func (s *Store) Close() error {
 // Kind returns "bolt", as metrics name the store.
 func (s *Store) Kind() string { return "bolt" }
 
+// Stats returns how many records were deleted because they were over, and how often writing
+// to the file, with which that is done, has failed.
+func (s *Store) Stats() idempotency.Stats {
+	return idempotency.Stats{Purged: s.purged.Load(), PurgeFailures: s.failures.Load()}
+}
+
 // now returns the store's time.
 func (s *Store) now() int64 { return s.base + int64(time.Since(s.begun)) }
 
@@ -182,6 +194,11 @@ func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome [
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
 	return wrap("extend", s.take(ctx, func(w *writer) error { return w.extend(lease, d) }))
+}
+
+// Save stores a checkpoint.
+func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []byte) error {
+	return wrap("save", s.take(ctx, func(w *writer) error { return w.save(lease, checkpoint) }))
 }
 
 // Release gives up a write.

@@ -32,7 +32,11 @@ func open(t testing.TB, path string) *boltstore.Store {
 func TestStore(t *testing.T) {
 	t.Parallel()
 	store := open(t, filepath.Join(t.TempDir(), "db"))
-	storetest.Run(t, func(*testing.T) idempotency.Store { return store })
+	storetest.Run(t, storetest.Backend{
+		Open:    func(*testing.T) idempotency.Store { return store },
+		Records: func(*testing.T) int { return store.Count() },
+		Single:  true,
+	})
 }
 
 func claim(key string) idempotency.Claim {

@@ -91,6 +91,7 @@ func (s *Store) refuse() {
 // commit takes steps in one transaction. If that fails, it fails for all of them.
 func (s *Store) commit(steps []*step) {
 	w := &writer{}
+	dropped := 0
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		*w = writer{
 			now:     s.now(),
@@ -103,11 +104,16 @@ func (s *Store) commit(steps []*step) {
 				st.err = st.take(w)
 			}
 		}
-		w.drop(2*len(steps) + 1)
+		dropped = w.drop(2*len(steps) + 1)
 		var now [8]byte
 		binary.BigEndian.PutUint64(now[:], uint64(w.now)) //nolint:gosec // it is read as it is written
 		return errors.Join(w.failed, w.meta.Put([]byte(keyTime), now[:]))
 	})
+	if err == nil {
+		s.purged.Add(int64(dropped))
+	} else {
+		s.failures.Add(1)
+	}
 	for _, st := range steps {
 		if err != nil {
 			st.err = err
@@ -186,12 +192,17 @@ func (w *writer) claim(claim *idempotency.Claim) (idempotency.Begun, error) {
 		w.try(err)
 		return idempotency.Begun{}, err
 	}
-	w.put(claim.ID, old, &record{
+	r := &record{
 		fence: fence, until: w.now + int64(clamp(claim.Lease)), keep: int64(clamp(claim.KeepFor())),
-		owner: claim.Owner, fingerprint: claim.Fingerprint, effect: known.TakenOver,
-	})
+		owner: claim.Owner, fingerprint: claim.Fingerprint, method: claim.Method, keyHash: claim.KeyHash,
+		effect: known.TakenOver, created: w.now, attempts: 1,
+	}
+	if known.TakenOver {
+		r.created, r.attempts, r.stored = old.created, old.attempts+1, old.stored
+	}
+	w.put(claim.ID, old, r)
 	w.changed = append(w.changed, claim.ID) // whoever waits for the end of a lease waits for this one's
-	return idempotency.Begun{State: idempotency.Run, Fence: fence, TakenOver: known.TakenOver}, nil
+	return r.run(), nil
 }
 
 func (w *writer) complete(lease idempotency.Lease, outcome []byte, retention time.Duration) error {
@@ -205,13 +216,22 @@ func (w *writer) complete(lease idempotency.Lease, outcome []byte, retention tim
 		return nil
 	}
 	r := *old
-	r.done, r.effect, r.outcome, r.until = true, false, outcome, w.now+int64(clamp(retention))
+	r.done, r.effect, r.stored, r.until = true, false, outcome, w.now+int64(clamp(retention))
 	w.put(lease.ID, old, &r)
 	w.changed = append(w.changed, lease.ID)
 	return nil
 }
 
 func (w *writer) extend(lease idempotency.Lease, d time.Duration) error {
+	return w.step(lease, func(r *record) { r.until = max(r.until, w.now+int64(clamp(d))) })
+}
+
+func (w *writer) save(lease idempotency.Lease, checkpoint []byte) error {
+	return w.step(lease, func(r *record) { r.stored = checkpoint })
+}
+
+// step changes a pending record of its owner's.
+func (w *writer) step(lease idempotency.Lease, change func(r *record)) error {
 	old, err := w.get(lease.ID)
 	switch {
 	case err != nil:
@@ -220,7 +240,7 @@ func (w *writer) extend(lease idempotency.Lease, d time.Duration) error {
 		return idempotency.ErrLeaseLost
 	}
 	r := *old
-	r.until = max(r.until, w.now+int64(clamp(d)))
+	change(&r)
 	w.put(lease.ID, old, &r)
 	return nil
 }
@@ -248,8 +268,8 @@ func (w *writer) release(lease idempotency.Lease, effect bool, retention time.Du
 }
 
 // drop deletes records that are due, at most some: more than one step adds. What
-// is due is read in order, so that nothing is scanned.
-func (w *writer) drop(most int) {
+// is due is read in order, so that nothing is scanned. It returns how many there were.
+func (w *writer) drop(most int) int {
 	var due [][]byte
 	c := w.due.Cursor()
 	for key, _ := c.First(); key != nil && len(due) < most; key, _ = c.Next() {
@@ -264,4 +284,5 @@ func (w *writer) drop(most int) {
 			w.try(w.records.Delete(key[8:]))
 		}
 	}
+	return len(due)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
 )
 
 // batch is how many records are deleted at once, so that no lock is held for
@@ -15,11 +17,12 @@ const batch = 500
 func (s *Store) Expire(ctx context.Context) (int64, error) {
 	var all int64
 	for {
-		tag, err := s.pool.Exec(ctx, s.sql.expire, batch, float64(abandoned.Microseconds()))
+		tag, err := s.own.Exec(ctx, s.sql.expire, batch, float64(abandoned.Microseconds()))
 		if err != nil {
 			return all, wrap("expire", err)
 		}
 		all += tag.RowsAffected()
+		s.purged.Add(tag.RowsAffected())
 		if tag.RowsAffected() < batch {
 			return all, nil
 		}
@@ -36,7 +39,15 @@ func (s *Store) keepExpiring(ctx context.Context) {
 		case <-pause.C:
 		}
 		// Those who ask for an expired key see that it is, whether it is deleted or
-		// not, so that a failure is only to be tried again.
-		_, _ = s.Expire(ctx)
+		// not, so that a failure is only to be tried again. But the table grows.
+		if _, err := s.Expire(ctx); err != nil && ctx.Err() == nil {
+			s.purgeFailures.Add(1)
+			s.log().WarnContext(ctx, "hopbound: deleting expired idempotency records has failed; the table grows until it succeeds", "error", err)
+		}
 	}
+}
+
+// Stats returns how many expired records this process has deleted, and how often that failed.
+func (s *Store) Stats() idempotency.Stats {
+	return idempotency.Stats{Purged: s.purged.Load(), PurgeFailures: s.purgeFailures.Load()}
 }

@@ -9,7 +9,9 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/hopbound/hopbound/idempotency"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -27,100 +29,173 @@ const leastVersion = 140000
 // those of this version.
 var ErrNotMigrated = errors.New("pgstore: the database is not migrated")
 
-// migration is one step of what the tables have been through.
-type migration struct {
-	version int
-	name    string
-	sql     string
+// Migration is one step of the tables' history, as SQL for goose, Flyway or a database
+// administrator.
+type Migration struct {
+	Version int
+	Name    string // such as "001_records"
+
+	// Up makes the step and notes it in the table hopbound_idempotency_version, by which
+	// [Store.Check] knows it. Down takes it back, with all records.
+	Up, Down string
 }
 
-// all returns the migrations in order.
-func all() ([]migration, error) {
-	names, err := fs.Glob(migrations, "migrations/*.sql") // in order
+// Migrations returns all steps, in order, for the schema of [WithSchema] or for that of the
+// session. Run each in a transaction. It returns an error if an option is invalid.
+func Migrations(opts ...Option) ([]Migration, error) {
+	s, err := newSettings(opts)
 	if err != nil {
 		return nil, err
 	}
-	list := make([]migration, 0, len(names))
+	return s.migrations()
+}
+
+func (s *settings) migrations() ([]Migration, error) {
+	names, err := fs.Glob(migrations, "migrations/*.up.sql") // in order
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Migration, 0, len(names))
 	for _, name := range names {
-		raw, err := migrations.ReadFile(name)
+		up, err := migrations.ReadFile(name)
 		if err != nil {
 			return nil, err
 		}
-		number, _, _ := strings.Cut(path.Base(name), "_")
-		version, err := strconv.Atoi(number)
+		down, err := migrations.ReadFile(strings.TrimSuffix(name, "up.sql") + "down.sql")
 		if err != nil {
-			return nil, fmt.Errorf("migration %s: %w", name, err)
+			return nil, err
 		}
-		list = append(list, migration{version, path.Base(name), string(raw)})
+		m := Migration{Name: strings.TrimSuffix(path.Base(name), ".up.sql")}
+		number, _, _ := strings.Cut(m.Name, "_")
+		if m.Version, err = strconv.Atoi(number); err != nil {
+			return nil, fmt.Errorf("migration %s: %w", m.Name, err)
+		}
+		table := s.prefix + versionTable
+		m.Up = fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (version integer PRIMARY KEY, migrated timestamptz NOT NULL DEFAULT clock_timestamp());\n\n%s\nINSERT INTO %s (version) VALUES (%d);\n",
+			table, strings.ReplaceAll(string(up), "{schema}", s.prefix), table, m.Version)
+		m.Down = fmt.Sprintf("%sDELETE FROM %s WHERE version = %d;\n", strings.ReplaceAll(string(down), "{schema}", s.prefix), table, m.Version)
+		list = append(list, m)
 	}
 	return list, nil
+}
+
+const versionTable = "hopbound_idempotency_version"
+
+// Grants returns the SQL that gives a role what a [Store] needs, and no more, when the tables
+// belong to another role. It returns an error if an option is invalid.
+func Grants(role string, opts ...Option) (string, error) {
+	s, err := newSettings(opts)
+	if err != nil {
+		return "", err
+	}
+	to := pgx.Identifier{role}.Sanitize()
+	table := s.prefix + "hopbound_idempotency"
+	var b strings.Builder
+	if s.prefix != "" {
+		fmt.Fprintf(&b, "GRANT USAGE ON SCHEMA %s TO %s;\n", strings.TrimSuffix(s.prefix, "."), to)
+	}
+	fmt.Fprintf(&b, "GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %s;\n", table, to)
+	fmt.Fprintf(&b, "GRANT USAGE ON SEQUENCE %s_fence TO %s;\n", table, to)
+	fmt.Fprintf(&b, "GRANT EXECUTE ON FUNCTION %s_claim TO %s;\n", table, to)
+	fmt.Fprintf(&b, "GRANT SELECT ON %s%s TO %s;\n", s.prefix, versionTable, to)
+	return b.String(), nil
 }
 
 // Migrate makes the tables, or brings them to this version: each migration that
 // is not in the table hopbound_idempotency_version yet is run in a transaction of
 // its own. Any number of processes may do it at the same time. It needs the right
-// to create tables; the store itself needs to read, write and delete in them, and
-// to use the sequence.
+// to create tables; for the rights that the store itself needs, see [Grants].
 func Migrate(ctx context.Context, pool *pgxpool.Pool, opts ...Option) error {
 	s, err := newSettings(opts)
 	if err != nil {
 		return err
 	}
-	list, err := all()
+	list, err := s.migrations()
 	if err != nil {
 		return err
 	}
 	for _, m := range list {
 		err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error { return s.migrate(ctx, tx, m) })
 		if err != nil {
-			return fmt.Errorf("pgstore: migration %s: %w", m.name, err)
+			return fmt.Errorf("pgstore: migration %s: %w", m.Name, err)
 		}
 	}
 	return nil
 }
 
-func (s *settings) migrate(ctx context.Context, tx pgx.Tx, m migration) error {
+func (s *settings) migrate(ctx context.Context, tx pgx.Tx, m Migration) error {
 	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(migrationLock)); err != nil {
 		return err
 	}
-	table := s.prefix + "hopbound_idempotency_version"
-	if _, err := tx.Exec(ctx, "CREATE TABLE IF NOT EXISTS "+table+" (version integer PRIMARY KEY, migrated timestamptz NOT NULL DEFAULT clock_timestamp())"); err != nil {
+	const savepoint = "hopbound_version"
+	if _, err := tx.Exec(ctx, "SAVEPOINT "+savepoint); err != nil {
 		return err
 	}
-	tag, err := tx.Exec(ctx, "INSERT INTO "+table+" (version) VALUES ($1) ON CONFLICT DO NOTHING", m.version)
-	if err != nil || tag.RowsAffected() == 0 {
+	version, err := s.version(ctx, tx)
+	if err != nil || version >= m.Version {
 		return err
 	}
-	_, err = tx.Exec(ctx, strings.ReplaceAll(m.sql, "{schema}", s.prefix))
+	if _, err := tx.Exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint); err != nil { // there may be no table of versions
+		return err
+	}
+	_, err = tx.Exec(ctx, m.Up)
 	return err
 }
 
-// Check returns an error if the database is too old, or is not migrated to this
-// version, which wraps [ErrNotMigrated]. Call it when a server starts.
+// version returns the version that the tables are at: 0 if there are none.
+func (s *settings) version(ctx context.Context, q interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}) (version int, err error) {
+	err = q.QueryRow(ctx, "SELECT coalesce(max(version), 0) FROM "+s.prefix+versionTable).Scan(&version)
+	if isMissing(err) {
+		err = nil
+	}
+	return version, err
+}
+
+// Check returns an error if the database is too old, is not migrated to this version, which
+// wraps [ErrNotMigrated], or refuses a step of the store: it writes a record and deletes it
+// again. Call it when a server starts.
 func (s *Store) Check(ctx context.Context) error {
-	var version int
-	if err := s.pool.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&version); err != nil {
+	var server int
+	if err := s.own.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&server); err != nil {
 		return fmt.Errorf("pgstore: %w", err)
 	}
-	if version < leastVersion {
-		return fmt.Errorf("pgstore: PostgreSQL %d is older than 14", version/10000)
+	if server < leastVersion {
+		return fmt.Errorf("pgstore: PostgreSQL %d is older than 14", server/10000)
 	}
-	list, err := all()
+	list, err := s.migrations()
 	if err != nil {
 		return err
 	}
-	want := list[len(list)-1].version
-	var got int
-	err = s.pool.QueryRow(ctx, "SELECT coalesce(max(version), 0) FROM "+s.prefix+"hopbound_idempotency_version").Scan(&got)
-	if isMissing(err) {
-		err = nil // of which there are none
-	}
-	switch {
+	got, err := s.version(ctx, s.own)
+	switch want := list[len(list)-1].Version; {
 	case err != nil:
 		return fmt.Errorf("pgstore: %w", err)
 	case got < want:
 		return fmt.Errorf("%w: it is at version %d, and needs %d", ErrNotMigrated, got, want)
-	default:
-		return nil
 	}
+	if err := idempotency.Probe(ctx, s); err != nil {
+		return fmt.Errorf("pgstore: %w", err)
+	}
+	if s.transactions {
+		return s.probeTransaction(ctx)
+	}
+	return nil
+}
+
+// probeTransaction stores an outcome in a transaction, and deletes it again.
+func (s *Store) probeTransaction(ctx context.Context) error {
+	claim := idempotency.Claim{ID: idempotency.NewID("", "probe", idempotency.NewKey()), Owner: "probe", Lease: time.Minute, Retention: time.Minute}
+	_, err := s.Transact(ctx, claim, func(context.Context, idempotency.Begun) idempotency.Verdict {
+		return idempotency.Verdict{Keep: true, Commit: true, Retention: time.Minute}
+	})
+	if err != nil {
+		return err
+	}
+	r, err := s.Find(ctx, claim.ID)
+	if err != nil || r == nil {
+		return errors.Join(errors.New("pgstore: what a transaction has written is not there"), err)
+	}
+	return s.Forget(ctx, r)
 }

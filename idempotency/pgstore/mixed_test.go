@@ -28,7 +28,7 @@ func TestLeasesWaitForTransactions(t *testing.T) {
 	} {
 		claim := claimOf(name)
 		claim.Owner = "under a lease"
-		if _, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context) idempotency.Verdict {
+		if _, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
 			b, err := leases.Begin(ctx, claim)
 			if err != nil || b.State != idempotency.Join {
 				t.Errorf("during a transaction %s: got %v, %v", name, b.State, err)
@@ -55,16 +55,19 @@ func TestTransactionsWaitForLeases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := leases.Save(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, []byte("so far")); err != nil {
+		t.Error(err)
+	}
 	waiting := claimOf("k")
 	waiting.Owner, waiting.Wait = "b", 50*time.Millisecond
-	b, err := d.store.Transact(t.Context(), waiting, func(context.Context) idempotency.Verdict { return commit })
+	b, err := d.store.Transact(t.Context(), waiting, func(context.Context, idempotency.Begun) idempotency.Verdict { return commit })
 	if err != nil || b.State != idempotency.Join {
 		t.Errorf("got %v, %v", b, err)
 	}
 	waiting.Wait = 0
 	told := false
-	b, err = d.store.Transact(t.Context(), waiting, func(ctx context.Context) idempotency.Verdict {
-		told = idempotency.TakenOver(ctx)
+	b, err = d.store.Transact(t.Context(), waiting, func(_ context.Context, claimed idempotency.Begun) idempotency.Verdict {
+		told = claimed.TakenOver && string(claimed.Checkpoint) == "so far"
 		return commit
 	})
 	if err != nil || b.State != idempotency.Run || !b.TakenOver || !told {
@@ -109,7 +112,7 @@ func (c *clerk) serve(ctx context.Context, key string, handler func() idempotenc
 
 func (c *clerk) ask(ctx context.Context, claim idempotency.Claim, handler func() idempotency.Verdict) (idempotency.Begun, error) {
 	if c.store.Transactional() {
-		return c.store.Transact(ctx, claim, func(context.Context) idempotency.Verdict { return handler() })
+		return c.store.Transact(ctx, claim, func(context.Context, idempotency.Begun) idempotency.Verdict { return handler() })
 	}
 	b, err := c.store.Begin(ctx, claim)
 	if err != nil || b.State != idempotency.Run {

@@ -1,21 +1,20 @@
 package pgstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Observe runs a write that is not claimed. [Tx] begins its transaction when it is
 // first called, and returns false if that fails.
 func (s *Store) Observe(ctx context.Context, run func(ctx context.Context) (commit bool)) (err error) {
-	t := &observedTx{store: s, closed: new(atomic.Bool)}
+	t := &observedTx{store: s}
 	commit := false
 	defer func() { err = t.end(ctx, commit) }() // which rolls back if the handler panics
 	commit = run(context.WithValue(ctx, txContext{}, t))
@@ -25,41 +24,36 @@ func (s *Store) Observe(ctx context.Context, run func(ctx context.Context) (comm
 // observedTx is the transaction of a write that is not claimed. It has not begun, is
 // open, or is closed.
 type observedTx struct {
-	store  *Store
-	closed *atomic.Bool
+	store *Store
 
-	mu    sync.Mutex
-	conn  *pgxpool.Conn // nil unless it has begun
-	begun *tx
+	mu      sync.Mutex
+	closed  bool
+	release func() // gives its connection back
+	begun   *tx    // nil unless it has begun
 }
 
 // get returns the transaction, which it begins if need be.
-func (t *observedTx) get(ctx context.Context) (pgx.Tx, bool) {
+func (t *observedTx) get(ctx context.Context) *tx {
 	t.mu.Lock()
-	begun := t.begun
+	begun, closed := t.begun, t.closed
 	t.mu.Unlock()
-	switch {
-	case begun != nil:
-		return begun, true
-	case t.closed.Load():
-		return nil, false
+	if begun != nil || closed {
+		return begun
 	}
-	conn, err := t.store.pool.Acquire(ctx) // which may wait for long
+	conn, release, err := t.store.acquire(ctx) // which may wait for long
 	if err != nil {
-		return nil, false
+		return nil
 	}
-	inner, err := conn.Conn().BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}) // as claimed writes have it
+	isolation := cmp.Or(t.store.isolation, pgx.ReadCommitted) // as claimed writes have it
+	inner, err := conn.Conn().BeginTx(ctx, pgx.TxOptions{IsoLevel: isolation})
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err != nil || t.begun != nil || t.closed.Load() { // by another goroutine of the handler's
-		conn.Release() // which closes a connection that is in a transaction
-		if t.begun == nil {
-			return nil, false
-		}
-		return t.begun, true
+	if err != nil || t.begun != nil || t.closed { // by another goroutine of the handler's
+		release()
+		return t.begun
 	}
-	t.conn, t.begun = conn, &tx{Tx: inner, closed: t.closed}
-	return t.begun, true
+	t.release, t.begun = release, &tx{Tx: inner, hands: &hands{conn: conn}}
+	return t.begun
 }
 
 // end ends the transaction, if it has begun. The caller's cancellation does not reach
@@ -67,11 +61,12 @@ func (t *observedTx) get(ctx context.Context) (pgx.Tx, bool) {
 func (t *observedTx) end(ctx context.Context, commit bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.closed.Store(true)
+	t.closed = true
 	if t.begun == nil {
 		return nil
 	}
-	defer t.conn.Release() // which closes a connection that is still in a transaction
+	defer t.release()
+	t.begun.hands.close()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.store.settle)
 	defer cancel()
 	if !commit {

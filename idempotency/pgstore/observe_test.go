@@ -70,18 +70,20 @@ func TestObservedWriteTakesAConnectionOnlyIfItAsks(t *testing.T) {
 		t.Error(err)
 	}
 	config := d.pool.Config()
-	config.MaxConns = 1
-	single, err := pgxpool.NewWithConfig(t.Context(), config)
+	config.MaxConns = 2
+	pair, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(single.Close)
-	small := newStore(t, single, pgstore.WithTransactions())
-	conn, err := single.Acquire(t.Context()) // the only one
-	if err != nil {
-		t.Fatal(err)
+	t.Cleanup(pair.Close)
+	small := newStore(t, pair, pgstore.WithTransactions())
+	for range config.MaxConns {
+		conn, err := pair.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Release()
 	}
-	defer conn.Release()
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := small.Observe(cancelled, func(ctx context.Context) bool {

@@ -3,6 +3,7 @@ package pgstore
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -19,6 +20,15 @@ type settings struct {
 	listen       bool
 	expireEvery  time.Duration
 	settle       time.Duration
+	isolation    pgx.TxIsoLevel // empty is read committed
+	logger       *slog.Logger   // nil is slog.Default
+}
+
+func (s *settings) log() *slog.Logger {
+	if s.logger == nil {
+		return slog.Default()
+	}
+	return s.logger
 }
 
 // Defaults of options.
@@ -64,6 +74,33 @@ func WithSchema(name string) Option {
 func WithTransactions() Option {
 	return func(s *settings) error {
 		s.transactions = true
+		return nil
+	}
+}
+
+// WithIsolation sets the isolation of the transactions that handlers run in: [pgx.RepeatableRead]
+// or [pgx.Serializable]. The default is [pgx.ReadCommitted], whatever the database's is. At the
+// other levels PostgreSQL rolls back a transaction that it cannot serialize; see
+// [idempotency.Reruns].
+func WithIsolation(level pgx.TxIsoLevel) Option {
+	return func(s *settings) error {
+		s.isolation = level
+		switch level {
+		case pgx.ReadCommitted:
+			s.isolation = ""
+		case pgx.RepeatableRead, pgx.Serializable:
+		default:
+			return fmt.Errorf("WithIsolation(%q): must be read committed, repeatable read or serializable", level)
+		}
+		return nil
+	}
+}
+
+// WithLogger sets where the store logs that expired records could not be deleted. The default
+// is [slog.Default].
+func WithLogger(logger *slog.Logger) Option {
+	return func(s *settings) error {
+		s.logger = logger
 		return nil
 	}
 }

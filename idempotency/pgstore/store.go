@@ -2,6 +2,7 @@ package pgstore
 
 import (
 	"context"
+	"database/sql/driver"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,14 +16,18 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 )
 
 // Store is an [idempotency.Store] in PostgreSQL. It is safe for concurrent use,
 // and to be used by any number of processes at once.
 type Store struct {
 	settings
-	pool *pgxpool.Pool
-	sql  statements
+	pool      *pgxpool.Pool // of the application, for transactions
+	connector driver.Connector
+	slots     chan struct{} // each transaction takes one
+	own       *pgxpool.Pool // for all else, so that nothing waits for handlers
+	sql       statements
 
 	waiting  watch.Group
 	listener listener
@@ -33,6 +38,8 @@ type Store struct {
 	// transaction that has asked for any.
 	isolates atomic.Bool
 
+	purged, purgeFailures atomic.Int64
+
 	stop context.CancelFunc
 	done sync.WaitGroup
 }
@@ -40,25 +47,45 @@ type Store struct {
 var (
 	_ idempotency.Store      = (*Store)(nil)
 	_ idempotency.Transactor = (*Store)(nil)
+	_ idempotency.Inspector  = (*Store)(nil)
+	_ idempotency.Measured   = (*Store)(nil)
 )
 
 // abandoned is how long a pending record is kept after its lease has run out, so
 // that its owner may still complete it if nobody takes over.
 const abandoned = time.Hour
 
-// New returns a store that uses a pool. It does not ask the database for
+// New returns a store for the database of a pool. It does not ask the database for
 // anything; see [Migrate] and [Store.Check]. It deletes expired records now and
 // then until it is closed.
+//
+// Transactions of handlers are of the pool, and take all of its connections but one. For all
+// its other steps the store opens connections of its own, with the pool's configuration and
+// at most as many, when it needs them: neither a renewal nor an outcome waits for handlers.
 func New(pool *pgxpool.Pool, opts ...Option) (*Store, error) {
 	settings, err := newSettings(opts)
-	if pool == nil {
+	switch {
+	case pool == nil:
 		err = errors.Join(err, errors.New("pgstore: no pool"))
+	case settings.transactions && pool.Config().MaxConns < 2:
+		err = errors.Join(err, errors.New("pgstore: WithTransactions: the pool must allow at least two connections, so that handlers in transactions can use it for other queries"))
 	}
 	if err != nil {
 		return nil, err
 	}
+	config := pool.Config()
+	config.MinConns, config.MinIdleConns = 0, 0
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Store{settings: settings, pool: pool, sql: newStatements(settings.prefix), stop: stop}
+	own, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("pgstore: %w", err)
+	}
+	s := &Store{
+		settings: settings, pool: pool, own: own, sql: newStatements(settings.prefix), stop: stop,
+		connector: stdlib.GetPoolConnector(pool),
+		slots:     make(chan struct{}, max(1, config.MaxConns-1)),
+	}
 	s.listener.store = s
 	if s.expireEvery > 0 {
 		s.done.Go(func() { s.keepExpiring(ctx) })
@@ -66,11 +93,13 @@ func New(pool *pgxpool.Pool, opts ...Option) (*Store, error) {
 	return s, nil
 }
 
-// Close ends what the store does by itself. It leaves the pool open.
+// Close ends what the store does by itself, and closes its own connections. It leaves the
+// pool open.
 func (s *Store) Close() {
 	s.stop()
 	s.listener.close()
 	s.done.Wait()
+	s.own.Close()
 }
 
 // Kind returns "postgres", as metrics name the store.
@@ -84,6 +113,7 @@ type row struct {
 	done, live  bool // live: its lease or its retention lasts
 	effect      bool // a run may have had an effect, and it is not done
 	outcome     []byte
+	checkpoint  []byte
 }
 
 // begun returns what a record tells whoever claims it, or false if it is not
@@ -98,7 +128,7 @@ func (r *row) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
 	case r.done:
 		return idempotency.Begun{State: idempotency.Replay, Outcome: r.outcome}, true
 	case r.owner == claim.Owner && r.owner != "":
-		return idempotency.Begun{State: idempotency.Run, Fence: uint64(r.fence), TakenOver: r.effect}, true //nolint:gosec // it is not negative
+		return idempotency.Begun{State: idempotency.Run, Fence: uint64(r.fence), TakenOver: r.effect, Checkpoint: r.checkpoint}, true //nolint:gosec // it is not negative
 	case r.live && r.owner != "":
 		return idempotency.Begun{State: idempotency.Join}, true
 	default:
@@ -128,17 +158,17 @@ func scanClaim(from pgx.Row) (t told, err error) {
 		takenOver, done, live *bool
 		effect                *bool
 		owner, schema         *string
-		sum, outcome          []byte
+		sum, outcome, last    []byte
 	)
-	if err := from.Scan(&t.claimed, &takenOver, &fence, &owner, &schema, &sum, &done, &live, &effect, &outcome); err != nil {
+	if err := from.Scan(&t.claimed, &takenOver, &fence, &owner, &schema, &sum, &done, &live, &effect, &outcome, &last); err != nil {
 		return t, err
 	}
 	switch {
 	case t.claimed:
 		t.takenOver = takenOver != nil && *takenOver
-		t.row = &row{fence: *fence}
+		t.row = &row{fence: *fence, checkpoint: last}
 	case owner != nil:
-		t.row = &row{owner: *owner, fence: *fence, done: *done, live: *live, effect: *effect, outcome: outcome}
+		t.row = &row{owner: *owner, fence: *fence, done: *done, live: *live, effect: *effect, outcome: outcome, checkpoint: last}
 		return t, t.row.setFingerprint(*schema, sum)
 	}
 	return t, nil
@@ -151,7 +181,7 @@ func scanRow(from pgx.Row) (*row, error) {
 		schema string
 		sum    []byte
 	)
-	err := from.Scan(&r.fence, &r.owner, &schema, &sum, &r.done, &r.live, &r.effect, &r.outcome)
+	err := from.Scan(&r.fence, &r.owner, &schema, &sum, &r.done, &r.live, &r.effect, &r.outcome, &r.checkpoint)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil //nolint:nilnil // none
 	}
@@ -173,7 +203,7 @@ func (r *row) setFingerprint(schema string, sum []byte) error {
 func (s *Store) claimArgs(c *idempotency.Claim, more ...any) []any {
 	lease := float64(c.Lease.Microseconds())
 	expires := lease + micros(c.KeepFor())
-	return append([]any{c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], lease, expires, lockOf(c.ID)}, more...)
+	return append([]any{c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], lease, expires, lockOf(c.ID), c.Method, c.KeyHash}, more...)
 }
 
 // lockOf returns the advisory lock of a record, which is locked for as long as a
@@ -222,9 +252,9 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 }
 
 func (s *Store) begin(ctx context.Context, claim *idempotency.Claim) (idempotency.Begun, bool, error) {
-	t, err := scanInsert(s.pool.QueryRow(ctx, s.sql.insert, s.claimArgs(claim)...))
+	t, err := scanInsert(s.own.QueryRow(ctx, s.sql.insert, s.claimArgs(claim)...))
 	if err == nil && !t.claimed {
-		t, err = scanClaim(s.pool.QueryRow(ctx, s.sql.claim, s.claimArgs(claim, briefly)...))
+		t, err = scanClaim(s.own.QueryRow(ctx, s.sql.claim, s.claimArgs(claim, briefly)...))
 	}
 	switch {
 	case hasCode(err, codeSerialization): // under an isolation that is not the one to use
@@ -243,7 +273,7 @@ func (s *Store) begin(ctx context.Context, claim *idempotency.Claim) (idempotenc
 func (t *told) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
 	switch {
 	case t.claimed:
-		return idempotency.Begun{State: idempotency.Run, Fence: uint64(t.row.fence), TakenOver: t.takenOver}, true //nolint:gosec // it is not negative
+		return idempotency.Begun{State: idempotency.Run, Fence: uint64(t.row.fence), TakenOver: t.takenOver, Checkpoint: t.row.checkpoint}, true //nolint:gosec // it is not negative
 	case t.row == nil:
 		return idempotency.Begun{}, false
 	default:
@@ -269,7 +299,7 @@ type ended struct{ done, others bool }
 func (s *Store) end(ctx context.Context, sql string, lease idempotency.Lease, args ...any) (*ended, error) {
 	var rows int64
 	err := steadily(func() error {
-		tag, err := s.pool.Exec(ctx, sql, args...)
+		tag, err := s.own.Exec(ctx, sql, args...)
 		rows = tag.RowsAffected()
 		return err
 	})
@@ -280,7 +310,7 @@ func (s *Store) end(ctx context.Context, sql string, lease idempotency.Lease, ar
 		s.waiting.Wake(lease.ID)
 		return &ended{done: true}, nil
 	}
-	r, err := scanRow(s.pool.QueryRow(ctx, s.sql.read, lease.ID[:]))
+	r, err := scanRow(s.own.QueryRow(ctx, s.sql.read, lease.ID[:]))
 	if r == nil || err != nil {
 		return nil, err
 	}
@@ -290,15 +320,25 @@ func (s *Store) end(ctx context.Context, sql string, lease idempotency.Lease, ar
 
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
+	return s.update(ctx, "extend", s.sql.extend, lease, micros(d))
+}
+
+// Save stores a checkpoint.
+func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []byte) error {
+	return s.update(ctx, "save", s.sql.save, lease, notNil(checkpoint))
+}
+
+// update changes a pending record of its owner's.
+func (s *Store) update(ctx context.Context, step, sql string, lease idempotency.Lease, arg any) error {
 	var rows int64
 	err := steadily(func() error {
-		tag, err := s.pool.Exec(ctx, s.sql.extend, lease.ID[:], lease.Owner, int64(lease.Fence), micros(d)) //nolint:gosec // it came from here
+		tag, err := s.own.Exec(ctx, sql, lease.ID[:], lease.Owner, int64(lease.Fence), arg) //nolint:gosec // it came from here
 		rows = tag.RowsAffected()
 		return err
 	})
 	switch {
 	case err != nil:
-		return wrap("extend", err)
+		return wrap(step, err)
 	case rows == 0:
 		return idempotency.ErrLeaseLost
 	default:
@@ -308,7 +348,7 @@ func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Dura
 
 // Look tells what is known of a write, and claims nothing.
 func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
-	r, err := scanRow(s.pool.QueryRow(ctx, s.sql.read, claim.ID[:]))
+	r, err := scanRow(s.own.QueryRow(ctx, s.sql.read, claim.ID[:]))
 	switch {
 	case err != nil:
 		return idempotency.Begun{}, wrap("look", err)
@@ -325,7 +365,7 @@ func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.
 // Release gives up a write.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
 	was, err := s.end(ctx, s.sql.release, lease, lease.ID[:], lease.Owner, int64(lease.Fence), //nolint:gosec // it came from here
-		s.channel, lease.ID.String(), micros(abandoned), effect, micros(max(retention, abandoned)))
+		s.channel, lease.ID.String(), effect, micros(max(retention, abandoned)))
 	if err == nil && was != nil && was.others {
 		return idempotency.ErrLeaseLost
 	}
@@ -360,6 +400,8 @@ const (
 	codeUndefinedTable = "42P01"
 	codeNoSchema       = "3F000"
 	codeSerialization  = "40001"
+	codeDeadlock       = "40P01"
+	codeUnique         = "23505"
 )
 
 func hasCode(err error, codes ...string) bool {

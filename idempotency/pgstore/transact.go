@@ -7,12 +7,12 @@ import (
 	"math"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
 )
 
 // Transactional reports whether the store has [WithTransactions].
@@ -47,7 +47,7 @@ func (f *flights) enter(id idempotency.ID) (leave func(), busy <-chan struct{}) 
 
 // Transact claims a write and runs it in a transaction, or tells what is known of
 // it.
-func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context) idempotency.Verdict) (idempotency.Begun, error) {
+func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context, claimed idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
 	if claim.Owner == "" || claim.Lease < time.Microsecond {
 		return idempotency.Begun{}, errors.New("pgstore: a claim needs an owner, and a lease of more than nothing")
 	}
@@ -77,7 +77,7 @@ type flight struct {
 	store    *Store
 	claim    *idempotency.Claim
 	patience context.Context // bounds waits
-	run      func(ctx context.Context) idempotency.Verdict
+	run      func(ctx context.Context, claimed idempotency.Begun) idempotency.Verdict
 	waits    int // for others
 
 	// Of the transaction: whether it is to make the record rather than to change one
@@ -115,7 +115,7 @@ func (f *flight) attempt(ctx context.Context) (idempotency.Begun, bool, error) {
 
 // peek asks what is known, without a claim.
 func (f *flight) peek(ctx context.Context) (begun idempotency.Begun, ok bool, err error) {
-	r, err := scanRow(f.store.pool.QueryRow(ctx, f.store.sql.read, f.claim.ID[:]))
+	r, err := scanRow(f.store.own.QueryRow(ctx, f.store.sql.read, f.claim.ID[:]))
 	if err != nil {
 		return begun, false, wrap("transact", err)
 	}
@@ -129,21 +129,16 @@ func (f *flight) peek(ctx context.Context) (begun idempotency.Begun, ok bool, er
 // claimed under a lease, it returns that without ok.
 func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun, ok bool, err error) {
 	defer leave()
-	pooled, err := f.store.pool.Acquire(ctx)
+	pooled, release, err := f.store.acquire(ctx)
 	if err != nil {
 		return begun, false, wrap("transact", err)
-	}
-	released := false
-	release := func() { // which closes a connection that is still in a transaction
-		if !released {
-			released = true
-			pooled.Release()
-		}
 	}
 	defer release()
 	conn := pooled.Conn()
 	inner, what, err := f.begin(ctx, conn)
 	switch {
+	case hasCode(err, codeSerialization, codeDeadlock): // before the handler has run
+		return begun, false, f.rollback(ctx, conn)
 	case hasCode(err, codeLockTimeout), hasCode(err, codeCanceled) && ctx.Err() == nil: // by the role's own timeout
 		return idempotency.Begun{State: idempotency.Join}, true, f.rollback(ctx, conn)
 	case err != nil:
@@ -154,25 +149,41 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 	if !what.claimed {
 		return begun, ok && begun.State != idempotency.Join, f.rollback(ctx, conn)
 	}
-	t := &tx{Tx: inner, closed: new(atomic.Bool)}
+	t := &tx{Tx: inner, hands: &hands{conn: pooled}}
 	var verdict idempotency.Verdict // to roll back, if the handler panics
 	defer func() {
-		t.closed.Store(true)
+		t.hands.close()
 		ended := f.end(ctx, conn, verdict)
 		if lost := (*lostCommitError)(nil); errors.As(ended, &lost) {
-			release() // for there may be no other connection to ask with
 			ended = f.resolve(ctx, lost.error)
 		}
 		if err == nil {
 			err = ended
 		}
 	}()
-	inTx := context.WithValue(ctx, txContext{}, t)
-	if what.takenOver {
-		inTx = idempotency.WithRunning(inTx, f.claim.ID, "", true)
-	}
-	verdict = f.run(inTx)
+	verdict = f.run(context.WithValue(ctx, txContext{}, t), begun)
 	return begun, true, nil
+}
+
+// acquire takes a connection of the application's pool, of which it leaves one: a handler in
+// a transaction may use the pool, too. What it returns gives the connection back, and closes
+// it if it is still in a transaction.
+func (s *Store) acquire(ctx context.Context) (conn *stdlib.Conn, release func(), err error) {
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	raw, err := s.connector.Connect(ctx)
+	if err != nil {
+		<-s.slots
+		return nil, nil, err
+	}
+	conn, _ = raw.(*stdlib.Conn) // as is documented
+	return conn, func() {
+		_ = conn.Close()
+		<-s.slots
+	}, nil
 }
 
 // begin begins the transaction and claims the record in it, waiting for whoever
@@ -180,9 +191,10 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 func (f *flight) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, t told, err error) {
 	var (
 		free, readCommitted bool
-		options             pgx.TxOptions
+		options             = pgx.TxOptions{IsoLevel: f.store.isolation}
+		snapshot            = f.store.isolation != "" // what is read is as it was when the transaction began
 	)
-	if f.store.isolates.Load() {
+	if f.store.isolates.Load() && !snapshot {
 		options.IsoLevel = pgx.ReadCommitted
 	}
 	b := &pgx.Batch{}
@@ -190,7 +202,9 @@ func (f *flight) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, t tol
 	b.Queue(f.store.sql.seize, lockOf(f.claim.ID)).QueryRow(func(row pgx.Row) error {
 		return row.Scan(&free, &f.table, &f.began, &readCommitted)
 	})
-	f.queueRead(b, &t)
+	if !snapshot {
+		f.queueRead(b, &t)
+	}
 	b.Queue(savepoint)
 	results := conn.SendBatch(ctx, b)
 	err = results.Close()
@@ -203,6 +217,17 @@ func (f *flight) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, t tol
 	}
 	if err == nil && !free {
 		t, err = f.wait(ctx, conn)
+		if err == nil && snapshot { // which is from before the wait
+			if err := f.rollback(ctx, conn); err != nil {
+				return nil, t, err
+			}
+			return f.begin(ctx, conn)
+		}
+	}
+	if err == nil && snapshot {
+		// By another connection, since the lock is taken after the snapshot, and since reading
+		// here would make all transactions that write records conflict with each other.
+		t.row, err = scanRow(f.store.own.QueryRow(ctx, f.store.sql.read, f.claim.ID[:]))
 	}
 	f.fresh = t.row == nil
 	switch {
@@ -290,7 +315,7 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 	defer cancel()
 	if !v.Keep {
 		_ = f.rollback(ctx, conn) // if that fails, the connection is closed, and that rolls back too
-		return nil
+		return conflict("transact: the handler's transaction was rolled back", v.Err)
 	}
 	const (
 		inTransaction = 'T'
@@ -321,6 +346,9 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 		return nil
 	case isRefusal(err):
 		_ = f.rollback(ctx, conn)
+		if other := conflict("transact: it was not committed", err); other != nil {
+			return other
+		}
 		return wrap("transact: it was not committed", err)
 	default:
 		_ = conn.Close(ctx)
@@ -331,9 +359,25 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 func (f *flight) queueOutcome(b *pgx.Batch, v idempotency.Verdict) {
 	c, outcome, retention := f.claim, notNil(v.Outcome), micros(v.Retention)
 	if f.fresh {
-		b.Queue(f.store.sql.keep, c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], outcome, retention, f.table, f.began)
+		b.Queue(f.store.sql.keep, c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], outcome, retention, f.table, f.began, c.Method, c.KeyHash)
 	} else {
 		b.Queue(f.store.sql.finish, c.ID[:], c.Owner, outcome, retention, f.began)
+	}
+}
+
+// conflict returns an error that wraps [idempotency.ErrConflict] if err says that another
+// transaction was in the way, or nil. That another has made the same record since the
+// snapshot was taken is one, too.
+func conflict(step string, err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return nil
+	}
+	switch {
+	case pg.Code == codeSerialization, pg.Code == codeDeadlock, pg.Code == codeUnique && pg.TableName == "hopbound_idempotency":
+		return fmt.Errorf("pgstore: %s: %w: %w", step, idempotency.ErrConflict, err)
+	default:
+		return nil
 	}
 }
 
@@ -371,7 +415,7 @@ func (f *flight) resolve(ctx context.Context, lost error) error {
 
 // committed reports whether the record is there and was made by this flight.
 func (f *flight) committed(ctx context.Context) (bool, error) {
-	pooled, err := f.store.pool.Acquire(ctx)
+	pooled, err := f.store.own.Acquire(ctx)
 	if err != nil {
 		return false, err
 	}

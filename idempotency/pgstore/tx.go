@@ -3,7 +3,6 @@ package pgstore
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,13 +19,20 @@ type txContext struct{}
 // On a server that only observes, the first call of Tx begins the transaction. It returns
 // false if there is no connection or BEGIN fails, and does not say why.
 func Tx(ctx context.Context) (pgx.Tx, bool) {
+	if t := txFrom(ctx); t != nil {
+		return t, true
+	}
+	return nil, false
+}
+
+func txFrom(ctx context.Context) *tx {
 	switch t := ctx.Value(txContext{}).(type) {
 	case *tx:
-		return t, true
+		return t
 	case *observedTx:
 		return t.get(ctx)
 	default:
-		return nil, false
+		return nil
 	}
 }
 
@@ -37,20 +43,20 @@ var errNotYours = errors.New("pgstore: the transaction ends when the handler ret
 // has returned, and the connection is another's.
 type tx struct {
 	pgx.Tx
-	closed *atomic.Bool // it and all savepoints in it
+	hands  *hands // shared with all savepoints in it
 	nested bool
 }
 
 // Begin makes a savepoint.
 func (t *tx) Begin(ctx context.Context) (pgx.Tx, error) {
-	if t.closed.Load() {
+	if t.hands.closed.Load() {
 		return nil, pgx.ErrTxClosed
 	}
 	inner, err := t.Tx.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &tx{Tx: inner, closed: t.closed, nested: true}, nil
+	return &tx{Tx: inner, hands: t.hands, nested: true}, nil
 }
 
 // Commit fails, but of a savepoint.
@@ -63,7 +69,7 @@ func (t *tx) end(ctx context.Context, how func(context.Context) error) error {
 	switch {
 	case !t.nested:
 		return errNotYours
-	case t.closed.Load():
+	case t.hands.closed.Load():
 		return pgx.ErrTxClosed
 	default:
 		return how(ctx)
@@ -72,7 +78,7 @@ func (t *tx) end(ctx context.Context, how func(context.Context) error) error {
 
 // CopyFrom copies rows into a table.
 func (t *tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, from pgx.CopyFromSource) (int64, error) {
-	if t.closed.Load() {
+	if t.hands.closed.Load() {
 		return 0, pgx.ErrTxClosed
 	}
 	return t.Tx.CopyFrom(ctx, table, columns, from)
@@ -80,7 +86,7 @@ func (t *tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []strin
 
 // SendBatch sends statements at once.
 func (t *tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	if t.closed.Load() {
+	if t.hands.closed.Load() {
 		return closedBatch{}
 	}
 	return t.Tx.SendBatch(ctx, b)
@@ -88,7 +94,7 @@ func (t *tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 
 // Prepare prepares a statement on the connection.
 func (t *tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
-	if t.closed.Load() {
+	if t.hands.closed.Load() {
 		return nil, pgx.ErrTxClosed
 	}
 	return t.Tx.Prepare(ctx, name, sql)
@@ -96,7 +102,7 @@ func (t *tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDe
 
 // Exec runs a statement.
 func (t *tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if t.closed.Load() {
+	if t.hands.closed.Load() {
 		return pgconn.CommandTag{}, pgx.ErrTxClosed
 	}
 	return t.Tx.Exec(ctx, sql, args...)
@@ -104,7 +110,7 @@ func (t *tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandT
 
 // Query runs a query.
 func (t *tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if t.closed.Load() {
+	if t.hands.closed.Load() {
 		return nil, pgx.ErrTxClosed
 	}
 	return t.Tx.Query(ctx, sql, args...)
@@ -112,7 +118,7 @@ func (t *tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, erro
 
 // QueryRow runs a query for one row.
 func (t *tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	if t.closed.Load() {
+	if t.hands.closed.Load() {
 		return closedRow{}
 	}
 	return t.Tx.QueryRow(ctx, sql, args...)

@@ -42,7 +42,7 @@ func (s *Store) look(ctx context.Context, id idempotency.ID) (time.Duration, err
 		b.Queue(s.sql.look, id[:])
 	}
 	b.Queue(s.sql.left, id[:]).QueryRow(func(row pgx.Row) error { return ignoreNone(row.Scan(&left)) })
-	err := s.pool.SendBatch(ctx, b).Close()
+	err := s.own.SendBatch(ctx, b).Close()
 	if hasCode(err, codeSerialization) { // to be looked at again
 		return time.Second, nil
 	}
@@ -142,7 +142,7 @@ func (l *listener) set(ctx context.Context, ready bool) {
 }
 
 func (l *listener) listen(ctx context.Context) error {
-	pooled, err := l.store.pool.Acquire(ctx)
+	pooled, err := l.store.own.Acquire(ctx)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/hopbound/hopbound/idempotency"
 )
 
 // What [Store.Check] finds.
@@ -19,9 +21,10 @@ var (
 	ErrOldRedis = errors.New("redisstore: the server is older than Redis 7")
 )
 
-// Check returns what of the servers is not as it must be, joined: [ErrEvicts],
-// [ErrOldRedis], or that a server does not answer. Call it when a process starts;
-// whether it goes on is its own choice.
+// Check returns all that is wrong with the servers, joined: [ErrEvicts], [ErrOldRedis], a
+// server that does not answer, or a step of the store that fails, for which it writes a record
+// and deletes it again. Call it when a process starts; whether the process goes on is its own
+// choice.
 func (s *Store) Check(ctx context.Context) error {
 	nodes := s.client.Nodes()
 	var errs []error
@@ -34,6 +37,9 @@ func (s *Store) Check(ctx context.Context) error {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", addr, err))
 		}
+	}
+	if err := idempotency.Probe(ctx, s); err != nil {
+		errs = append(errs, fmt.Errorf("redisstore: %w", err))
 	}
 	return errors.Join(errs...)
 }

@@ -29,12 +29,13 @@ func newSettings(opts []Option) (settings, error) {
 }
 
 // WithPrefix sets what the store's keys begin with. The default is "hopbound".
-// It must not have braces, which choose the slot of a key.
+// It must not contain braces, which choose the slot of a key in a Cluster, or characters that
+// are special in a pattern of Redis's.
 func WithPrefix(prefix string) Option {
 	return func(s *settings) error {
 		s.prefix = prefix
-		if prefix == "" || strings.ContainsAny(prefix, "{}") {
-			return fmt.Errorf("WithPrefix(%q): it must not be empty or have braces", prefix)
+		if prefix == "" || strings.ContainsAny(prefix, `{}*?[]\\`) {
+			return fmt.Errorf("WithPrefix(%q): must not be empty or contain any of {}*?[]\\", prefix)
 		}
 		return nil
 	}

@@ -23,8 +23,6 @@ type Store struct {
 	settings
 	client  rueidis.Client
 	waiting watch.Group
-	begin   []string // what keys begin with, by hash tag
-	fences  []string // the keys of fences, by hash tag
 }
 
 var _ idempotency.Store = (*Store)(nil)
@@ -39,9 +37,7 @@ func New(client rueidis.Client, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := &Store{settings: s, client: client}
-	store.begin, store.fences = newTags(s.prefix)
-	return store, nil
+	return &Store{settings: s, client: client}, nil
 }
 
 // Kind returns "redis", as metrics name the store.
@@ -62,6 +58,10 @@ var (
 	completeText string
 	//go:embed scripts/extend.lua
 	extendText string
+	//go:embed scripts/save.lua
+	saveText string
+	//go:embed scripts/forget.lua
+	forgetText string
 	//go:embed scripts/release.lua
 	releaseText string
 	//go:embed scripts/look.lua
@@ -72,13 +72,41 @@ var (
 	beginScript    = newScript(beginText)
 	completeScript = newScript(completeText)
 	extendScript   = newScript(extendText)
+	saveScript     = newScript(saveText)
+	forgetScript   = newScript(forgetText)
 	releaseScript  = newScript(releaseText)
 	lookScript     = newScript(lookText)
 	readScript     = newScript(readText)
 )
 
-// run runs a script by its hash, and by its text where Redis does not know it.
+// Pauses of a step that a server cannot take yet.
+const (
+	firstPause = 5 * time.Millisecond
+	mostPause  = 200 * time.Millisecond
+)
+
+// run runs a script. While the server says that it cannot run it yet, because a slot of the
+// Cluster has no server or is being moved or the server is starting, it tries again until ctx
+// ends.
 func (s *Store) run(ctx context.Context, sc *script, keys, args []string) rueidis.RedisResult {
+	for pause := firstPause; ; pause = min(2*pause, mostPause) {
+		result := s.runOnce(ctx, sc, keys, args)
+		err, ok := rueidis.IsRedisErr(result.Error())
+		if !ok || !err.IsClusterDown() && !err.IsTryAgain() && !err.IsLoading() {
+			return result
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return result
+		}
+	}
+}
+
+// runOnce runs a script by its hash, and by its text where Redis does not know it.
+func (s *Store) runOnce(ctx context.Context, sc *script, keys, args []string) rueidis.RedisResult {
 	result := s.client.Do(ctx, s.client.B().Evalsha().Sha1(sc.sha).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
 	if err, ok := rueidis.IsRedisErr(result.Error()); ok && err.IsNoScript() {
 		return s.client.Do(ctx, s.client.B().Eval().Script(sc.text).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
@@ -86,31 +114,10 @@ func (s *Store) run(ctx context.Context, sc *script, keys, args []string) rueidi
 	return result
 }
 
-// tags is how many hash tags there are: three octal digits, of which each has 32 of
-// a Cluster's slots for itself, so that they spread as evenly as they can over its
-// nodes. With more of them the counters of their fences would not stay in a
-// processor's cache (ADR 0013).
-const tags = 1 << 9
-
-// tag returns the number of a record's hash tag, which is the first bits of its ID.
-// The fences of all records with the tag are drawn from one counter, which outlives
-// them.
-func tag(id *idempotency.ID) int { return int(id[0])<<1 | int(id[1])>>7 }
-
-// newTags returns what the keys with each hash tag begin with, and those of the
-// fences.
-func newTags(prefix string) (begin, fences []string) {
-	begin, fences = make([]string, tags), make([]string, tags)
-	for i := range tags {
-		fences[i] = fmt.Sprintf("%s:{%03o}:fence", prefix, i)
-		begin[i] = strings.TrimSuffix(fences[i], "fence")
-	}
-	return begin, fences
-}
-
-// appendKey appends the key of a record.
+// appendKey appends the key of a record. A record has one key and no hash tag, so that its
+// steps succeed while a Cluster moves the slot that it is in, and records spread evenly.
 func (s *Store) appendKey(b []byte, id *idempotency.ID) []byte {
-	return base64.RawURLEncoding.AppendEncode(append(b, s.begin[tag(id)]...), id[:])
+	return base64.RawURLEncoding.AppendEncode(append(append(b, s.prefix...), ':'), id[:])
 }
 
 // millis returns a duration as Redis takes it. Redis's own time is that of the last
@@ -122,7 +129,7 @@ func millis(d time.Duration) int64 {
 
 // argsLen is as many bytes as the key and the arguments of a step have that a
 // server takes, but for the outcome. They share one allocation.
-const argsLen = 128
+const argsLen = 224
 
 // Begin claims a write, or tells what is known of it.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
@@ -134,8 +141,7 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 	b = appendClaim(b, &claim)
 	keptAt := len(b)
 	text := rueidis.BinaryString(strconv.AppendInt(b, millis(claim.Lease)+millis(claim.KeepFor()), 10))
-	keys := []string{text[:claimAt], s.fences[tag(&claim.ID)]}
-	answer, err := s.run(ctx, &beginScript, keys, []string{text[claimAt:keptAt], text[keptAt:]}).ToMessage()
+	answer, err := s.run(ctx, &beginScript, []string{text[:claimAt]}, []string{text[claimAt:keptAt], text[keptAt:]}).ToMessage()
 	if err != nil {
 		return idempotency.Begun{}, wrap("begin", err)
 	}
@@ -148,13 +154,17 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 func readAnswer(answer *rueidis.RedisMessage, claim *idempotency.Claim) (idempotency.Begun, error) {
 	if answer.IsInt64() {
 		fence, err := answer.AsInt64()
-		return idempotency.Begun{State: idempotency.Run, Fence: uint64(max(fence, -fence)), TakenOver: fence < 0}, err //nolint:gosec // it is not negative
+		return idempotency.Begun{State: idempotency.Run, Fence: uint64(fence)}, err //nolint:gosec // it is not negative
 	}
-	record, err := answer.AsBytes()
+	value, err := answer.AsBytes()
 	if err != nil {
 		return idempotency.Begun{}, err
 	}
-	return readRecord(record, claim)
+	r, err := parse(value)
+	if err != nil {
+		return idempotency.Begun{}, err
+	}
+	return r.begun(claim), nil
 }
 
 // Complete ends a write with its outcome.
@@ -165,6 +175,11 @@ func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome [
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
 	return s.step(ctx, "extend", &extendScript, &lease, millis(d))
+}
+
+// Save stores a checkpoint.
+func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []byte) error {
+	return s.step(ctx, "save", &saveScript, &lease, 0, rueidis.BinaryString(checkpoint))
 }
 
 // Release gives up a write.
@@ -178,23 +193,15 @@ func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect boo
 
 // Look tells what is known of a write, and claims nothing.
 func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
-	answer, err := s.run(ctx, &readScript, []string{string(s.appendKey(nil, &claim.ID))}, nil).ToArray()
+	r, lives, _, err := s.read(ctx, claim.ID, true)
 	switch {
-	case rueidis.IsRedisNil(err):
+	case err != nil:
+		return idempotency.Begun{}, wrap("look", err)
+	case r == nil:
 		return idempotency.Begun{State: idempotency.Absent}, nil
-	case err == nil && len(answer) != 2:
-		err = fmt.Errorf("%d answers", len(answer))
+	default:
+		return r.known(&claim, lives), nil
 	}
-	if err != nil {
-		return idempotency.Begun{}, wrap("look", err)
-	}
-	record, err := answer[0].AsBytes()
-	lives, other := answer[1].AsInt64()
-	if err = errors.Join(err, other); err != nil {
-		return idempotency.Begun{}, wrap("look", err)
-	}
-	known, err := lookRecord(record, &claim, lives)
-	return known, wrap("look", err)
 }
 
 // step takes a step of an owner's, with a time in milliseconds.
@@ -211,7 +218,7 @@ func (s *Store) step(ctx context.Context, name string, sc *script, lease *idempo
 	if !mine {
 		return idempotency.ErrLeaseLost
 	}
-	if name != "extend" {
+	if name != "extend" && name != "save" {
 		s.waiting.Wake(lease.ID)
 	}
 	return nil

@@ -11,13 +11,13 @@ import (
 // How often a record that is waited for is looked at, by one of all who wait for
 // it in a process. See ADR 0013 for what publishing its end would bring.
 const (
-	leastPause = 2 * time.Millisecond
-	mostPause  = 250 * time.Millisecond
+	leastLook = 2 * time.Millisecond
+	mostLook  = 250 * time.Millisecond
 )
 
 // Wait returns when the record may have ceased to be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
-	err := s.waiting.Wait(ctx, id, watch.Pace{Least: leastPause, Most: mostPause}, func(ctx context.Context) (time.Duration, error) {
+	err := s.waiting.Wait(ctx, id, watch.Pace{Least: leastLook, Most: mostLook}, func(ctx context.Context) (time.Duration, error) {
 		ms, err := s.run(ctx, &lookScript, []string{string(s.appendKey(nil, &id))}, nil).AsInt64()
 		return time.Duration(ms) * time.Millisecond, err
 	})

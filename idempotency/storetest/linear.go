@@ -170,10 +170,12 @@ func (c *client) step(ctx context.Context, id idempotency.ID) {
 	}
 	switch c.rng.IntN(8) {
 	case 0: // it crashes
+		c.other(ctx, kindSave, l)
 	case 1:
 		c.other(ctx, kindRelease, l)
 	case 2:
 		c.look(ctx, id)
+		c.other(ctx, kindSave, l)
 		c.other(ctx, kindRelease, l)
 	case 3, 4:
 		c.other(ctx, kindExtend, l)
@@ -197,7 +199,7 @@ func (c *client) look(ctx context.Context, id idempotency.ID) {
 func (c *client) begin(ctx context.Context, l idempotency.Lease) output {
 	return c.note(c.number, input{kind: kindBegin, id: l.ID, owner: l.Owner, lease: c.lease, late: c.late}, func() output {
 		b, err := c.store.Begin(ctx, idempotency.Claim{ID: l.ID, Owner: l.Owner, Lease: c.lease})
-		return output{unknown: err != nil, state: b.State, fence: b.Fence, takenOver: b.TakenOver, outcome: string(b.Outcome)}
+		return output{unknown: err != nil, state: b.State, fence: b.Fence, takenOver: b.TakenOver, outcome: string(b.Outcome) + string(b.Checkpoint)}
 	})
 }
 
@@ -217,6 +219,8 @@ func (c *client) other(ctx context.Context, k stepKind, l idempotency.Lease) {
 				err = c.store.Complete(ctx, l, []byte(in.outcome), retained)
 			case kindExtend:
 				err = c.store.Extend(ctx, l, c.lease)
+			case kindSave:
+				err = c.store.Save(ctx, l, []byte(in.outcome))
 			default:
 				err = c.store.Release(ctx, l, in.effect, retained)
 			}

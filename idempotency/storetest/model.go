@@ -49,6 +49,7 @@ const (
 	kindBegin    stepKind = "begin"
 	kindComplete stepKind = "complete"
 	kindExtend   stepKind = "extend"
+	kindSave     stepKind = "save"
 	kindRelease  stepKind = "release"
 	kindLook     stepKind = "look"
 )
@@ -78,7 +79,7 @@ type output struct {
 	state     idempotency.State
 	fence     uint64
 	takenOver bool
-	outcome   string
+	outcome   string // or the checkpoint, of a claim
 	answered  time.Duration
 }
 
@@ -89,7 +90,7 @@ func (o output) String() string {
 	case o.lost:
 		return "lost"
 	case o.state != 0 && o.takenOver:
-		return fmt.Sprintf("%v %d after an effect", o.state, o.fence)
+		return fmt.Sprintf("%v %d after an effect %s", o.state, o.fence, o.outcome)
 	case o.state != 0:
 		return fmt.Sprintf("%v %d %s", o.state, o.fence, o.outcome)
 	default:
@@ -106,6 +107,7 @@ type record struct {
 	fence            uint64 // 0 of a pending record whose owner was not told
 	highest          uint64
 	outcome          string
+	checkpoint       string
 	earliest, latest time.Duration
 }
 
@@ -119,7 +121,7 @@ func (r record) step(in input, out output) []record {
 		return r.began(in, out, mine)
 	case out.lost && in.kind == kindRelease:
 		return only(r, r.done || r.pending && !mine)
-	case out.lost && in.kind == kindExtend:
+	case out.lost && (in.kind == kindExtend || in.kind == kindSave):
 		return only(r, !mine || r.done)
 	case out.lost:
 		return only(r, !mine)
@@ -139,6 +141,9 @@ func (r record) began(in input, out output, mine bool) []record {
 	case idempotency.Replay:
 		return only(r, r.done && out.outcome == r.outcome)
 	case idempotency.Run:
+		if out.outcome != r.checkpoint {
+			return nil
+		}
 		if mine && r.pending && out.takenOver == r.effect {
 			switch {
 			case r.fence == out.fence:
@@ -175,7 +180,8 @@ func (r record) looked(in input, out output) bool {
 // claimed returns the state after a claim.
 func (r record) claimed(in input, out output) record {
 	return record{
-		pending: true, effect: r.pending || r.effect, owner: in.owner, fence: out.fence, highest: max(r.highest, out.fence),
+		pending: true, effect: r.pending || r.effect, checkpoint: r.checkpoint,
+		owner: in.owner, fence: out.fence, highest: max(r.highest, out.fence),
 		earliest: in.called + in.lease, latest: out.answered + in.lease + in.late,
 	}
 }
@@ -195,11 +201,15 @@ func (r record) effects(in input, out output) []record {
 	case in.kind == kindComplete && r.done:
 		return []record{r}
 	case in.kind == kindComplete:
-		r.pending, r.done, r.effect, r.outcome = false, true, false, in.outcome
+		r.pending, r.done, r.effect, r.outcome, r.checkpoint = false, true, false, in.outcome, ""
 	case in.kind == kindExtend:
 		r.earliest, r.latest = max(r.earliest, in.called+in.lease), max(r.latest, out.answered+in.lease+in.late)
+	case in.kind == kindSave:
+		r.checkpoint = in.outcome
+	case in.kind == kindRelease && !r.effect && !in.effect:
+		r = record{highest: r.highest}
 	case in.kind == kindRelease:
-		r = record{highest: r.highest, effect: r.effect || in.effect}
+		r = record{highest: r.highest, effect: true, checkpoint: r.checkpoint}
 	}
 	return []record{r}
 }

@@ -22,17 +22,42 @@ const (
 // outcome is that of most writes of the suite.
 const outcome = "outcome"
 
-// Run runs the suite. Each part of it asks for a store, which may be the same,
-// and uses IDs that no other part uses.
-func Run(t *testing.T, newStore func(t *testing.T) idempotency.Store) {
+// Backend is where a store keeps its records.
+type Backend struct {
+	// Open returns a handle on the backend, as each process has one. What Open returns may
+	// be the same or be shared with others. The caller closes nothing.
+	Open func(t *testing.T) idempotency.Store
+
+	// Single says that the backend has only one handle, since its records are in the memory
+	// of a process or in a file that a process locks. Otherwise the suite opens two.
+	Single bool
+
+	// Records returns how many records the backend holds, with those that are over and not
+	// deleted yet.
+	Records func(t *testing.T) int
+}
+
+// Run runs the suite. Each part uses IDs that no other part uses.
+func Run(t *testing.T, b Backend) {
 	t.Helper()
-	for _, part := range slices.Concat(parts, leaseParts) {
+	if b.Open == nil || b.Records == nil {
+		t.Fatal("storetest: a Backend must have Open and Records")
+	}
+	for _, part := range slices.Concat(parts, leaseParts, checkpointParts, inspectParts) {
 		t.Run(part.name, func(t *testing.T) {
-			part.run(&scene{T: t, store: newStore(t), id: newID(t)})
+			part.run(&scene{T: t, store: b.Open(t), id: newID(t)})
 		})
 	}
-	t.Run("many clients see one order", func(t *testing.T) { CheckLinearizable(t, newStore(t), History{}) })
-	t.Run("and also if answers are lost", func(t *testing.T) { CheckLinearizable(t, Unreliable(newStore(t)), History{}) })
+	t.Run("many clients see one order", func(t *testing.T) { CheckLinearizable(t, b.Open(t), History{}) })
+	t.Run("and also if answers are lost", func(t *testing.T) { CheckLinearizable(t, Unreliable(b.Open(t)), History{}) })
+	t.Run("records that are over are deleted", func(t *testing.T) { b.checkDeletion(t) })
+	if b.Single {
+		return
+	}
+	t.Run("clients of two handles see one order", func(t *testing.T) {
+		CheckLinearizable(t, &twoHandles{Store: b.Open(t), other: b.Open(t)}, History{})
+	})
+	t.Run("a wait ends when another handle completes the write", func(t *testing.T) { b.checkWake(t) })
 }
 
 var ids atomic.Uint64

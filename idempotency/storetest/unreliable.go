@@ -48,6 +48,11 @@ func (u unreliable) Extend(ctx context.Context, l idempotency.Lease, d time.Dura
 	return u.cut(func() error { return u.Store.Extend(ctx, l, d) })
 }
 
+// Save stores a checkpoint.
+func (u unreliable) Save(ctx context.Context, l idempotency.Lease, checkpoint []byte) error {
+	return u.cut(func() error { return u.Store.Save(ctx, l, checkpoint) })
+}
+
 // Release gives up a write.
 func (u unreliable) Release(ctx context.Context, l idempotency.Lease, effect bool, retention time.Duration) error {
 	return u.cut(func() error { return u.Store.Release(ctx, l, effect, retention) })

@@ -1,0 +1,12 @@
+package boltstore
+
+import bolt "go.etcd.io/bbolt"
+
+// Count returns how many records the file has, with those that are over.
+func (s *Store) Count() (n int) {
+	_ = s.db.View(func(tx *bolt.Tx) error {
+		n = tx.Bucket([]byte(bucketRecords)).Stats().KeyN
+		return nil
+	})
+	return n
+}

@@ -1,0 +1,122 @@
+package boltstore
+
+import (
+	"bytes"
+	"context"
+	"iter"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	bolt "go.etcd.io/bbolt"
+)
+
+// Find returns the record of an ID, or nil.
+func (s *Store) Find(ctx context.Context, id idempotency.ID) (found *idempotency.Record, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, wrap("find", err)
+	}
+	err = s.db.View(func(tx *bolt.Tx) error {
+		r, err := view(tx, id)
+		if r != nil && r.due() > s.now() {
+			found = r.inspect(id, s.now())
+		}
+		return err
+	})
+	return found, wrap("find", err)
+}
+
+// Records returns all records, in the order of their IDs. While it is read, the file keeps
+// what is deleted.
+func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, error] {
+	return func(yield func(*idempotency.Record, error) bool) {
+		err := s.db.View(func(tx *bolt.Tx) error {
+			c := tx.Bucket([]byte(bucketRecords)).Cursor()
+			for key, raw := c.First(); key != nil; key, raw = c.Next() {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if len(key) != len(idempotency.ID{}) {
+					continue
+				}
+				r, err := parse(raw)
+				if err != nil {
+					return err
+				}
+				if r.due() <= s.now() {
+					continue
+				}
+				found := r.inspect(idempotency.ID(key), s.now())
+				found.Outcome = nil
+				if !yield(found, nil) {
+					return nil
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			yield(nil, wrap("records", err))
+		}
+	}
+}
+
+// inspect returns what an operator sees of a record.
+func (r *record) inspect(id idempotency.ID, now int64) *idempotency.Record {
+	found := &idempotency.Record{
+		ID: id, State: idempotency.Pending, Method: r.method, KeyHash: r.keyHash, Owner: r.owner, Fence: r.fence,
+		Attempts: int(r.attempts), //nolint:gosec // it is small
+		Age:      time.Duration(now - r.created),
+		Left:     time.Duration(r.until - now),
+	}
+	switch {
+	case r.done:
+		found.State, found.Outcome = idempotency.Done, bytes.Clone(r.stored)
+	case r.owner == "":
+		found.State, found.TakenOver, found.Left = idempotency.Released, true, time.Duration(r.due()-now)
+		found.Checkpoint = bytes.Clone(r.stored)
+	default:
+		found.TakenOver, found.Checkpoint = r.effect || r.until <= now, bytes.Clone(r.stored)
+	}
+	return found
+}
+
+// Free releases a pending record with a possible effect.
+func (s *Store) Free(ctx context.Context, r *idempotency.Record) error {
+	return wrap("free", s.take(ctx, func(w *writer) error {
+		if old, err := w.same(r); err != nil || old.done || old.owner == "" {
+			return orLost(err)
+		}
+		return w.release(idempotency.Lease{ID: r.ID, Owner: r.Owner, Fence: r.Fence}, true, 0)
+	}))
+}
+
+// Forget deletes a record.
+func (s *Store) Forget(ctx context.Context, r *idempotency.Record) error {
+	return wrap("forget", s.take(ctx, func(w *writer) error {
+		old, err := w.same(r)
+		if err != nil {
+			return err
+		}
+		w.remove(r.ID, old)
+		w.changed = append(w.changed, r.ID)
+		return nil
+	}))
+}
+
+// same returns the record that an operator has found, if it has not changed since.
+func (w *writer) same(found *idempotency.Record) (*record, error) {
+	old, err := w.get(found.ID)
+	if err != nil {
+		return nil, err
+	}
+	if old == nil || old.fence != found.Fence || old.owner != found.Owner || old.done != (found.State == idempotency.Done) {
+		return nil, idempotency.ErrLeaseLost
+	}
+	return old, nil
+}
+
+func orLost(err error) error {
+	if err == nil {
+		err = idempotency.ErrLeaseLost
+	}
+	return err
+}

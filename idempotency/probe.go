@@ -1,0 +1,54 @@
+package idempotency
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Probe takes each step of a store once, with a record of its own that it deletes again, and
+// returns the error of the step that fails. It is for the Check of a store: a process that
+// may not write, or not delete, finds that out when it starts.
+func Probe(ctx context.Context, store Inspector) error {
+	claim := Claim{
+		ID: NewID("", "probe", NewKey()), Owner: rand.Text(), Lease: time.Minute, Retention: time.Minute,
+		Method: "/hopbound.Probe/Probe",
+	}
+	begun, err := store.Begin(ctx, claim)
+	if err == nil && begun.State != Run {
+		err = fmt.Errorf("a new write is told %v", begun.State)
+	}
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	lease := Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}
+	for _, step := range []struct {
+		name string
+		take func() error
+	}{
+		{"extend", func() error { return store.Extend(ctx, lease, time.Minute) }},
+		{"save", func() error { return store.Save(ctx, lease, []byte("checkpoint")) }},
+		{"complete", func() error { return store.Complete(ctx, lease, []byte("outcome"), time.Minute) }},
+	} {
+		if err := step.take(); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", step.name, err), forgetProbe(ctx, store, claim.ID))
+		}
+	}
+	return forgetProbe(ctx, store, claim.ID)
+}
+
+func forgetProbe(ctx context.Context, store Inspector, id ID) error {
+	r, err := store.Find(ctx, id)
+	switch {
+	case err != nil:
+		return fmt.Errorf("find: %w", err)
+	case r == nil:
+		return errors.New("find: what was written is not there")
+	}
+	if err := store.Forget(ctx, r); err != nil {
+		return fmt.Errorf("delete: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,167 @@
+package redisstore
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/redis/rueidis"
+)
+
+var _ idempotency.Inspector = (*Store)(nil)
+
+// scanCount is how many keys Redis looks at in one step of listing records.
+const scanCount = 500
+
+// Find returns the record of an ID, or nil. The owner is 12 bytes of a hash of its name, in
+// hexadecimal digits.
+func (s *Store) Find(ctx context.Context, id idempotency.ID) (*idempotency.Record, error) {
+	r, lives, now, err := s.read(ctx, id, true)
+	if r == nil || err != nil {
+		return nil, wrap("find", err)
+	}
+	return r.inspect(id, lives, now), nil
+}
+
+// Records returns the records of all servers. It looks at each key of each server.
+func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, error] {
+	return func(yield func(*idempotency.Record, error) bool) {
+		for addr, node := range s.client.Nodes() {
+			if role, err := node.Do(ctx, node.B().Role().Build()).ToArray(); err == nil && len(role) > 0 {
+				if name, _ := role[0].ToString(); name != "master" {
+					continue // a replica has the same records
+				}
+			}
+			for cursor := uint64(0); ; {
+				entry, err := node.Do(ctx, node.B().Scan().Cursor(cursor).Match(s.prefix+":*").Count(scanCount).Build()).AsScanEntry()
+				if err != nil {
+					yield(nil, fmt.Errorf("redisstore: records of %s: %w", addr, err))
+					return
+				}
+				for _, key := range entry.Elements {
+					if r, err := s.recordOf(ctx, key); (r != nil || err != nil) && !yield(r, err) || err != nil {
+						return
+					}
+				}
+				if cursor = entry.Cursor; cursor == 0 {
+					break
+				}
+			}
+		}
+	}
+}
+
+// recordOf returns the record of a key, or nil if it is gone or is none of the store's.
+func (s *Store) recordOf(ctx context.Context, key string) (*idempotency.Record, error) {
+	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(key, s.prefix+":"))
+	if err != nil || len(raw) != len(idempotency.ID{}) {
+		return nil, nil //nolint:nilnil,nilerr // none
+	}
+	id := idempotency.ID(raw)
+	r, lives, now, err := s.read(ctx, id, false)
+	if r == nil || err != nil {
+		return nil, wrap("records", err)
+	}
+	return r.inspect(id, lives, now), nil
+}
+
+// read reads a record with the time that it lives and the server's time, in milliseconds. It
+// returns nil if there is none.
+func (s *Store) read(ctx context.Context, id idempotency.ID, outcome bool) (r record, lives, now int64, err error) {
+	wanted := "0"
+	if outcome {
+		wanted = "1"
+	}
+	answer, err := s.run(ctx, &readScript, []string{string(s.appendKey(nil, &id))}, []string{wanted}).ToArray()
+	switch {
+	case rueidis.IsRedisNil(err):
+		return nil, 0, 0, nil
+	case err == nil && len(answer) != 3:
+		err = fmt.Errorf("%d answers", len(answer))
+	}
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	value, err := answer[0].AsBytes()
+	lives, err1 := answer[1].AsInt64()
+	now, err2 := answer[2].AsInt64()
+	if err = errors.Join(err, err1, err2); err != nil {
+		return nil, 0, 0, err
+	}
+	r, err = parse(value)
+	return r, lives, now, err
+}
+
+// inspect returns what an operator sees of a record.
+func (r record) inspect(id idempotency.ID, lives, now int64) *idempotency.Record {
+	const longest = int64(1<<63-1) / int64(time.Millisecond)
+	if lives < 0 { // somebody has made it last for good
+		lives = longest
+	}
+	created := int64(binary.BigEndian.Uint64(r[createdAt-2:]) & (1<<48 - 1)) //nolint:gosec // it is small
+	found := &idempotency.Record{
+		ID:       id,
+		State:    idempotency.Pending,
+		Method:   string(r[leastLen:r.head()]),
+		KeyHash:  hex.EncodeToString(r[keyHashAt:methodAt]),
+		Owner:    hex.EncodeToString(r[ownerAt:fingerprintAt]),
+		Fence:    r.fence(),
+		Attempts: int(binary.BigEndian.Uint16(r[attemptsAt:])),
+		Age:      time.Duration(max(0, now-created)) * time.Millisecond,
+		Left:     time.Duration(min(lives, longest)) * time.Millisecond,
+	}
+	switch r[0] {
+	case done:
+		found.State, found.Outcome = idempotency.Done, r.rest()
+	case released:
+		found.State, found.Owner, found.TakenOver, found.Checkpoint = idempotency.Released, "", true, r.rest()
+	default:
+		found.Left -= time.Duration(r.keep()) * time.Millisecond //nolint:gosec // it is small
+		found.TakenOver, found.Checkpoint = r[effectAt] != 0 || found.Left <= 0, r.rest()
+	}
+	return found
+}
+
+// begins returns what a record begins with that has not changed since it was found.
+func begins(r *idempotency.Record) []byte {
+	kind := map[idempotency.RecordState]uint64{idempotency.Pending: pending, idempotency.Released: released, idempotency.Done: done}[r.State]
+	b := binary.BigEndian.AppendUint64(nil, kind<<56|r.Fence&sevenBytes)
+	var owner [fingerprintAt - ownerAt]byte
+	_, _ = hex.Decode(owner[:], []byte(r.Owner[:min(len(r.Owner), 2*len(owner))])) // zeros if there is none
+	return append(b, owner[:]...)
+}
+
+// Free releases a pending record with a possible effect, which is remembered for as long as
+// its owner asked for.
+func (s *Store) Free(ctx context.Context, r *idempotency.Record) error {
+	if r.State != idempotency.Pending {
+		return idempotency.ErrLeaseLost
+	}
+	return s.operate(ctx, "free", &releaseScript, r, "0", "2")
+}
+
+// Forget deletes a record.
+func (s *Store) Forget(ctx context.Context, r *idempotency.Record) error {
+	return s.operate(ctx, "forget", &forgetScript, r)
+}
+
+func (s *Store) operate(ctx context.Context, name string, sc *script, r *idempotency.Record, args ...string) error {
+	args = append([]string{string(begins(r))}, args...)
+	same, err := s.run(ctx, sc, []string{string(s.appendKey(nil, &r.ID))}, args).AsBool()
+	switch {
+	case err != nil:
+		return wrap(name, err)
+	case !same:
+		return idempotency.ErrLeaseLost
+	default:
+		s.waiting.Wake(r.ID)
+		return nil
+	}
+}

@@ -1,0 +1,105 @@
+package storetest
+
+import (
+	"context"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+)
+
+// twoHandles is a store whose steps go to either of two handles.
+type twoHandles struct {
+	idempotency.Store
+	other idempotency.Store
+}
+
+func (s *twoHandles) pick() idempotency.Store {
+	if rand.IntN(2) == 0 { //nolint:gosec // not secret
+		return s.Store
+	}
+	return s.other
+}
+
+// Begin claims a write.
+func (s *twoHandles) Begin(ctx context.Context, c idempotency.Claim) (idempotency.Begun, error) {
+	return s.pick().Begin(ctx, c)
+}
+
+// Look asks for a record.
+func (s *twoHandles) Look(ctx context.Context, c idempotency.Claim) (idempotency.Begun, error) {
+	return s.pick().Look(ctx, c)
+}
+
+// Complete ends a write with its outcome.
+func (s *twoHandles) Complete(ctx context.Context, l idempotency.Lease, outcome []byte, retention time.Duration) error {
+	return s.pick().Complete(ctx, l, outcome, retention)
+}
+
+// Extend makes a lease last longer.
+func (s *twoHandles) Extend(ctx context.Context, l idempotency.Lease, d time.Duration) error {
+	return s.pick().Extend(ctx, l, d)
+}
+
+// Save stores a checkpoint.
+func (s *twoHandles) Save(ctx context.Context, l idempotency.Lease, checkpoint []byte) error {
+	return s.pick().Save(ctx, l, checkpoint)
+}
+
+// Release gives up a write.
+func (s *twoHandles) Release(ctx context.Context, l idempotency.Lease, effect bool, retention time.Duration) error {
+	return s.pick().Release(ctx, l, effect, retention)
+}
+
+// checkWake fails the test unless a wait at one handle ends when another completes.
+func (b *Backend) checkWake(t *testing.T) {
+	t.Helper()
+	here, there := &scene{T: t, store: b.Open(t), id: newID(t)}, &scene{T: t, store: b.Open(t)}
+	there.id = here.id
+	claimed, err := here.store.Begin(t.Context(), idempotency.Claim{ID: here.id, Owner: "a", Lease: time.Hour})
+	here.ok(err)
+	there.want(there.begin("b"), idempotency.Join)
+	time.AfterFunc(lease/4, func() {
+		here.ok(here.complete(idempotency.Lease{ID: here.id, Owner: "a", Fence: claimed.Fence}, outcome))
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		if err := there.store.Wait(ctx, there.id); err != nil {
+			t.Fatal(err)
+		}
+		if known := there.begin("b"); known.State != idempotency.Join {
+			there.want(known, idempotency.Replay)
+			return
+		}
+	}
+}
+
+// checkDeletion fails the test unless the backend deletes records that are over, while other
+// writes come.
+func (b *Backend) checkDeletion(t *testing.T) {
+	t.Helper()
+	s := &scene{T: t, store: b.Open(t)}
+	before := b.Records(t)
+	const made = 200
+	for range made {
+		s.id = newID(t)
+		s.ok(s.complete(s.run("a"), outcome))
+	}
+	if n := b.Records(t); n < made {
+		t.Errorf("the backend says that it holds %d records, and %d were made", n, made)
+	}
+	const tries = 300
+	for range tries {
+		time.Sleep(beyond)
+		for range made / 10 {
+			s.id = newID(t)
+			s.ok(s.complete(s.run("a"), outcome))
+		}
+		if b.Records(t) <= before+made/2 {
+			return
+		}
+	}
+	t.Errorf("there were %d records, and are %d long after those made since were over", before, b.Records(t))
+}
