@@ -32,7 +32,7 @@ func BenchmarkMemory(b *testing.B) {
 	for name, retention := range map[string]time.Duration{"window": 50 * time.Millisecond, "growing": time.Hour} {
 		b.Run(name+"/memory", func(b *testing.B) {
 			var workers atomic.Uint64
-			m := idempotency.NewMemory(idempotency.MemoryCapacity(1 << 30))
+			m := idempotency.NewMemory(idempotency.MemoryCapacity(1<<30), idempotency.MemoryBytes(1<<40))
 			ctx := context.Background()
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {

@@ -69,8 +69,8 @@ func MemoryBytes(bytes int64) MemoryOption {
 	}
 }
 
-// MemoryLogger sets where the store warns, at most once an hour, that it or a tenant's share
-// is filled by more than 80 %. The default is [slog.Default].
+// MemoryLogger sets where the store warns, at most once an hour, that a part of it or a
+// tenant's share of one is filled by more than 80 %. The default is [slog.Default].
 func MemoryLogger(logger *slog.Logger) MemoryOption {
 	return func(s *memorySettings) { s.logger = logger }
 }
@@ -155,11 +155,8 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 		return b, nil
 	}
 	if r == nil {
-		if !s.hasRoom(m, claim.Tenant) {
-			m.drop(s, now, 1000)
-		}
-		if !s.hasRoom(m, claim.Tenant) {
-			return Begun{}, s.full(now)
+		if err := m.makeRoom(s, claim.Tenant, now); err != nil {
+			return Begun{}, err
 		}
 		r = s.add(claim.ID, claim.Tenant)
 	}

@@ -157,34 +157,50 @@ func (s *shard) account(r *memoryRecord) {
 	}
 }
 
-// hasRoom reports whether a tenant may have one more record.
-func (s *shard) hasRoom(m *Memory, tenant string) bool {
-	if !m.fits(s.used, m.limit, "") {
-		return false
-	}
+// warnAt is how full a shard is when the store warns.
+const warnAt = 0.8
+
+// fill returns how full the shard, or a tenant's share of it, is with one more record. At more
+// than 1 there is no room.
+func (s *shard) fill(limit *use, tenant string) float64 {
+	fill := s.used.fill(limit)
 	if tenant == "" {
-		return true
+		return fill
 	}
 	var mine use
 	if t := s.tenants[tenant]; t != nil {
 		mine = *t
 	}
-	return m.fits(mine, use{
-		records: max(1, (m.limit.records-(s.used.records-mine.records))/2),
-		bytes:   max(recordBytes, (m.limit.bytes-(s.used.bytes-mine.bytes))/2),
-	}, tenant)
-}
-
-// fits reports whether there is room for one more record, and warns if there is little.
-func (m *Memory) fits(used, limit use, tenant string) bool {
-	if 5*used.records >= 4*limit.records || 5*used.bytes >= 4*limit.bytes {
-		m.warn(used, limit, tenant)
+	share := use{
+		records: max(1, (limit.records-(s.used.records-mine.records))/2),
+		bytes:   max(recordBytes, (limit.bytes-(s.used.bytes-mine.bytes))/2),
 	}
-	return used.records < limit.records && used.bytes+recordBytes <= limit.bytes
+	return max(fill, mine.fill(&share))
 }
 
-// warn warns that the store is nearly full, at most once an hour.
-func (m *Memory) warn(used, limit use, tenant string) {
+func (u *use) fill(limit *use) float64 {
+	return max(float64(u.records+1)/float64(limit.records), float64(u.bytes+recordBytes)/float64(limit.bytes))
+}
+
+// makeRoom makes room for one more record, warns if there is little left, and fails if there
+// is none.
+func (m *Memory) makeRoom(s *shard, tenant string, now time.Duration) error {
+	if s.fill(&m.limit, tenant) <= warnAt {
+		return nil
+	}
+	m.drop(s, now, 1000)
+	fill := s.fill(&m.limit, tenant)
+	if fill > warnAt {
+		m.warn(fill, tenant)
+	}
+	if fill > 1 {
+		return s.full(now)
+	}
+	return nil
+}
+
+// warn warns that there is little room, at most once an hour.
+func (m *Memory) warn(fill float64, tenant string) {
 	hour := int64(time.Since(m.begun)/time.Hour) + 1
 	if m.warned.Swap(hour) == hour {
 		return
@@ -193,8 +209,8 @@ func (m *Memory) warn(used, limit use, tenant string) {
 	if logger == nil {
 		logger = slog.Default()
 	}
-	logger.Warn("hopbound: the idempotency store in memory is more than 80 % full, and will refuse new keys", "tenant", tenant,
-		"records", used.records*shardCount, "max_records", limit.records*shardCount, "bytes", used.bytes*shardCount, "max_bytes", limit.bytes*shardCount)
+	logger.Warn("hopbound: the idempotency store in memory is nearly full, and refuses new keys when it is", "tenant", tenant,
+		"percent", int(100*fill), "max_records", m.limit.records*shardCount, "max_bytes", m.limit.bytes*shardCount)
 }
 
 // full returns the error of a claim for which there is no room.

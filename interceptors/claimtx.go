@@ -42,81 +42,95 @@ func (c *claim) pauseForConflict(runs int) bool {
 	}
 }
 
-func (c *claim) transactOnce(req any, handler grpc.UnaryHandler) (reply any, err error) {
-	var (
-		held *heldMetadata
-		ran  bool
-		keep bool
-	)
+// transactOnce runs the handler in one transaction.
+func (c *claim) transactOnce(req any, handler grpc.UnaryHandler) (any, error) {
 	if patience := c.patience(); patience != unbounded {
 		c.claim.Wait = patience
 	}
-	began := time.Now()
-	begun, failed := c.transactor.Transact(&c.request, c.claim, func(ctx context.Context, claimed idempotency.Begun) (v idempotency.Verdict) {
-		ran = true
-		c.count.storeStep(ctx, c.storeKind, stepBegin, time.Since(began), nil)
-		c.takenOver = claimed.TakenOver
-		defer c.runStarted()()
-		run := idempotency.HandlerRun{ID: c.claim.ID, Key: c.key, TakenOver: c.takenOver, Save: noCheckpoints}
-		c.became = keyReleased // if it panics
-		if run.Checkpoint, err = c.lastCheckpoint(&claimed); err != nil {
-			c.became, err = "", c.refused(err)
-			return v
-		}
-		ctx = idempotency.WithRun(ctx, run)
-		held = holdMetadata(ctx)
-		reply, err = handler(grpc.NewContextWithServerTransportStream(ctx, held), req)
-		held.close()
-		v.Err = err
-		var response []byte
-		response, err = c.encode(reply, err)
-		v.Outcome, keep = c.record(response, err, held)
-		v.Keep, v.Commit, v.Retention = keep, keep && err == nil, c.m.Retention
-		began = time.Now()
-		return v
-	})
+	t := txRun{claim: c, req: req, handler: handler, began: time.Now()}
+	begun, failed := c.transactor.Transact(&c.request, c.claim, t.run)
 	step := stepBegin
-	if ran {
+	if t.ran {
 		step = stepComplete
 	}
-	c.count.storeStep(&c.request, c.storeKind, step, time.Since(began), failed)
+	c.count.storeStep(&c.request, c.storeKind, step, time.Since(t.began), failed)
+	if failed != nil && c.request.Err() == nil || errors.Is(failed, idempotency.ErrOutcomeUnknown) {
+		c.storeFailed(step, failed)
+	}
+	return t.end(&begun, failed)
+}
+
+// txRun is one run of a handler in a transaction.
+type txRun struct {
+	*claim
+	req     any
+	handler grpc.UnaryHandler
+	began   time.Time // of the store's step
+
+	ran   bool
+	reply any
+	err   error
+	held  *heldMetadata // nil if the handler was not called
+	keep  bool
+}
+
+// run runs the handler, and says what becomes of its transaction.
+func (t *txRun) run(ctx context.Context, claimed idempotency.Begun) (v idempotency.Verdict) {
+	t.ran = true
+	t.count.storeStep(ctx, t.storeKind, stepBegin, time.Since(t.began), nil)
+	t.takenOver = claimed.TakenOver
+	run := idempotency.HandlerRun{ID: t.claim.claim.ID, Key: t.key, TakenOver: t.takenOver, Save: noCheckpoints}
+	if run.Checkpoint, t.err = t.lastCheckpoint(&claimed); t.err != nil {
+		t.err = t.refused(t.err)
+		return v
+	}
+	defer t.runStarted()()
+	t.became = keyReleased // if it panics
+	ctx = idempotency.WithRun(ctx, run)
+	t.held = holdMetadata(ctx)
+	t.reply, t.err = t.handler(grpc.NewContextWithServerTransportStream(ctx, t.held), t.req)
+	t.held.close()
+	v.Err = t.err
+	response, err := t.encode(t.reply, t.err)
+	t.err = err
+	v.Outcome, t.keep = t.record(response, err, t.held)
+	v.Keep, v.Commit, v.Retention = t.keep, t.keep && err == nil, t.m.Retention
+	t.began = time.Now()
+	return v
+}
+
+// end returns what the caller gets when the transaction has ended.
+func (t *txRun) end(begun *idempotency.Begun, failed error) (any, error) {
 	switch {
 	case errors.Is(failed, idempotency.ErrConflict):
-		c.became = keyReleased
-		c.storeFailed(step, failed)
 		return nil, errConflict
-	case ran && held == nil: // an earlier run's checkpoint cannot be read
-		return nil, err
-	case ran && !keep: // and all of it was rolled back
-		held.pass()
-		return reply, err
+	case t.ran && t.held == nil:
+		return nil, t.err
+	case t.ran && !t.keep: // and all of it was rolled back
+		t.held.pass()
+		return t.reply, t.err
 	case errors.Is(failed, idempotency.ErrOutcomeUnknown):
-		c.storeFailed(step, failed)
-		return nil, c.unknown()
-	case failed != nil && ran:
-		c.storeFailed(step, failed)
-		c.became = keyReleased
-		return nil, c.later(codes.Unavailable, ReasonStoreUnavailable, "the transaction of the call was not committed")
+		return nil, t.unknown()
+	case failed != nil && t.ran:
+		t.became = keyReleased
+		return nil, t.later(codes.Unavailable, ReasonStoreUnavailable, "the transaction of the call was not committed")
 	case failed != nil:
-		if c.request.Err() == nil {
-			c.storeFailed(step, failed)
-		}
-		return nil, c.refused(failed)
+		return nil, t.refused(failed)
 	case begun.State == idempotency.Join:
-		return nil, c.waitedInVain()
+		return nil, t.waitedInVain()
 	case begun.State != idempotency.Run:
 		if begun.Waited {
-			c.waits++
+			t.waits++
 		}
-		return c.answer(begun)
-	case !ran:
-		return nil, c.refused(errors.New("the store has not run the handler"))
+		return t.answer(*begun)
+	case !t.ran:
+		return nil, t.refused(errors.New("the store has not run the handler"))
 	}
-	c.became = keyExecuted
-	c.outcomeStored()
-	c.final(err)
-	held.pass()
-	return reply, err
+	t.became = keyExecuted
+	t.outcomeStored()
+	t.final(t.err)
+	t.held.pass()
+	return t.reply, t.err
 }
 
 func noCheckpoints(context.Context, []byte) error { return idempotency.ErrNoCheckpoints }

@@ -32,7 +32,11 @@ func (b *bank) Pay(ctx context.Context, req *testv1.PayRequest) (*testv1.PayResp
 			return nil, err
 		}
 	}
-	return &testv1.PayResponse{Payment: fmt.Sprintf("payment %d of %s", n, req.GetAccount())}, nil
+	payment := fmt.Sprintf("payment %d of %s", n, req.GetAccount())
+	if len(metadata.ValueFromIncomingContext(ctx, "x-spoil")) > 0 {
+		payment = "\xff"
+	}
+	return &testv1.PayResponse{Payment: payment}, nil
 }
 
 func (b *bank) Write(ctx context.Context, _ *testv1.WriteRequest) (*testv1.WriteResponse, error) {

@@ -18,7 +18,7 @@ type takeover struct{ *idempotency.Memory }
 
 func (takeover) Transactional() bool { return true }
 
-func (takeover) Transact(ctx context.Context, claim idempotency.Claim, run func(context.Context, idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
+func (takeover) Transact(ctx context.Context, _ idempotency.Claim, run func(context.Context, idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
 	run(ctx, idempotency.Begun{State: idempotency.Run, TakenOver: true})
 	return idempotency.Begun{State: idempotency.Run, TakenOver: true}, nil
 }

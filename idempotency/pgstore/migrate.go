@@ -142,10 +142,13 @@ func (s *settings) migrate(ctx context.Context, tx pgx.Tx, m Migration) error {
 	return err
 }
 
-// version returns the version that the tables are at: 0 if there are none.
-func (s *settings) version(ctx context.Context, q interface {
+// querier is a connection, a pool or a transaction.
+type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}) (version int, err error) {
+}
+
+// version returns the version that the tables are at: 0 if there are none.
+func (s *settings) version(ctx context.Context, q querier) (version int, err error) {
 	err = q.QueryRow(ctx, "SELECT coalesce(max(version), 0) FROM "+s.prefix+versionTable).Scan(&version)
 	if isMissing(err) {
 		err = nil

@@ -50,7 +50,7 @@ func TestMigrationsAndGrantsAsSQL(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Each of the rights is needed, and all together are enough.
-		for _, grant := range strings.Split(strings.TrimSpace(grants), "\n") {
+		for grant := range strings.SplitSeq(strings.TrimSpace(grants), "\n") {
 			exec(grants)
 			revoke := strings.Replace(strings.Replace(grant, "GRANT", "REVOKE", 1), " TO ", " FROM ", 1)
 			if strings.Contains(grant, "EXECUTE") { // as PUBLIC has it, and it is not needed by a new write

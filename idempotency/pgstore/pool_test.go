@@ -2,7 +2,7 @@ package pgstore_test
 
 import (
 	"context"
-	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -74,7 +74,7 @@ func TestHandlersInTransactionsMayUseThePool(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
-			_, err := store.Transact(ctx, claimOf(fmt.Sprint(i)), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+			_, err := store.Transact(ctx, claimOf(strconv.Itoa(i)), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
 				query(ctx)
 				return commit
 			})

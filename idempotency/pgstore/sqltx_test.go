@@ -43,7 +43,7 @@ func TestTransactionOfDatabaseSQL(t *testing.T) {
 			if err := errors.Join(payBySQL(ctx, name), pay(ctx, name+" by pgx")); err != nil {
 				return err
 			}
-			rows, err := left.QueryContext(ctx, "SELECT account FROM ledger WHERE account LIKE $1 ORDER BY 1", name+"%")
+			rows, err := left.QueryContext(ctx, "SELECT account FROM ledger WHERE account LIKE $1 ORDER BY 1", name+"%") //nolint:sqlclosecheck // nobody closes it
 			if err != nil {
 				return err
 			}
@@ -53,12 +53,12 @@ func TestTransactionOfDatabaseSQL(t *testing.T) {
 					t.Errorf("row %d is %q, %v", i, account, err)
 				}
 			}
-			statement, err := left.PrepareContext(ctx, "SELECT $1::text")
+			statement, err := left.PrepareContext(ctx, "SELECT $1::text") //nolint:sqlclosecheck // nobody closes it
 			if err != nil {
-				return err
+				return errors.Join(err, rows.Err())
 			}
-			_, err = statement.QueryContext(ctx, "rows that nobody closes")
-			return err
+			_, err = statement.QueryContext(ctx, "rows that nobody closes") //nolint:sqlclosecheck,rowserrcheck // likewise
+			return errors.Join(err, rows.Err())
 		}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

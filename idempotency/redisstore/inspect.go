@@ -105,7 +105,7 @@ func (r record) inspect(id idempotency.ID, lives, now int64) *idempotency.Record
 	if lives < 0 { // somebody has made it last for good
 		lives = longest
 	}
-	created := int64(binary.BigEndian.Uint64(r[createdAt-2:]) & (1<<48 - 1)) //nolint:gosec // it is small
+	created := int64(binary.BigEndian.Uint64(r[createdAt-2:]) & (1<<48 - 1))
 	found := &idempotency.Record{
 		ID:       id,
 		State:    idempotency.Pending,

@@ -63,7 +63,7 @@ func appendClaim(b []byte, claim *idempotency.Claim) []byte {
 	_, _ = hex.Decode(keyHash[:], []byte(claim.KeyHash[:min(len(claim.KeyHash), 2*len(keyHash))])) // zeros if it is no hash
 	b = append(b, keyHash[:]...)
 	method := claim.Method[:min(len(claim.Method), 255)]
-	return append(append(b, byte(len(method))), method...)
+	return append(append(b, byte(len(method))), method...) //nolint:gosec // it is no more than 255
 }
 
 func appendOwner(b []byte, owner string) []byte {

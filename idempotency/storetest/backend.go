@@ -93,11 +93,11 @@ func (b *Backend) checkDeletion(t *testing.T) {
 	const tries = 300
 	for range tries {
 		time.Sleep(beyond)
-		for range made / 10 {
+		for range 6 {
 			s.id = newID(t)
 			s.ok(s.complete(s.run("a"), outcome))
 		}
-		if b.Records(t) <= before+made/2 {
+		if b.Records(t) <= before+made*3/4 {
 			return
 		}
 	}

@@ -1,0 +1,155 @@
+package interceptors_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/interceptors"
+	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	"google.golang.org/grpc/codes"
+)
+
+// A run gets the checkpoint of the run before, whose server has died or whose handler failed.
+func TestRunGetsTheCheckpointOfTheRunBefore(t *testing.T) {
+	t.Parallel()
+	ring, err := idempotency.NewKeyRing("k", map[string][]byte{"k": make([]byte, 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, opts := range map[string][]idempotency.Option{"plain": nil, "sealed": {idempotency.Seal(ring)}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				store := rig()
+				var last uint64
+				b := &bank{pay: func(ctx context.Context, n int64, _ *testv1.PayRequest) error {
+					fence, ok := idempotency.Fence(ctx)
+					if !ok || fence <= last {
+						t.Errorf("run %d: fence %d after %d, %v", n, fence, last, ok)
+					}
+					last = fence
+					want := ""
+					if n > 1 {
+						want = fmt.Sprint("reference of run ", n-1)
+					}
+					if got := string(idempotency.LastCheckpoint(ctx)); got != want || idempotency.TakenOver(ctx) != (n > 1) {
+						t.Errorf("run %d: checkpoint %q, taken over %v", n, got, idempotency.TakenOver(ctx))
+					}
+					mine := fmt.Sprint("reference of run ", n)
+					if err := idempotency.Checkpoint(ctx, []byte(mine)); err != nil {
+						t.Error(err)
+					}
+					if got := string(idempotency.LastCheckpoint(ctx)); got != mine {
+						t.Errorf("run %d: its own checkpoint is %q", n, got)
+					}
+					switch n {
+					case 1: // its server stands still
+						store.set(store.before, "extend", errStore)
+						store.set(store.before, "complete", errStore)
+						time.Sleep(time.Minute)
+					case 2:
+						return errUnavailable
+					}
+					return nil
+				}}
+				c := b.open(t, store, append(opts, idempotency.LeaseTime(10*time.Second))...).customer()
+				go func() { _, _ = c.pay(t.Context(), "k", rent()) }()
+				time.Sleep(30 * time.Second)
+				store.set(store.before, "complete", nil)
+				other := b.open(t, store, opts...).customer() // another process
+				_, _ = other.pay(t.Context(), "k", rent())
+				if got, err := other.pay(t.Context(), "k", rent()); err != nil || got != "payment 3 of rent" {
+					t.Errorf("got %q, %v", got, err)
+				}
+				time.Sleep(time.Hour)
+			})
+		})
+	}
+}
+
+func TestCheckpointThatIsNotStoredIsAnError(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var ctxOfRun context.Context
+		b := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+			ctxOfRun = ctx
+			if err := idempotency.Checkpoint(ctx, make([]byte, 2<<20)); err == nil {
+				t.Error("a checkpoint of 2 MiB was stored")
+			}
+			cancelled, cancel := context.WithCancel(ctx)
+			cancel()
+			if err := idempotency.Checkpoint(cancelled, []byte("x")); err != nil {
+				t.Errorf("after a cancellation: %v", err)
+			}
+			return nil
+		}}
+		c := b.open(t, idempotency.NewMemory()).customer()
+		if _, err := c.pay(t.Context(), "k", rent()); err != nil {
+			t.Error(err)
+		}
+		if err := idempotency.Checkpoint(ctxOfRun, []byte("late")); !errors.Is(err, idempotency.ErrLeaseLost) {
+			t.Errorf("after the outcome: %v", err)
+		}
+		if got := string(idempotency.LastCheckpoint(ctxOfRun)); got != "x" {
+			t.Errorf("the last is %q", got)
+		}
+	})
+}
+
+// Without a key nobody takes over, and a transaction takes its checkpoints back.
+func TestCheckpointWithoutALease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var want error
+		b := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+			if err := idempotency.Checkpoint(ctx, []byte("x")); !errors.Is(err, want) || (err == nil) != (want == nil) {
+				t.Errorf("got %v, want %v", err, want)
+			}
+			if fence, ok := idempotency.Fence(ctx); ok || fence != 0 {
+				t.Errorf("fence %d", fence)
+			}
+			return nil
+		}}
+		_, _ = b.open(t, idempotency.NewMemory()).customer().Write(t.Context(), &testv1.WriteRequest{})
+		_, _ = b.openWith(t, interceptors.WithIdempotency(idempotency.NewMemory()), interceptors.WithMode(interceptors.Observe)).customer().pay(t.Context(), "k", rent())
+		want = idempotency.ErrNoCheckpoints
+		_, _ = b.open(t, takeover{idempotency.NewMemory()}).customer().pay(t.Context(), "k", rent())
+		if n := b.calls.Load(); n != 3 {
+			t.Errorf("%d runs", n)
+		}
+	})
+}
+
+// tampering is a store that returns other bytes for a checkpoint.
+type tampering struct{ idempotency.Store }
+
+func (s tampering) Save(ctx context.Context, l idempotency.Lease, checkpoint []byte) error {
+	changed := bytes.Clone(checkpoint)
+	changed[len(changed)-1] ^= 1
+	return s.Store.Save(ctx, l, changed)
+}
+
+func TestHandlerDoesNotRunWithACorruptCheckpoint(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+			if err := idempotency.Checkpoint(ctx, []byte("x")); err != nil {
+				t.Error(err)
+			}
+			return errUnavailable
+		}}
+		c := b.open(t, tampering{idempotency.NewMemory()}).customer()
+		_, _ = c.pay(t.Context(), "k", rent())
+		_, err := c.pay(t.Context(), "k", rent())
+		wantError(t, err, codes.Internal, interceptors.ReasonRecordCorrupt)
+		if n := b.calls.Load(); n != 1 {
+			t.Errorf("%d runs", n)
+		}
+	})
+}

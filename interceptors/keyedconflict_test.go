@@ -1,0 +1,163 @@
+package interceptors_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/interceptors"
+	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// contended is a store whose first transactions are rolled back because of others.
+type contended struct {
+	takeover
+	conflicts *int
+}
+
+func (s contended) Transact(ctx context.Context, _ idempotency.Claim, run func(context.Context, idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
+	begun := idempotency.Begun{State: idempotency.Run}
+	run(ctx, begun)
+	if *s.conflicts--; *s.conflicts >= 0 {
+		return begun, fmt.Errorf("a test: %w", idempotency.ErrConflict)
+	}
+	return begun, nil
+}
+
+// A handler runs again after a conflict as often as it is allowed to, and its caller is told
+// that it may come back.
+func TestHandlerRunsAgainAfterAConflictIfItMay(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		opts      []idempotency.Option
+		conflicts int
+		runs      int64
+		succeeds  bool
+	}{
+		"it may not":                   {nil, 1, 1, false},
+		"it may, and succeeds at last": {[]idempotency.Option{idempotency.Reruns(2)}, 2, 3, true},
+		"it may, and not often enough": {[]idempotency.Option{idempotency.Reruns(2)}, 3, 3, false},
+		"another method may":           {[]idempotency.Option{idempotency.ForMethod("/hopbound.test.v1.TestService/Write", idempotency.Reruns(2))}, 1, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := &bank{}
+				c := b.open(t, contended{takeover{idempotency.NewMemory()}, &tc.conflicts}, tc.opts...).customer()
+				got, err := c.pay(t.Context(), "k", rent())
+				if tc.succeeds {
+					if err != nil || got != fmt.Sprintf("payment %d of rent", tc.runs) {
+						t.Errorf("got %q, %v", got, err)
+					}
+				} else {
+					wantError(t, err, codes.Aborted, interceptors.ReasonConflict)
+					if retryDelay(err) <= 0 {
+						t.Error("the caller is not told when to come back")
+					}
+				}
+				if n := b.calls.Load(); n != tc.runs {
+					t.Errorf("%d runs, want %d", n, tc.runs)
+				}
+			})
+		})
+	}
+}
+
+// A call that ends while it waits to run again runs no more.
+func TestHandlerDoesNotRunAgainForACallThatIsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		conflicts := 100
+		c := b.open(t, contended{takeover{idempotency.NewMemory()}, &conflicts}, idempotency.Reruns(10)).customer()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, _ = c.pay(ctx, "k", rent())
+		time.Sleep(time.Minute)
+		if n := b.calls.Load(); n != 1 {
+			t.Errorf("%d runs", n)
+		}
+	})
+}
+
+// A response that cannot be encoded is a failure of the handler, which has had its effect.
+func TestResponseThatCannotBeEncodedIsAFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var takenOver []bool
+		b := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+			takenOver = append(takenOver, idempotency.TakenOver(ctx))
+			return nil
+		}}
+		c := b.open(t, idempotency.NewMemory()).customer()
+		invalid := rent()
+		for range 2 {
+			_, err := c.pay(metadata.AppendToOutgoingContext(t.Context(), "x-spoil", "1"), "k", invalid)
+			wantError(t, err, codes.Internal, interceptors.ReasonResponseInvalid)
+		}
+		if fmt.Sprint(takenOver) != "[false true]" {
+			t.Errorf("taken over %v", takenOver)
+		}
+		if got, err := c.pay(t.Context(), "k", rent()); err != nil || got != "payment 3 of rent" {
+			t.Errorf("got %q, %v", got, err)
+		}
+	})
+}
+
+// An outcome that was stored under an old name of the response is replayed by an alias.
+func TestOutcomeIsReplayedByAnOldNameOfItsResponse(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := idempotency.NewMemory()
+		const method = "/hopbound.test.v1.TestService/Pay"
+		claim := idempotency.Claim{ID: idempotency.NewID("", method, "k"), Owner: "a", Lease: time.Minute}
+		begun, err := store.Begin(t.Context(), claim)
+		if err != nil {
+			t.Fatal(err)
+		}
+		record, err := idempotency.Codec{}.Encode(claim.ID, &idempotency.Outcome{Response: []byte("\x0a\x05hello"), ResponseType: "bank.v1.Paid"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: "a", Fence: begun.Fence}, record, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		b := &bank{}
+		_, err = b.open(t, store).customer().pay(t.Context(), "k", rent())
+		wantError(t, err, codes.Internal, interceptors.ReasonRecordCorrupt)
+		got, err := b.open(t, store, idempotency.ForMethod(method, idempotency.ResponseAliases("bank.v1.Paid"))).customer().pay(t.Context(), "k", rent())
+		if err != nil || got != "hello" {
+			t.Errorf("got %q, %v", got, err)
+		}
+	})
+	if _, err := idempotency.NewSettings(idempotency.ResponseAliases("no name"), idempotency.Reruns(-1)); err == nil {
+		t.Error("wrong options were taken")
+	}
+}
+
+// A full store tells its callers when there will be room.
+func TestFullStoreSaysWhenThereWillBeRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bank{}
+		store := idempotency.NewMemory(idempotency.MemoryCapacity(1))
+		c := b.open(t, store, idempotency.ForMethod("/hopbound.test.v1.TestService/Pay", idempotency.Retention(2*time.Hour))).customer()
+		var full error
+		for i := 0; full == nil && i < 1000; i++ {
+			_, full = c.pay(t.Context(), fmt.Sprint("k", i), rent())
+		}
+		wantError(t, full, codes.ResourceExhausted, interceptors.ReasonStoreFull)
+		if d := retryDelay(full); d < 2*time.Hour-time.Minute || d > 2*time.Hour+time.Minute {
+			t.Errorf("there will be room in %v (%v)", d, status.Convert(full).Message())
+		}
+	})
+}
