@@ -327,6 +327,9 @@ func (k *call) readReport(a *attempt) {
 		if !k.target.reports.Load() {
 			k.target.reports.Store(true)
 		}
+		if k.childKey {
+			k.target.keepsOutcomes(k.fullMethod).Store(r.Keeps)
+		}
 		return
 	}
 	a.garbled = true

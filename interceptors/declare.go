@@ -26,6 +26,9 @@ type declaration struct {
 	fingerprint []string
 }
 
+// declaresKeys reports whether the method's proto file says how its outcomes are stored.
+func (d *declaration) declaresKeys() bool { return d.retention > 0 || len(d.fingerprint) > 0 }
+
 // declarations are those of methods by full name.
 type declarations map[string]declaration
 

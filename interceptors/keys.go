@@ -18,6 +18,7 @@ func (k *call) addKey(req any) (any, error) {
 	byHand = byHand && !k.hasKey
 	key, field, err := k.findKey(req)
 	k.keyedAbove = err == nil && key == "" && k.writes() && k.request != nil && k.request.wouldRun
+	k.childKey = k.childKey || k.keyedAbove
 	switch {
 	case k.mode == Observe:
 		k.wouldKey = k.keyedAbove || key != ""
@@ -53,8 +54,7 @@ func (k *call) findKey(req any) (key idempotency.Key, field keyField, err error)
 	case !field.empty():
 		key = field.key() // which refuse looks at
 	default:
-		var child bool
-		if key, child = idempotency.ForCall(k.ctx, k.fullMethod, k.writes()); !child && k.policy.KeyRequired {
+		if key, k.childKey = idempotency.ForCall(k.ctx, k.fullMethod, k.writes()); !k.childKey && k.policy.KeyRequired {
 			key = idempotency.NewKey()
 		}
 	}

@@ -29,6 +29,7 @@ type call struct {
 	policy     Policy
 	key        idempotency.Key
 	hasKey     bool
+	childKey   bool // its key, or the one that it would have, is made of its caller's
 	wouldKey   bool // it is only observed, and would have a key
 	keyedAbove bool // it would have a key if all its callers enforced
 	began      time.Time
@@ -253,8 +254,21 @@ func (c *Client) mono(t time.Time) time.Duration { return t.Sub(c.begun) }
 
 // safe reports whether the call may be repeated though a server may have seen
 // it.
-func (k *call) safe() bool {
-	return k.policy.safe(k.method.level, k.strict) || k.wouldKey || k.sentKey() != ""
+func (k *call) safe() bool { return k.policy.safe(k.method.level, k.strict) || k.safeByKey() }
+
+// safeByKey reports whether the call may be repeated because of its key. A key that the
+// application or its policy has chosen is a declaration. A child key is there because a
+// caller, perhaps from outside, has sent one: it counts if the method declares keys, or if the
+// callee has said that it stores outcomes. See ADR 0018.
+func (k *call) safeByKey() bool {
+	switch {
+	case !k.wouldKey && k.sentKey() == "":
+		return false
+	case !k.childKey, k.policy.KeyRequired, k.policy.KeyField != "", k.method.declared.declaresKeys():
+		return true
+	default:
+		return k.target.keepsOutcomes(k.fullMethod).Load()
+	}
 }
 
 // heldBack returns what the sender keeps of the remaining time for the reply

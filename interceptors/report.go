@@ -30,7 +30,11 @@ func (in *incoming) sendReport(err error, used int, took time.Duration) {
 	if in.reported.Swap(true) {
 		return
 	}
-	r := wire.Report{Used: used, Elapsed: took.Microseconds(), HasElapsed: true}
+	m := in.method.keyed
+	r := wire.Report{
+		Used: used, Elapsed: took.Microseconds(), HasElapsed: true,
+		Keeps: m != nil && m.unsupported == nil && in.mode == Enforce,
+	}
 	marked := false
 	if err != nil && in.mode == Enforce {
 		marked, r.Wanting = in.request.downstream.mark(codeOf(err))

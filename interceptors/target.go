@@ -27,9 +27,18 @@ type target struct {
 	latencies cache[latency] // by method, of those hedged at a percentile
 	channel   channelConfigs
 
+	// keeps is whether the last report of a method's said that the target stores outcomes
+	// under their keys, of methods that were called with a child key.
+	keeps cache[atomic.Bool]
+
 	// reports is whether a reply has ever brought a report. From then on, a
 	// failure without one is not of the server's own making.
 	reports atomic.Bool
+}
+
+// keepsOutcomes returns whether the target is known to store the outcomes of a method.
+func (t *target) keepsOutcomes(fullMethod string) *atomic.Bool {
+	return t.keeps.get(fullMethod, func(string) *atomic.Bool { return new(atomic.Bool) })
 }
 
 // targetLimit is how many targets a client knows. Beyond it, the one called least

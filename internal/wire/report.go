@@ -16,6 +16,9 @@ type Report struct {
 	// Wanting says that the callee declined to repeat a failed attempt for want
 	// of tokens alone: a caller that holds some may repeat it.
 	Wanting bool
+
+	// Keeps says that the server stores the outcomes of the call's method under their keys.
+	Keeps bool
 }
 
 // Append appends the trailer's value to dst, holding numbers within what
@@ -28,6 +31,9 @@ func (r *Report) Append(dst []byte) []byte {
 	}
 	if r.Wanting {
 		dst = append(dst, ";n=1"...)
+	}
+	if r.Keeps {
+		dst = append(dst, ";k=1"...)
 	}
 	return dst
 }
@@ -58,6 +64,9 @@ func ParseReport(value string) (Report, bool) {
 		case "n":
 			n, ok = parseUint(text, 1)
 			r.Wanting = n == 1
+		case "k":
+			n, ok = parseUint(text, 1)
+			r.Keeps = n == 1
 		}
 		if !ok {
 			return Report{}, false

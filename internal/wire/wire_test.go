@@ -71,6 +71,9 @@ func reportFields(r wire.Report) map[string]json.RawMessage {
 	if r.Wanting {
 		out["n"] = number(1)
 	}
+	if r.Keeps {
+		out["k"] = number(1)
+	}
 	return out
 }
 

@@ -1,0 +1,137 @@
+package interceptors_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/interceptors"
+	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// relay serves Pay and calls Write of another server for each call.
+func relay(t *testing.T, leaf *node, server []interceptors.ServerOption, how func(context.Context) (context.Context, []grpc.CallOption), opts ...interceptors.ClientOption) customer {
+	t.Helper()
+	down := testv1.NewTestServiceClient(leaf.dial(newClient(t, opts...).DialOptions()...))
+	middle := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+		var call []grpc.CallOption
+		if how != nil {
+			ctx, call = how(ctx)
+		}
+		_, err := down.Write(ctx, &testv1.WriteRequest{}, call...)
+		return err
+	}}
+	return middle.openWith(t, server...).customer()
+}
+
+// A caller that sends a key does not make a call repeatable that nobody here has declared
+// repeatable, unless the callee says that it stores outcomes.
+func TestKeyOfACallerDoesNotMakeOtherCallsRepeatable(t *testing.T) {
+	t.Parallel()
+	chosen := func(ctx context.Context) (context.Context, []grpc.CallOption) {
+		return ctx, []grpc.CallOption{interceptors.UseKey(idempotency.NewKey())}
+	}
+	const write = "/hopbound.test.v1.TestService/Write"
+	store := func(opts ...idempotency.Option) []interceptors.ServerOption {
+		return []interceptors.ServerOption{interceptors.WithIdempotency(idempotency.NewMemory(), opts...)}
+	}
+	edge := []interceptors.ServerOption{interceptors.AtEdge()}
+	for name, tc := range map[string]struct {
+		middle, leaf []interceptors.ServerOption // nil is a server without Hopbound
+		how          func(context.Context) (context.Context, []grpc.CallOption)
+		policy       interceptors.MethodPolicies
+		runs         int64 // of the leaf, which fails each time
+	}{
+		"an edge without a store":               {middle: edge, runs: 1},
+		"an edge with a store":                  {middle: append(store(idempotency.SharedKeys()), edge...), runs: 1},
+		"a callee with Hopbound and no store":   {middle: edge, leaf: []interceptors.ServerOption{interceptors.AtEdge()}, runs: 1},
+		"a callee that ignores the method":      {middle: store(), leaf: store(idempotency.ForMethod(write, idempotency.Off())), runs: 1},
+		"a callee that only observes":           {middle: store(), leaf: append(store(), interceptors.WithMode(interceptors.Observe)), runs: 1},
+		"a callee that stores outcomes":         {middle: store(), leaf: store(), runs: 3},
+		"an edge, a callee that stores them":    {middle: edge, leaf: store(), runs: 3},
+		"a key that the application has chosen": {middle: edge, how: chosen, runs: 3},
+		"a policy that requires a key":          {middle: edge, policy: interceptors.MethodPolicies{write: {KeyRequired: true}}, runs: 3},
+		"a policy that says it is idempotent":   {middle: edge, policy: interceptors.MethodPolicies{write: {Idempotency: interceptors.Idempotent}}, runs: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			leaf := &bank{pay: func(context.Context, int64, *testv1.PayRequest) error { return errUnavailable }}
+			var at *node
+			if tc.leaf == nil {
+				at = newNode(t)
+				testv1.RegisterTestServiceServer(at.server, leaf)
+				at.start()
+			} else {
+				at = leaf.openWith(t, tc.leaf...)
+			}
+			var opts []interceptors.ClientOption
+			if tc.policy != nil {
+				opts = append(opts, interceptors.WithPolicy(tc.policy))
+			}
+			c := relay(t, at, tc.middle, tc.how, opts...)
+			_, _ = c.pay(t.Context(), "of the caller", rent())
+			if n := leaf.calls.Load(); n != tc.runs {
+				t.Errorf("the leaf ran %d times, want %d", n, tc.runs)
+			}
+		})
+	}
+}
+
+// A call whose reply is lost brings no report: what the callee said last counts.
+func TestLostReplyIsRetriedIfTheCalleeSaidThatItStoresOutcomes(t *testing.T) {
+	t.Parallel()
+	var at *node
+	lose := false
+	leaf := &bank{pay: func(context.Context, int64, *testv1.PayRequest) error {
+		if lose {
+			lose = false
+			at.cut()
+		}
+		return nil
+	}}
+	at = leaf.openWith(t, interceptors.WithIdempotency(idempotency.NewMemory()))
+	c := relay(t, at, []interceptors.ServerOption{interceptors.AtEdge()}, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	pay := func(key string) error {
+		_, err := c.pay(ctx, key, rent())
+		return err
+	}
+	lose = true
+	if err := pay("before it has said anything"); err == nil {
+		t.Error("a lost reply was retried, and nobody knows the callee")
+	}
+	for i := range 1000 { // one success in sixteen brings a report
+		if err := pay(fmt.Sprint("k", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runs := leaf.calls.Load()
+	lose = true
+	if err := pay("after it has said that it stores outcomes"); err != nil {
+		t.Errorf("a lost reply was not retried: %v", err)
+	}
+	if n := leaf.calls.Load() - runs; n != 1 {
+		t.Errorf("the leaf ran %d times", n)
+	}
+}
+
+// Keys that the application has put among the metadata by hand are its own.
+func TestKeyInTheMetadataIsTheApplicationsOwn(t *testing.T) {
+	t.Parallel()
+	leaf := &bank{pay: func(context.Context, int64, *testv1.PayRequest) error { return errUnavailable }}
+	at := newNode(t)
+	testv1.RegisterTestServiceServer(at.server, leaf)
+	at.start()
+	c := relay(t, at, nil, func(ctx context.Context) (context.Context, []grpc.CallOption) {
+		return metadata.AppendToOutgoingContext(ctx, idempotency.Header, "of the application"), nil
+	})
+	_, _ = c.pay(t.Context(), "of the caller", rent())
+	if n := leaf.calls.Load(); n != 3 {
+		t.Errorf("the leaf ran %d times, want 3", n)
+	}
+}
