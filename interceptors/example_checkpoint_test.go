@@ -61,7 +61,7 @@ func ExampleWithIdempotency_checkpoint() {
 	srv := grpc.NewServer(append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(grpcrecovery.UnaryServerInterceptor())}, server.ServerOptions()...)...)
 	provider := &cardProvider{charges: map[string]int64{}}
 	testv1.RegisterTestServiceServer(srv, &cashier{provider: provider})
-	go srv.Serve(listener)
+	go func() { _ = srv.Serve(listener) }()
 	defer srv.Stop()
 
 	client, err := interceptors.NewClient()
