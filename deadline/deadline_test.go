@@ -98,12 +98,12 @@ func TestExcessIsWhatADelayHasBeyondTheBase(t *testing.T) {
 		{"faster than ever is the new base", 600 * ms, 610 * ms, 0},
 		{"which the next exceeds", 700 * ms, 730 * ms, 20 * ms},
 	} {
-		got := d.Excess(1, stamp(m.sent), m.received)
+		got := d.Excess(deadline.Sender{Clock: 1}, stamp(m.sent), m.received)
 		if got > m.want || got < m.want-2*ms { // drift is allowed for
 			t.Errorf("%s: %v, want %v", m.name, got, m.want)
 		}
 	}
-	if got := d.Excess(2, stamp(0), 5*sec); got != 0 {
+	if got := d.Excess(deadline.Sender{Clock: 2}, stamp(0), 5*sec); got != 0 {
 		t.Errorf("another clock's first message has an excess of %v", got)
 	}
 }
@@ -111,12 +111,12 @@ func TestExcessIsWhatADelayHasBeyondTheBase(t *testing.T) {
 func TestBaseDelayIsForgottenWithinAMinute(t *testing.T) {
 	t.Parallel()
 	d := deadline.NewDelays(8)
-	d.Excess(1, stamp(0), 10*ms)
+	d.Excess(deadline.Sender{Clock: 1}, stamp(0), 10*ms)
 	// The route has changed: everything takes a second longer now.
-	if got := d.Excess(1, stamp(20*sec), 21*sec); got < 900*ms {
+	if got := d.Excess(deadline.Sender{Clock: 1}, stamp(20*sec), 21*sec); got < 900*ms {
 		t.Errorf("excess after 20 s is %v, want about a second", got)
 	}
-	if got := d.Excess(1, stamp(90*sec), 91*sec); got != 0 {
+	if got := d.Excess(deadline.Sender{Clock: 1}, stamp(90*sec), 91*sec); got != 0 {
 		t.Errorf("excess after 90 s is %v, want none", got)
 	}
 }
@@ -124,16 +124,16 @@ func TestBaseDelayIsForgottenWithinAMinute(t *testing.T) {
 func TestExcessIsHeldAndSurvivesAbsurdStamps(t *testing.T) {
 	t.Parallel()
 	d := deadline.NewDelays(8)
-	d.Excess(1, stamp(0), 0)
-	if got := d.Excess(1, stamp(0), 10*time.Minute); got != 0 {
+	d.Excess(deadline.Sender{Clock: 1}, stamp(0), 0)
+	if got := d.Excess(deadline.Sender{Clock: 1}, stamp(0), 10*time.Minute); got != 0 {
 		t.Errorf("against a base that has been forgotten: %v, want 0", got)
 	}
-	d.Excess(2, math.MaxInt64, 0)
-	if got := d.Excess(2, 0, sec); got != time.Minute {
+	d.Excess(deadline.Sender{Clock: 2}, math.MaxInt64, 0)
+	if got := d.Excess(deadline.Sender{Clock: 2}, 0, sec); got != time.Minute {
 		t.Errorf("from the end of time to its beginning: %v, want the most, a minute", got)
 	}
-	d.Excess(3, 0, sec)
-	if got := d.Excess(3, math.MaxInt64, sec); got != 0 {
+	d.Excess(deadline.Sender{Clock: 3}, 0, sec)
+	if got := d.Excess(deadline.Sender{Clock: 3}, math.MaxInt64, sec); got != 0 {
 		t.Errorf("from the beginning of time to its end: %v, want 0", got)
 	}
 }
@@ -141,14 +141,14 @@ func TestExcessIsHeldAndSurvivesAbsurdStamps(t *testing.T) {
 func TestDelaysForgetTheSenderHeardOfLeastRecently(t *testing.T) {
 	t.Parallel()
 	d := deadline.NewDelays(2)
-	d.Excess(1, stamp(0), 0)
-	d.Excess(2, stamp(0), 0)
-	d.Excess(1, stamp(0), 0)
-	d.Excess(3, stamp(0), 0) // 2 goes
-	if got := d.Excess(1, stamp(0), sec); got < 990*ms {
+	d.Excess(deadline.Sender{Clock: 1}, stamp(0), 0)
+	d.Excess(deadline.Sender{Clock: 2}, stamp(0), 0)
+	d.Excess(deadline.Sender{Clock: 1}, stamp(0), 0)
+	d.Excess(deadline.Sender{Clock: 3}, stamp(0), 0) // 2 goes
+	if got := d.Excess(deadline.Sender{Clock: 1}, stamp(0), sec); got < 990*ms {
 		t.Errorf("clock 1 was forgotten: excess %v", got)
 	}
-	if got := d.Excess(2, stamp(0), sec); got != 0 {
+	if got := d.Excess(deadline.Sender{Clock: 2}, stamp(0), sec); got != 0 {
 		t.Errorf("clock 2 was remembered: excess %v", got)
 	}
 }

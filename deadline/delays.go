@@ -21,33 +21,48 @@ const noise = maxBehind
 // most by which NTP slews a clock, and more than two crystals differ.
 func drift(age time.Duration) time.Duration { return age / 2000 }
 
-// Delays knows the base delay of each sender's clock, and tells by how much
-// the delay of a message exceeds it. It is bounded: the sender heard of least
-// recently is forgotten first. It is safe for concurrent use.
+// Sender names whose clock a message was stamped by. Clock is the clock's id, and Peer is
+// whoever sent the message, such as a connection: any comparable value, or nil. What one peer
+// sends has no effect on the delays of another, even under the same clock id.
+type Sender struct {
+	Peer  any
+	Clock uint64
+}
+
+// Delays knows the base delay of each sender, and tells by how much the delay of a message
+// exceeds it. It is bounded: the sender heard of least recently is forgotten first, and its
+// next message exceeds nothing. It is safe for concurrent use.
 type Delays struct {
 	mu    sync.Mutex
-	bases *lru.Cache[uint64, *smallest] // by clock
+	bases *lru.Cache[Sender, *smallest]
 }
 
-// NewDelays returns a Delays for at most limit clocks, and at least one.
+// NewDelays returns a Delays for at most limit senders, and at least one.
 func NewDelays(limit int) *Delays {
-	return &Delays{bases: lru.New[uint64, *smallest](limit)}
+	return &Delays{bases: lru.New[Sender, *smallest](limit)}
 }
 
-// Excess takes in that a message stamped sent, in microseconds on the given
+// Forgotten returns how many senders were forgotten because there were others.
+func (d *Delays) Forgotten() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.bases.Dropped()
+}
+
+// Excess takes in that a message stamped sent, in microseconds on the sender's
 // clock, was received at a time on this host's monotonic clock, and returns by
 // how much its delay exceeds the base delay: at least nothing, at most a
-// minute. The first message of a clock exceeds nothing.
+// minute. The first message of a sender exceeds nothing.
 //
 // The result is never more than the time which the message really took: every
 // earlier message took some time too, and clocks do not drift apart by more
 // than is allowed for. It is short of the time lost by a millisecond, and by
 // 500 ppm of the age of what is compared with.
-func (d *Delays) Excess(clock uint64, sent int64, received time.Duration) time.Duration {
+func (d *Delays) Excess(sender Sender, sent int64, received time.Duration) time.Duration {
 	delay := micros(received.Microseconds() - min(sent, 1<<62))
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	base := d.bases.Get(clock, func() *smallest { return &smallest{} })
+	base := d.bases.Get(sender, func() *smallest { return &smallest{} })
 	base.rotate(received)
 	var excess time.Duration
 	for _, s := range [...]sample{base.previous, base.current} {

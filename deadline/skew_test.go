@@ -82,7 +82,7 @@ func TestNoClockMakesAHopRejectWhatWouldBeServedInTime(t *testing.T) {
 
 			sent, id := clock.Read(from.wall(now), from.mono(now))
 			arrived = now + transit + queued
-			excess := delays.Excess(id, sent, to.mono(arrived))
+			excess := delays.Excess(deadline.Sender{Clock: id}, sent, to.mono(arrived))
 			got := deadline.OnArrival(sent+timeout.Microseconds(), sent, excess, timeout)
 
 			// What passes on the sender's clock until its deadline. A microsecond
@@ -111,7 +111,7 @@ func TestTimeLostInQueuesIsTakenOffWhateverTheOffset(t *testing.T) {
 		transit := time.Duration(rapid.Int64Range(0, int64(50*ms)).Draw(t, "transit"))
 		call := func(now, queued time.Duration) time.Duration {
 			sent, id := clock.Read(from.wall(now), from.mono(now))
-			return delays.Excess(id, sent, to.mono(now+transit+queued))
+			return delays.Excess(deadline.Sender{Clock: id}, sent, to.mono(now+transit+queued))
 		}
 		call(0, 0)
 		queued := time.Duration(rapid.Int64Range(0, int64(20*sec)).Draw(t, "queued"))

@@ -1,6 +1,7 @@
 package idempotency
 
 import (
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -18,8 +19,16 @@ func (id ID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]
 // Child returns the key of a write that a handler makes while it runs the write
 // named by id: a hash of both, the callee's method and the step, as a UUID of
 // version 8 (RFC 9562). A parent that runs again makes the same keys.
-func (id ID) Child(key Key, fullMethod, step string) Key {
+//
+// Whoever knows the tenant, the method and the key of the parent can compute it, as its
+// caller does, unless there is a secret: then it is an HMAC of the hash. See [ChildSecret].
+func (id ID) Child(key Key, fullMethod, step string, secret []byte) Key {
 	sum := hash("child", string(id[:]), string(key), fullMethod, step)
+	if len(secret) > 0 {
+		mac := hmac.New(sha256.New, secret)
+		mac.Write(sum[:])
+		mac.Sum(sum[:0])
+	}
 	return newUUID([16]byte(sum[:16]), 8)
 }
 

@@ -74,13 +74,13 @@ func TestChildKeysDifferInEachPart(t *testing.T) {
 	id := idempotency.NewID("tenant", "/a/B", "k")
 	seen := map[idempotency.Key]int{}
 	for i, key := range []idempotency.Key{
-		id.Child("k", "/c/D", "1"),
-		id.Child("k", "/c/D", "2"),
-		id.Child("k", "/c/E", "1"),
-		id.Child("l", "/c/D", "1"),
-		idempotency.NewID("tenant", "/a/C", "k").Child("k", "/c/D", "1"),
-		idempotency.NewID("other", "/a/B", "k").Child("k", "/c/D", "1"),
-		id.Child("k", "/c/D1", ""),
+		id.Child("k", "/c/D", "1", nil),
+		id.Child("k", "/c/D", "2", nil),
+		id.Child("k", "/c/E", "1", nil),
+		id.Child("l", "/c/D", "1", nil),
+		idempotency.NewID("tenant", "/a/C", "k").Child("k", "/c/D", "1", nil),
+		idempotency.NewID("other", "/a/B", "k").Child("k", "/c/D", "1", nil),
+		id.Child("k", "/c/D1", "", nil),
 	} {
 		if n, ok := seen[key]; ok {
 			t.Errorf("%d and %d have the same key", n, i)
@@ -90,7 +90,7 @@ func TestChildKeysDifferInEachPart(t *testing.T) {
 			t.Errorf("%d: %q is no UUID of version 8: %v", i, key, err)
 		}
 	}
-	if again := id.Child("k", "/c/D", "1"); seen[again] != 0 {
+	if again := id.Child("k", "/c/D", "1", nil); seen[again] != 0 {
 		t.Error("the same parts have made two keys")
 	}
 }

@@ -13,6 +13,9 @@ type HandlerRun struct {
 	ID  ID
 	Key Key
 
+	// Secret is what child keys are made with, beside the key: see [ChildSecret].
+	Secret []byte
+
 	// TakenOver, Fence and Checkpoint are those of the claim: [Begun].
 	TakenOver  bool
 	Fence      uint64
@@ -140,9 +143,9 @@ func ForCall(ctx context.Context, fullMethod string, write bool) (Key, bool) {
 		return "", false
 	}
 	if step, ok := ctx.Value(stepContext{}).(string); ok {
-		return r.ID.Child(r.Key, fullMethod, "step "+step), true
+		return r.ID.Child(r.Key, fullMethod, "step "+step, r.Secret), true
 	}
-	return r.ID.Child(r.Key, fullMethod, "call "+strconv.Itoa(r.count(fullMethod))), true
+	return r.ID.Child(r.Key, fullMethod, "call "+strconv.Itoa(r.count(fullMethod)), r.Secret), true
 }
 
 // count returns the number of the call among those to a method, from 1.

@@ -25,6 +25,7 @@ type Settings struct {
 	MaxWait      time.Duration // for another that runs the same write; 0 is the call's deadline alone
 	MaxOutcome   int           // bytes of the record of an outcome
 	Codec        Codec
+	ChildSecret  []byte // what child keys are made with; nil is a hash without a secret
 
 	all     MethodSettings
 	methods map[string]methodOptions
@@ -235,6 +236,22 @@ func Seal(keys *KeyRing) Option {
 			return errors.New("Seal: no keys; NewKeyRing makes a ring")
 		}
 		s.Codec.Keys = keys
+		return nil
+	})
+}
+
+// ChildSecret makes child keys with a secret of at least 16 bytes, so that nobody outside of
+// this service can compute them. Without it, a caller that knows the tenant and the names of
+// the methods can compute the child keys of its own key. All servers of the service must have
+// the same secret. Writes that are being retried while it changes get other child keys, and
+// services downstream take them for new writes: change it together with the service's
+// version, and only when that is acceptable.
+func ChildSecret(secret []byte) Option {
+	return option(func(s *Settings) error {
+		s.ChildSecret = slices.Clone(secret)
+		if len(secret) < 16 {
+			return fmt.Errorf("ChildSecret: %d bytes, must be at least 16", len(secret))
+		}
 		return nil
 	})
 }

@@ -3,12 +3,15 @@ package interceptors
 import (
 	"context"
 	"math"
+	"net"
+	"reflect"
 	"time"
 
 	"github.com/hopbound/hopbound/deadline"
 	"github.com/hopbound/hopbound/internal/wire"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 )
 
 // derived is by how much a deadline must be earlier than the context's own to
@@ -23,7 +26,7 @@ const unbounded = time.Duration(math.MaxInt64)
 // may have a handler for all the same, is none of those that metrics name. If
 // learn is set, it learns how long the handler needs.
 func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn bool) *incoming {
-	in := &incoming{Server: s, mode: s.modes.of(fullMethod), method: s.methods.get(fullMethod, s.newMethod), arrived: time.Now()}
+	in := &incoming{Server: s, mode: s.modes.of(fullMethod), method: s.methodOf(fullMethod, registered), arrived: time.Now()}
 	if registered {
 		in.method.register()
 	}
@@ -79,7 +82,7 @@ func (in *incoming) timeLeft(ctx context.Context, h wire.Context) (grpc, remaini
 	}
 	remaining = grpc
 	if h.HasSent {
-		excess = in.delays.Excess(h.ClockID, h.Sent, in.arrived.Sub(in.begun))
+		excess = in.delays.Excess(deadline.Sender{Peer: connectionOf(ctx), Clock: h.ClockID}, h.Sent, in.arrived.Sub(in.begun))
 	}
 	if h.HasDeadline {
 		remaining = deadline.OnArrival(h.Deadline, h.Sent, excess, grpc)
@@ -95,6 +98,19 @@ func (in *incoming) timeLeft(ctx context.Context, h wire.Context) (grpc, remaini
 		}
 	}
 	return grpc, remaining, excess
+}
+
+// connectionOf returns what names the connection that a call came by: the value of its remote
+// address, which gRPC makes once for a connection, or nil.
+func connectionOf(ctx context.Context) any {
+	p, ok := peer.FromContext(ctx)
+	if !ok || p.Addr == nil {
+		return nil
+	}
+	if _, ok := p.Addr.(*net.TCPAddr); ok || reflect.ValueOf(p.Addr).Comparable() {
+		return p.Addr
+	}
+	return p.Addr.String()
 }
 
 // refuse sets the error of a call that is not worth running: it is cancelled,

@@ -254,6 +254,9 @@ func (k *call) settle(a *attempt, err error) {
 	case a.garbled && err != nil && a.reports == 0: // what was used is unknown
 		a.loan.Settle(a.loan.Tokens())
 	default:
+		if a.reports > a.loan.Tokens() && k.count != nil {
+			k.count.overreport(k.ctx, k.series())
+		}
 		a.loan.Settle(a.reports)
 	}
 	k.seen = k.seen || reached

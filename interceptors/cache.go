@@ -6,11 +6,14 @@ import (
 	"sync/atomic"
 )
 
-// cacheLimit bounds a cache, for clients that name ever new methods or targets.
-const cacheLimit = 4096
+// Bounds of a cache, for clients that name ever new methods or targets.
+const (
+	cacheLimit   = 4096 // values
+	cachedLength = 512  // bytes of a name
+)
 
 // cache keeps one value for each name. Reading takes no lock and does not
-// allocate. A cache that is full keeps no more.
+// allocate. A cache that is full keeps no more, and none keeps a long name.
 type cache[V any] struct {
 	values atomic.Pointer[map[string]*V]
 	mu     sync.Mutex // held while values is replaced
@@ -22,6 +25,9 @@ func (c *cache[V]) get(name string, create func(name string) *V) *V {
 		if v, ok := (*m)[name]; ok {
 			return v
 		}
+	}
+	if len(name) > cachedLength {
+		return create(name)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

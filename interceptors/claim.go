@@ -90,7 +90,11 @@ func (in *incoming) unkept() context.Context {
 		in.request.wouldRun = in.keyExpected
 		return &in.request
 	}
-	return idempotency.WithRun(&in.request, idempotency.HandlerRun{ID: idempotency.NewID(in.tenant(), in.method.full, key), Key: key})
+	run := idempotency.HandlerRun{ID: idempotency.NewID(in.tenant(), in.method.full, key), Key: key}
+	if in.keyed != nil {
+		run.Secret = in.keyed.ChildSecret
+	}
+	return idempotency.WithRun(&in.request, run)
 }
 
 // tenant returns whose key the call carries.

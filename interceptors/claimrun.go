@@ -21,7 +21,7 @@ var errOutvoted = errors.New("hopbound: another server has taken over the write"
 // taken over, it says so in c, and what it returns is void.
 func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler) (reply any, err error) {
 	ctx, cancel := context.WithCancelCause(idempotency.WithRun(&c.request, idempotency.HandlerRun{
-		ID: c.claim.ID, Key: c.key, TakenOver: c.takenOver, Fence: lease.Fence, Checkpoint: c.checkpoint,
+		ID: c.claim.ID, Key: c.key, Secret: c.keyed.ChildSecret, TakenOver: c.takenOver, Fence: lease.Fence, Checkpoint: c.checkpoint,
 		Save: func(_ context.Context, checkpoint []byte) error { return c.save(lease, checkpoint) },
 	}))
 	defer cancel(nil)

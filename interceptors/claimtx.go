@@ -79,7 +79,7 @@ func (t *txRun) run(ctx context.Context, claimed idempotency.Begun) (v idempoten
 	t.ran = true
 	t.count.storeStep(ctx, t.storeKind, stepBegin, time.Since(t.began), nil)
 	t.takenOver = claimed.TakenOver
-	run := idempotency.HandlerRun{ID: t.claim.claim.ID, Key: t.key, TakenOver: t.takenOver, Save: noCheckpoints}
+	run := idempotency.HandlerRun{ID: t.claim.claim.ID, Key: t.key, Secret: t.keyed.ChildSecret, TakenOver: t.takenOver, Save: noCheckpoints}
 	if run.Checkpoint, t.err = t.lastCheckpoint(&claimed); t.err != nil {
 		t.err = t.refused(t.err)
 		return v

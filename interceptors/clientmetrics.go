@@ -21,6 +21,7 @@ type clientCounters struct {
 	delay    metric.Float64Histogram
 	roots    metric.Int64Counter
 	others   metric.Int64Counter
+	over     metric.Int64Counter
 }
 
 func newClientCounters(s *settings) (*clientCounters, error) {
@@ -36,6 +37,7 @@ func newClientCounters(s *settings) (*clientCounters, error) {
 		hedges:   i.counts("grpc.client.call.hedges", "{hedge}", "Hedges of an outgoing call, of those that had any.", 1, 2, 3, 4, 5, 10),
 		delay:    i.seconds("grpc.client.call.retry_delay", "Time during an outgoing call in which no attempt was under way, of calls that had any.", latencyBounds()),
 		roots:    i.counter("hopbound.client.roots", "{call}", "Outgoing calls that belong to no request: in a server's process, their context was lost on the way."),
+		over:     i.counter("hopbound.client.overreports", "{attempt}", "Attempts whose callee reported that it had used more tokens than it was lent. At most those are charged."),
 		others:   i.counter("hopbound.client.other_retries", "{call}", "Outgoing calls that another interceptor of the chain was found to retry."),
 	}
 	return c, i.err()
@@ -112,6 +114,11 @@ func (c *clientCounters) attempt(ctx context.Context, s *clientSeries, d decisio
 // rootCall counts a call that belongs to no request.
 func (c *clientCounters) rootCall(ctx context.Context, s *clientSeries) {
 	c.roots.Add(ctx, 1, s.root.get(func() *labels { return newLabels(attrGRPCMethod.String(s.method)) }).add...)
+}
+
+// overreport counts a reply that reports more tokens as used than were lent.
+func (c *clientCounters) overreport(ctx context.Context, s *clientSeries) {
+	c.over.Add(ctx, 1, newLabels(attrGRPCTarget.String(s.target)).add...)
 }
 
 // otherRetries counts a call that another interceptor retries.

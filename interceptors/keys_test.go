@@ -259,7 +259,7 @@ func TestChildKeysAreForWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := idempotency.NewID("", testv1.TestService_Pay_FullMethodName, "k")
-	child := id.Child("k", testv1.TestService_Idempotent_FullMethodName, "call 1")
+	child := id.Child("k", testv1.TestService_Idempotent_FullMethodName, "call 1", nil)
 	want := []string{"handler k", "[]", fmt.Sprintf("[%s]", child), "[own]"}
 	if !slices.Equal(notes, want) {
 		t.Errorf("got %q, want %q", notes, want)

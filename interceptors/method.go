@@ -68,6 +68,16 @@ func (c *Client) newMethod(fullMethod string) *method {
 	return m
 }
 
+// methodOf returns what is known of a method. Nothing is kept of one that is neither
+// registered nor linked in: a server with a handler for unknown services is called with
+// whatever names its callers make up.
+func (s *Server) methodOf(fullMethod string, registered bool) *method {
+	if registered || findMethod(strings.TrimPrefix(fullMethod, "/")) != nil {
+		return s.methods.get(fullMethod, s.newMethod)
+	}
+	return s.newMethod(fullMethod)
+}
+
 func (s *Server) newMethod(fullMethod string) *method {
 	m := newMethod(fullMethod, s.declared)
 	m.spans = s.trace.options(m.name)

@@ -65,7 +65,7 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 	if named, ok := s.store.(interface{ Kind() string }); ok {
 		s.storeKind = named.Kind()
 	}
-	var errs [6]error
+	var errs [7]error
 	s.trace = newTracing(&s.settings)
 	s.count, errs[0] = newServerCounters(&s.settings, s.storeKind)
 	s.declared, errs[1] = readDeclarations(protoregistry.GlobalFiles)
@@ -73,6 +73,7 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 	s.transactor, errs[3] = s.findTransactor()
 	errs[4] = s.checkKeyed()
 	errs[5] = s.observeStore()
+	errs[6] = s.observeClocks()
 	if err := errors.Join(append(s.errs, errs[:]...)...); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package interceptors
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
@@ -40,6 +41,29 @@ func newServerCounters(s *settings, storeKind string) (*serverCounters, error) {
 	c.wasted = wasted
 	c.store = newStoreCounters(i, storeKind)
 	return c, errors.Join(i.err(), err)
+}
+
+// observeClocks lets the meter ask how many senders' clocks were forgotten, as long as there
+// is the server.
+func (s *Server) observeClocks() error {
+	i := newInstruments(&s.settings)
+	if i == nil {
+		return nil
+	}
+	forgotten, err := i.meter.Int64ObservableCounter("hopbound.server.forgotten_clocks", metric.WithUnit("{clock}"),
+		metric.WithDescription("Senders' clocks that were forgotten because there were too many: time that their next call queued is not deducted."))
+	if err != nil {
+		return err
+	}
+	delays := s.delays // the callback must not hold on to the server
+	registration, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveInt64(forgotten, delays.Forgotten())
+		return nil
+	}, forgotten)
+	if err == nil {
+		runtime.AddCleanup(s, func(r metric.Registration) { _ = r.Unregister() }, registration)
+	}
+	return err
 }
 
 // serverSeries are the series of one method.

@@ -40,7 +40,7 @@ func (s *Server) installedTwice(ctx context.Context, fullMethod string) bool {
 	if !ok {
 		return false
 	}
-	m := s.methods.get(fullMethod, s.newMethod)
+	m := s.methodOf(fullMethod, false)
 	if outer.span != nil {
 		outer.span.SetAttributes(attrTwice.Bool(true))
 	}

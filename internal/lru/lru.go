@@ -13,6 +13,8 @@ type Cache[K comparable, V any] struct {
 	limit  int
 	byKey  map[K]*list.Element // of *entry[K, V]
 	recent list.List           // the most recently used entry is in front
+
+	dropped int64
 }
 
 type entry[K comparable, V any] struct {
@@ -37,11 +39,15 @@ func (c *Cache[K, V]) Get(key K, create func() V) V {
 		oldest := c.recent.Back()
 		delete(c.byKey, valueOf[K, V](oldest).key)
 		c.recent.Remove(oldest)
+		c.dropped++
 	}
 	value := create()
 	c.byKey[key] = c.recent.PushFront(&entry[K, V]{key, value})
 	return value
 }
+
+// Dropped returns how many entries a full cache has dropped.
+func (c *Cache[K, V]) Dropped() int64 { return c.dropped }
 
 // Peek returns the value of a key, if there is one, and changes nothing.
 func (c *Cache[K, V]) Peek(key K) (value V, ok bool) {
