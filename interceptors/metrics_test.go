@@ -91,6 +91,7 @@ hopbound.client.roots {call} {grpc.method=Idempotent} 1
 hopbound.server.calls {call} {grpc.method=Idempotent,grpc.status=OK,hopbound.mode=enforce} 1
 hopbound.server.calls {call} {grpc.method=Idempotent,grpc.status=UNAVAILABLE,hopbound.mode=enforce} 1
 hopbound.server.deadline.headroom s {grpc.method=Idempotent} 2 of 1.995
+hopbound.server.forgotten_clocks {clock} {} 0
 `)
 	})
 }

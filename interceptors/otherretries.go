@@ -77,7 +77,7 @@ func (k *call) failedCall(req, reply any) failedCall {
 // ended takes in that a call has ended. Only a failure, and a success after one with the
 // same messages, takes the lock.
 func (f *failedCalls) ended(c failedCall, err error) {
-	if err == nil && !f.has(c) || !hasAddress(c.req) || !hasAddress(c.reply) {
+	if err == nil && !f.has(c) || !hasAddress(c.req) || !hasAddress(c.reply) || len(c.method) > cachedLength {
 		return
 	}
 	f.mu.Lock()
