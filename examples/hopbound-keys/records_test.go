@@ -82,6 +82,7 @@ func TestListSelectsRecords(t *testing.T) {
 		}
 	}
 	invoke(t, "-store=bolt:"+path, "list").want(t, 0, "lease_left          -")
+	invoke(t, "-store=bolt:"+path, "list", "-state=all").want(t, 0, "\n\nid                  ")
 	invoke(t, "-store=bolt:"+path, "list", "-older=1h").want(t, 0, "no records\n")
 }
 
