@@ -96,12 +96,12 @@ func TestRecordsAreFoundReleasedAndDeleted(t *testing.T) {
 			b.invoke(t, append([]string{"find"}, byKey...)...).want(t, exitFailed, "no record of this tenant, method and key")
 			var lease idempotency.Lease
 			b.use(func(store idempotency.Inspector) {
-				lease = begin(t, store, "shop", method, time.Hour)
+				lease = begin(t, store, "shop", method, lasting)
 				save(t, store, lease, idempotency.Codec{}, "charged c-42")
 			})
 			id := lease.ID.String()
 			b.invoke(t, append([]string{"find"}, byKey...)...).want(t, 0, "id                  "+id+"\n", "method              "+method+"\n",
-				"key_hash            "+key.Hash()+"\n", "state               pending\n", "owner               ", "fence               ", "lease_left          59m",
+				"key_hash            "+key.Hash()+"\n", "state               pending\n", "owner               ", "fence               ", "lease_left          1h",
 				"age                 ", "attempts            1\n", "taken_over          false\n", "checkpoint          charged c-42\n")
 			b.invoke(t, "list").want(t, 0, "no records")
 			b.invoke(t, "list", "-older=0s").want(t, 0, id)
@@ -123,7 +123,7 @@ func TestRecordsAreFoundReleasedAndDeleted(t *testing.T) {
 				complete(t, store, begin(t, store, "shop", method, time.Hour), idempotency.Codec{}, &idempotency.Outcome{Response: []byte(response)})
 			})
 			b.invoke(t, append([]string{"release", "-reason", "again"}, byKey...)...).want(t, exitFailed, "the record is done; release takes pending records alone")
-			b.invoke(t, append([]string{"delete", "-reason", "a wrong response"}, byKey...)...).want(t, 0, "state               done", "retention_left      59m", "action=delete")
+			b.invoke(t, append([]string{"delete", "-reason", "a wrong response"}, byKey...)...).want(t, 0, "state               done", "retention_left      1h", "action=delete")
 			b.invoke(t, "find", "-hash", key.Hash()).want(t, exitFailed, "no record has the key hash")
 		})
 	}
@@ -132,10 +132,10 @@ func TestRecordsAreFoundReleasedAndDeleted(t *testing.T) {
 func TestRecordOfAHandlerThatMayRunIsDeletedByForceAlone(t *testing.T) {
 	t.Parallel()
 	b := newBoltBackend(t)
-	b.use(func(store idempotency.Inspector) { begin(t, store, "", method, time.Hour) })
+	b.use(func(store idempotency.Inspector) { begin(t, store, "", method, lasting) })
 	args := []string{"delete", "-hash", key.Hash(), "-reason", "a test"}
 	r := b.invoke(t, args...)
-	r.want(t, exitFailed, "its lease lasts for another 59m", "its handler may be running", "give -force. Nothing was changed")
+	r.want(t, exitFailed, "its lease lasts for another 1h", "its handler may be running", "give -force. Nothing was changed")
 	if strings.Contains(r.log, "result=") {
 		t.Errorf("logged %q", r.log)
 	}

@@ -29,6 +29,9 @@ const (
 
 const method = "/shop.v1.Orders/Place"
 
+// lasting is printed as an hour and something, however long a test takes.
+const lasting = 90 * time.Minute
+
 // result is what the command has done.
 type result struct {
 	code     int
@@ -124,7 +127,7 @@ func complete(t *testing.T, store idempotency.Store, lease idempotency.Lease, co
 	t.Helper()
 	raw, err := codec.Encode(lease.ID, o)
 	if err == nil {
-		err = store.Complete(t.Context(), lease, raw, time.Hour)
+		err = store.Complete(t.Context(), lease, raw, lasting)
 	}
 	if err != nil {
 		t.Fatal(err)
