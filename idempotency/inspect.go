@@ -14,8 +14,10 @@ type Inspector interface {
 	// Find returns the record of an ID, or nil if there is none.
 	Find(ctx context.Context, id ID) (*Record, error)
 
-	// Records returns all records, in any order, without outcomes. It ends with the first
-	// error. A record that is made or changed meanwhile may be left out or come twice.
+	// Records returns all records, in any order, without outcomes. A record that cannot be
+	// read comes with its ID alone and an error that wraps [ErrCorrupt]. Any other error comes
+	// without a record, and ends the records. A record that is made or changed meanwhile may
+	// be left out or come twice.
 	Records(ctx context.Context) iter.Seq2[*Record, error]
 
 	// Free releases a pending record as its owner would after a failure: the next call with
@@ -24,7 +26,8 @@ type Inspector interface {
 	Free(ctx context.Context, r *Record) error
 
 	// Forget deletes a record: the next call with the key runs the write and knows nothing of
-	// earlier runs. It returns [ErrLeaseLost] if the record has changed since it was found.
+	// earlier runs. It returns [ErrLeaseLost] if the record has changed since it was found, or
+	// if its lease had run out then and lasts now.
 	Forget(ctx context.Context, r *Record) error
 }
 

@@ -55,8 +55,13 @@ func list(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
+	var unreadable []error
 	for r, err := range store.Records(ctx) {
-		if err == nil && o.lists(r) {
+		switch {
+		case err != nil && r != nil:
+			unreadable = append(unreadable, fmt.Errorf("record %s: %w", r.ID, err))
+			continue
+		case err == nil && o.lists(r):
 			err = p.print(r)
 		}
 		if err != nil {
@@ -66,7 +71,7 @@ func list(ctx context.Context, o *options) error {
 	if p.printed == 0 && !o.json {
 		fmt.Fprintln(o.stdout, "no records")
 	}
-	return nil
+	return errors.Join(unreadable...)
 }
 
 // lists reports whether the flags of list select a record.
@@ -134,10 +139,10 @@ func (w *wanted) find(ctx context.Context, store idempotency.Inspector) ([]*idem
 	if w.hash != "" {
 		clear(ids)
 		for r, err := range store.Records(ctx) {
-			if err != nil {
+			if err != nil && r == nil {
 				return nil, explained(err)
 			}
-			if r.KeyHash == w.hash {
+			if err == nil && r.KeyHash == w.hash {
 				ids[r.ID] = true // a record may come twice
 			}
 		}

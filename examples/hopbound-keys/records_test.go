@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/idempotency/redisstore"
+	"github.com/hopbound/hopbound/internal/services"
+	"github.com/redis/rueidis"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -166,4 +169,25 @@ func TestNothingPrintedControlsATerminal(t *testing.T) {
 	})
 	r := invoke(t, "-store=bolt:"+path, "list", "-older=0s")
 	r.want(t, 0, "method              /shop\ufffd[2J\ufffdstate released\n")
+}
+
+// A record that cannot be read is named, and the others are listed all the same.
+func TestListGoesOnAfterARecordThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	server := services.Redis(t)
+	client, err := rueidis.NewClient(redisstore.ClientOption(rueidis.ClientOption{InitAddress: []string{server.Addr}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	store, err := redisstore.New(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	corrupt := begin(t, store, "", "/shop.v1.Orders/Corrupt", time.Hour)
+	begin(t, store, "", "/shop.v1.Orders/Sound", time.Hour)
+	if err := client.Do(t.Context(), client.B().Set().Key("hopbound:"+corrupt.ID.String()).Value("text").Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	invoke(t, "-store=redis://"+server.Addr, "list", "-state=all").want(t, 1, "/shop.v1.Orders/Sound", "record "+corrupt.ID.String())
 }

@@ -38,16 +38,16 @@ func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, erro
 				if len(key) != len(idempotency.ID{}) {
 					continue
 				}
+				found := &idempotency.Record{ID: idempotency.ID(key)}
 				r, err := parse(raw)
-				if err != nil {
-					return err
+				if err == nil {
+					if r.due() <= s.now() {
+						continue
+					}
+					found = r.inspect(found.ID, s.now())
+					found.Outcome = nil
 				}
-				if r.due() <= s.now() {
-					continue
-				}
-				found := r.inspect(idempotency.ID(key), s.now())
-				found.Outcome = nil
-				if !yield(found, nil) {
+				if !yield(found, wrap("records", err)) {
 					return nil
 				}
 			}
@@ -108,7 +108,8 @@ func (w *writer) same(found *idempotency.Record) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	if old == nil || old.fence != found.Fence || old.owner != found.Owner || old.done != (found.State == idempotency.Done) {
+	if old == nil || old.fence != found.Fence || old.owner != found.Owner || old.done != (found.State == idempotency.Done) ||
+		found.State == idempotency.Pending && found.Left <= 0 && old.until > w.now {
 		return nil, idempotency.ErrLeaseLost
 	}
 	return old, nil

@@ -96,7 +96,7 @@ func (s *Store) Free(ctx context.Context, r *idempotency.Record) error {
 
 // Forget deletes a record.
 func (s *Store) Forget(ctx context.Context, r *idempotency.Record) error {
-	return s.operate(ctx, "forget", r, s.sql.forget, r.ID[:], r.Owner, int64(r.Fence), r.State == idempotency.Done) //nolint:gosec // it came from here
+	return s.operate(ctx, "forget", r, s.sql.forget, r.ID[:], r.Owner, int64(r.Fence), r.State == idempotency.Done, r.State == idempotency.Pending && r.Left <= 0) //nolint:gosec // it came from here
 }
 
 func (s *Store) operate(ctx context.Context, step string, r *idempotency.Record, sql string, args ...any) error {

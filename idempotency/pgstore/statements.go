@@ -59,7 +59,7 @@ WHERE id = $1 AND owner = $2 AND NOT done AND date_part('epoch', now()) = $5 RET
 ORDER BY id LIMIT $2`),
 		free: with(`UPDATE {t} SET owner = '', effect = true, until = clock_timestamp(), expires = greatest(expires, clock_timestamp() + $6::float8 * {µs})
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done AND owner <> '' RETURNING pg_notify($4, $5)::text`),
-		forget: with(`DELETE FROM {t} WHERE id = $1 AND owner = $2 AND fence = $3 AND done = $4`),
+		forget: with(`DELETE FROM {t} WHERE id = $1 AND owner = $2 AND fence = $3 AND done = $4 AND (until <= clock_timestamp() OR NOT $5)`),
 	}
 }
 

@@ -46,7 +46,8 @@ func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, erro
 					return
 				}
 				for _, key := range entry.Elements {
-					if r, err := s.recordOf(ctx, key); (r != nil || err != nil) && !yield(r, err) || err != nil {
+					r, err := s.recordOf(ctx, key)
+					if (r != nil || err != nil) && !yield(r, err) || err != nil && r == nil {
 						return
 					}
 				}
@@ -66,7 +67,10 @@ func (s *Store) recordOf(ctx context.Context, key string) (*idempotency.Record, 
 	}
 	id := idempotency.ID(raw)
 	r, lives, now, err := s.read(ctx, id, false)
-	if r == nil || err != nil {
+	switch {
+	case errors.Is(err, idempotency.ErrCorrupt):
+		return &idempotency.Record{ID: id}, wrap("records", err)
+	case r == nil || err != nil:
 		return nil, wrap("records", err)
 	}
 	return r.inspect(id, lives, now), nil
@@ -149,7 +153,11 @@ func (s *Store) Free(ctx context.Context, r *idempotency.Record) error {
 
 // Forget deletes a record.
 func (s *Store) Forget(ctx context.Context, r *idempotency.Record) error {
-	return s.operate(ctx, "forget", &forgetScript, r)
+	expired := "0"
+	if r.State == idempotency.Pending && r.Left <= 0 {
+		expired = "1"
+	}
+	return s.operate(ctx, "forget", &forgetScript, r, expired)
 }
 
 func (s *Store) operate(ctx context.Context, name string, sc *script, r *idempotency.Record, args ...string) error {

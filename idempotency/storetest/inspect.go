@@ -77,6 +77,16 @@ var inspectParts = []part{ //nolint:gochecknoglobals // a table that nothing cha
 		s.lost(in.Free(s.Context(), r)) // it is another's by now
 		s.lost(in.Forget(s.Context(), r))
 	}},
+	{"an operator does not delete a record whose owner has come back", func(s *scene) {
+		in := s.inspector()
+		l := s.run("a")
+		time.Sleep(lease + beyond)
+		r := s.find()
+		s.ok(s.store.Extend(s.Context(), l, time.Hour))
+		s.lost(in.Forget(s.Context(), r))
+		s.ok(in.Forget(s.Context(), s.find())) // knowing that its lease lasts
+		s.want(s.look(), idempotency.Absent)
+	}},
 	{"an operator deletes a record in any state, and the next run knows nothing of it", func(s *scene) {
 		in := s.inspector()
 		forget := func() {

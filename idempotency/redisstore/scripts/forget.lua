@@ -1,6 +1,10 @@
 -- KEYS: record.
--- ARGV: what the record begins with.
--- Deletes the record. Returns 0 if it is another by now.
-local record = redis.call('GETRANGE', KEYS[1], 0, 19)
-if record ~= ARGV[1] then return 0 end
+-- ARGV: what the record begins with, whether its lease must have run out (1 or 0).
+-- Deletes the record. Returns 0 if it is another by now, or its lease lasts.
+local record = redis.call('GETRANGE', KEYS[1], 0, 51)
+if #record ~= 52 or string.sub(record, 1, 20) ~= ARGV[1] then return 0 end
+if ARGV[2] == '1' then
+  local left = redis.call('PTTL', KEYS[1])
+  if left == -1 or left > struct.unpack('>I7', record, 46) then return 0 end
+end
 return redis.call('DEL', KEYS[1])
