@@ -72,3 +72,5 @@ replace (
 	github.com/hopbound/hopbound/idempotency/pgstore => ../idempotency/pgstore
 	github.com/hopbound/hopbound/idempotency/redisstore => ../idempotency/redisstore
 )
+
+replace github.com/hopbound/hopbound/idempotency/storetest => ../idempotency/storetest

@@ -9,28 +9,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/idempotency/storetest"
 )
-
-func TestMemoryPassesTheSuite(t *testing.T) {
-	t.Parallel()
-	// A bubble cannot have subtests, so that the suite runs in real time.
-	m := idempotency.NewMemory()
-	storetest.Run(t, storetest.Backend{
-		Open:    func(*testing.T) idempotency.Store { return m },
-		Records: func(*testing.T) int { return int(m.Stats().Records) },
-		Single:  true,
-	})
-}
-
-func TestMemoryIsLinearizable(t *testing.T) {
-	t.Parallel()
-	for range 20 {
-		synctest.Test(t, func(t *testing.T) {
-			storetest.CheckLinearizable(t, idempotency.NewMemory(), storetest.History{Clients: 12})
-		})
-	}
-}
 
 // A full store refuses new writes, and goes on with those it has. Room is made
 // by the end of retentions alone.

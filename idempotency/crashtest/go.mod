@@ -36,3 +36,5 @@ replace (
 	github.com/hopbound/hopbound/idempotency/pgstore => ../pgstore
 	github.com/hopbound/hopbound/idempotency/redisstore => ../redisstore
 )
+
+replace github.com/hopbound/hopbound/idempotency/storetest => ../storetest
