@@ -4,9 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -210,7 +207,7 @@ func TestHandlerMayQueryPrepareAndSetSavepoints(t *testing.T) {
 	d := newDesk(t)
 	if err := d.transact("k", func(ctx context.Context) idempotency.Verdict {
 		tx, _ := sqlitestore.Tx(ctx)
-		insert, err := tx.PrepareContext(ctx, "INSERT INTO ledger VALUES (?, ?)")
+		insert, err := tx.PrepareContext(ctx, "INSERT INTO ledger VALUES (?, ?)") //nolint:sqlclosecheck // left open
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,11 +219,11 @@ func TestHandlerMayQueryPrepareAndSetSavepoints(t *testing.T) {
 		if _, err := tx.ExecContext(ctx, "SAVEPOINT mine; INSERT INTO ledger VALUES ('undone', 1); ROLLBACK TO mine"); err != nil {
 			t.Error(err)
 		}
-		query, err := tx.PrepareContext(ctx, "SELECT account FROM ledger WHERE cents = ? ORDER BY account")
+		query, err := tx.PrepareContext(ctx, "SELECT account FROM ledger WHERE cents = ? ORDER BY account") //nolint:sqlclosecheck // likewise
 		if err != nil {
 			t.Fatal(err)
 		}
-		rows, err := query.QueryContext(ctx, 2)
+		rows, err := query.QueryContext(ctx, 2) //nolint:sqlclosecheck // likewise
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -234,7 +231,7 @@ func TestHandlerMayQueryPrepareAndSetSavepoints(t *testing.T) {
 		if !rows.Next() || rows.Scan(&account) != nil || account != "k" {
 			t.Errorf("read %q, %v", account, rows.Err())
 		}
-		if _, err := tx.QueryContext(ctx, "SELECT account FROM ledger"); err != nil {
+		if _, err := tx.QueryContext(ctx, "SELECT account FROM ledger"); err != nil { //nolint:rowserrcheck // likewise
 			t.Error(err)
 		}
 		return commit
@@ -266,7 +263,7 @@ func TestStatementsFailAfterTheTransactionWasLost(t *testing.T) {
 			_, _ = tx.ExecContext(ctx, lose)
 			if how != "one and a BEGIN by hand" {
 				_, byHand := insert.ExecContext(ctx, how)
-				_, err := tx.QueryContext(ctx, "SELECT 1")
+				_, err := tx.QueryContext(ctx, "SELECT 1") //nolint:rowserrcheck // there are none
 				if byHand == nil || err == nil || pay(ctx, how) == nil {
 					t.Errorf("%s: a statement ran without the transaction", how)
 				}
@@ -364,125 +361,4 @@ func TestPanicRollsBack(t *testing.T) {
 		t.Error("it was committed")
 	}
 	d.want("k", idempotency.Run, "")
-}
-
-// other returns a store for the same file, as another process has one.
-func (d *desk) other() *sqlitestore.Store {
-	d.Helper()
-	return newStore(d.T, open(d.T, d.path), sqlitestore.WithTransactions())
-}
-
-func TestDuplicatesWaitForTheTransactionWhileTheyMay(t *testing.T) {
-	t.Parallel()
-	d := newDesk(t)
-	other := d.other()
-	var wg sync.WaitGroup
-	err := d.transact("k", func(context.Context) idempotency.Verdict {
-		for name, s := range map[string]*sqlitestore.Store{"the same store": d.store, "another": other} {
-			claim := claimOf("k")
-			claim.Owner, claim.Wait = name, 20*time.Millisecond
-			b, err := s.Transact(t.Context(), claim, never(t))
-			if err != nil || b.State != idempotency.Join || !b.Waited {
-				t.Errorf("%s: got %+v, %v", name, b, err)
-			}
-			claim.Wait = 0
-			ended, cancel := context.WithCancel(t.Context())
-			cancel()
-			if _, err := s.Transact(ended, claim, never(t)); !errors.Is(err, context.Canceled) {
-				t.Errorf("%s: got %v, want that the context was cancelled", name, err)
-			}
-			wg.Go(func() {
-				b, err := s.Transact(t.Context(), claim, never(t))
-				if err != nil || b.State != idempotency.Replay {
-					t.Errorf("%s: got %+v, %v", name, b, err)
-				}
-			})
-		}
-		return commit
-	})
-	wg.Wait()
-	if err != nil {
-		t.Error(err)
-	}
-}
-
-func TestDuplicatesRunOnceAcrossStores(t *testing.T) {
-	t.Parallel()
-	d := newDesk(t)
-	stores := []*sqlitestore.Store{d.store, d.other()}
-	for round := range 10 {
-		var ran atomic.Int64
-		var wg sync.WaitGroup
-		for i := range 8 {
-			wg.Go(func() {
-				claim := claimOf(fmt.Sprint(round))
-				claim.Owner = fmt.Sprint("owner ", i)
-				b, err := stores[i%2].Transact(t.Context(), claim, func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
-					ran.Add(1)
-					if err := pay(ctx, fmt.Sprint(round)); err != nil {
-						t.Error(err)
-					}
-					return commit
-				})
-				if err != nil || b.State != idempotency.Run && string(b.Outcome) != "paid" {
-					t.Errorf("told %v %q, %v", b.State, b.Outcome, err)
-				}
-			})
-		}
-		wg.Wait()
-		if ran.Load() != 1 {
-			t.Errorf("round %d: %d runs", round, ran.Load())
-		}
-	}
-}
-
-// A server without transactions may share the file, as during a rolling deploy.
-func TestTransactionWaitsForALease(t *testing.T) {
-	t.Parallel()
-	d := newDesk(t)
-	claim := claimOf("k")
-	begun, err := d.store.Begin(t.Context(), claim)
-	if err != nil {
-		t.Fatal(err)
-	}
-	another := claim
-	another.Owner, another.Wait = "another", 20*time.Millisecond
-	if b, err := d.store.Transact(t.Context(), another, never(t)); err != nil || b.State != idempotency.Join || !b.Waited {
-		t.Errorf("got %+v, %v", b, err)
-	}
-	another.Wait = 0
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		b, err := d.store.Transact(t.Context(), another, never(t))
-		if err != nil || b.State != idempotency.Replay {
-			t.Errorf("got %+v, %v", b, err)
-		}
-	})
-	if err := d.store.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, []byte("paid"), time.Hour); err != nil {
-		t.Error(err)
-	}
-	wg.Wait()
-}
-
-// Whoever waits for its turn holds no connection, so that the one that runs can use the pool.
-func TestHandlersMayReadWithThePool(t *testing.T) {
-	t.Parallel()
-	d := newDesk(t)
-	d.db.SetMaxOpenConns(2)
-	var wg sync.WaitGroup
-	for i := range 20 {
-		wg.Go(func() {
-			if err := d.transact(fmt.Sprint(i), func(context.Context) idempotency.Verdict {
-				_ = d.paid("another")
-				return commit
-			}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	d.db.SetMaxOpenConns(1)
-	if _, err := sqlitestore.New(d.db, sqlitestore.WithTransactions()); err == nil {
-		t.Error("a pool of one connection was taken")
-	}
 }
