@@ -231,7 +231,7 @@ func TestHandlerMayQueryPrepareAndSetSavepoints(t *testing.T) {
 		if !rows.Next() || rows.Scan(&account) != nil || account != "k" {
 			t.Errorf("read %q, %v", account, rows.Err())
 		}
-		if _, err := tx.QueryContext(ctx, "SELECT account FROM ledger"); err != nil { //nolint:rowserrcheck // likewise
+		if _, err := tx.QueryContext(ctx, "SELECT account FROM ledger"); err != nil { //nolint:rowserrcheck,sqlclosecheck // likewise
 			t.Error(err)
 		}
 		return commit
@@ -256,14 +256,14 @@ func TestStatementsFailAfterTheTransactionWasLost(t *testing.T) {
 	} {
 		d.wantUndone(how, d.transact(how, func(ctx context.Context) idempotency.Verdict {
 			tx, _ := sqlitestore.Tx(ctx)
-			insert, err := tx.PrepareContext(ctx, "INSERT INTO ledger VALUES (?, 1)")
+			insert, err := tx.PrepareContext(ctx, "INSERT INTO ledger VALUES (?, 1)") //nolint:sqlclosecheck // left open
 			if err != nil {
 				t.Fatal(err)
 			}
 			_, _ = tx.ExecContext(ctx, lose)
 			if how != "one and a BEGIN by hand" {
 				_, byHand := insert.ExecContext(ctx, how)
-				_, err := tx.QueryContext(ctx, "SELECT 1") //nolint:rowserrcheck // there are none
+				_, err := tx.QueryContext(ctx, "SELECT 1") //nolint:rowserrcheck,sqlclosecheck // there are none
 				if byHand == nil || err == nil || pay(ctx, how) == nil {
 					t.Errorf("%s: a statement ran without the transaction", how)
 				}
