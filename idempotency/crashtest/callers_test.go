@@ -2,6 +2,7 @@ package crashtest_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency/boltstore"
 	"github.com/hopbound/hopbound/idempotency/pgstore"
 	"github.com/hopbound/hopbound/idempotency/redisstore"
+	"github.com/hopbound/hopbound/idempotency/sqlitestore"
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/services"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
@@ -24,6 +26,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	_ "modernc.org/sqlite"
 )
 
 // stores opens a store of each kind, and another that shares its records, as a
@@ -59,6 +62,34 @@ var stores = map[string]func(t *testing.T) [2]idempotency.Store{
 		t.Helper()
 		return openPostgres(t, pgstore.WithTransactions())
 	},
+	"sqlite": func(t *testing.T) [2]idempotency.Store { t.Helper(); return openSQLite(t) },
+	"sqlite with transactions": func(t *testing.T) [2]idempotency.Store {
+		t.Helper()
+		return openSQLite(t, sqlitestore.WithTransactions())
+	},
+}
+
+func openSQLite(t *testing.T, opts ...sqlitestore.Option) (two [2]idempotency.Store) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "db")
+	for i := range two {
+		db, err := sql.Open("sqlite", path+"?_pragma=journal_mode(WAL)&_pragma=busy_timeout(100)")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = db.Close() })
+		db.SetMaxOpenConns(4) // few, for many callers
+		if err := sqlitestore.Migrate(t.Context(), db); err != nil {
+			t.Fatal(err)
+		}
+		s, err := sqlitestore.New(db, opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Close)
+		two[i] = s
+	}
+	return two
 }
 
 func openPostgres(t *testing.T, opts ...pgstore.Option) (two [2]idempotency.Store) {

@@ -16,10 +16,8 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/idempotency/pgstore"
 	"github.com/hopbound/hopbound/internal/services"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -60,6 +58,9 @@ func (a *arena) start(place int) {
 	shift := 0
 	if everything() { // else the clock cannot be set
 		shift = (place*2 - 1) * 7 * 3600
+		if strings.HasPrefix(a.store, "sqlite") { // all processes share the clock of their machine
+			shift = 7 * 3600
+		}
 	}
 	cmd.Env = append(os.Environ(), shiftVariable+"="+strconv.Itoa(shift))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -128,7 +129,7 @@ func (a *arena) round(n int) {
 	account := fmt.Sprint("account", n)
 	where := []string{"claim", "effect", "outcome"}[n%3]
 	fault := []string{"kill", "stop", "kill", "restart"}[n/3%4]
-	if a.restart == nil && fault != "kill" {
+	if a.workers[1] == nil || fault == "restart" && a.restart == nil {
 		fault = "kill"
 	}
 	place := rand.IntN(2)
@@ -228,7 +229,7 @@ func everything() bool { return os.Getenv("HOPBOUND_REQUIRE_SERVICES") == "1" }
 func TestEachKeyHasOneOutcomeWhateverCrashes(t *testing.T) {
 	t.Parallel()
 	binary := buildWorker(t)
-	for _, store := range []string{"bolt", "redis", "pg", "pgtx"} {
+	for _, store := range []string{"bolt", "redis", "pg", "pgtx", "sqlite", "sqlitetx"} {
 		t.Run(store, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
@@ -238,6 +239,9 @@ func TestEachKeyHasOneOutcomeWhateverCrashes(t *testing.T) {
 			switch store {
 			case "bolt":
 				a.at, workers = filepath.Join(dir, "db"), 1
+			case "sqlite", "sqlitetx":
+				a.at = filepath.Join(dir, "db") + "?_pragma=journal_mode(WAL)&_pragma=busy_timeout(100)"
+				a.migrateSQLite()
 			case "redis":
 				s := services.Redis(t, "--appendonly", "yes", "--appendfsync", "always")
 				a.at, a.restart = s.Addr, func() { s.Kill(); s.Start() }
@@ -277,7 +281,7 @@ func (a *arena) account(took time.Duration) {
 		runs[len(list)]++
 		n, _ := strconv.Atoi(strings.TrimPrefix(account, "account"))
 		most := 1
-		if where := n % 3; a.store != "pgtx" && where < 2 || n/3%4 == 3 && a.store != "pgtx" {
+		if !a.transactional() && (n%3 < 2 || n/3%4 == 3) {
 			most = 2
 		}
 		if len(list) > most {
@@ -287,7 +291,7 @@ func (a *arena) account(took time.Duration) {
 		for _, run := range list {
 			if strings.HasSuffix(run, " first") {
 				first++
-			} else if a.store != "pgtx" {
+			} else if !a.transactional() {
 				a.counts["runs that were told"]++
 			}
 		}
@@ -303,60 +307,4 @@ func (a *arena) account(took time.Duration) {
 		a.Errorf("%d keys have an effect, of %d", total, rounds())
 	}
 	a.Logf("%d keys in %v; keys by effects: %v; %v", rounds(), took.Round(time.Second), runs, a.counts)
-}
-
-func (a *arena) readLedger() map[string][]string {
-	if a.store == "pgtx" {
-		return a.readTable()
-	}
-	raw, err := os.ReadFile(a.ledger)
-	if err != nil {
-		a.Fatal(err)
-	}
-	all := map[string][]string{}
-	for line := range strings.Lines(string(raw)) {
-		account, run, _ := strings.Cut(strings.TrimSpace(line), " ")
-		all[account] = append(all[account], run)
-	}
-	return all
-}
-
-func (a *arena) pool() *pgxpool.Pool {
-	a.Helper()
-	pool, err := pgxpool.New(context.Background(), a.at)
-	if err != nil {
-		a.Fatal(err)
-	}
-	return pool
-}
-
-func (a *arena) migrate() {
-	a.Helper()
-	pool := a.pool()
-	defer pool.Close()
-	if err := pgstore.Migrate(a.Context(), pool); err != nil {
-		a.Fatal(err)
-	}
-	if _, err := pool.Exec(a.Context(), "CREATE TABLE ledger (account text, run text)"); err != nil {
-		a.Fatal(err)
-	}
-}
-
-func (a *arena) readTable() map[string][]string {
-	pool := a.pool()
-	defer pool.Close()
-	rows, err := pool.Query(a.Context(), "SELECT account, run FROM ledger")
-	if err != nil {
-		a.Fatal(err)
-	}
-	defer rows.Close()
-	all := map[string][]string{}
-	for rows.Next() {
-		var account, run string
-		if err := rows.Scan(&account, &run); err != nil {
-			a.Fatal(err)
-		}
-		all[account] = append(all[account], run)
-	}
-	return all
 }

@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"database/sql"
 	"errors"
 	"flag"
 	"fmt"
@@ -19,19 +20,21 @@ import (
 	"github.com/hopbound/hopbound/idempotency/boltstore"
 	"github.com/hopbound/hopbound/idempotency/pgstore"
 	"github.com/hopbound/hopbound/idempotency/redisstore"
+	"github.com/hopbound/hopbound/idempotency/sqlitestore"
 	"github.com/hopbound/hopbound/interceptors"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/rueidis"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	_ "modernc.org/sqlite"
 )
 
 func main() {
 	var c config
-	flag.StringVar(&c.store, "store", "", "bolt, redis, pg or pgtx")
+	flag.StringVar(&c.store, "store", "", "bolt, redis, pg, pgtx, sqlite or sqlitetx")
 	flag.StringVar(&c.at, "at", "", "where the store is")
-	flag.StringVar(&c.ledger, "ledger", "", "the file that payments are noted in, unless the store is pgtx")
+	flag.StringVar(&c.ledger, "ledger", "", "the file that payments are noted in, unless the store has transactions")
 	flag.DurationVar(&c.lease, "lease", 0, "of claims")
 	flag.Parse()
 	log.SetFlags(0)
@@ -89,6 +92,16 @@ func (c *config) open() (idempotency.Store, error) {
 			opts = append(opts, pgstore.WithTransactions())
 		}
 		return pgstore.New(pool, opts...)
+	case "sqlite", "sqlitetx":
+		db, err := sql.Open("sqlite", c.at)
+		if err != nil {
+			return nil, err
+		}
+		var opts []sqlitestore.Option
+		if c.store == "sqlitetx" {
+			opts = append(opts, sqlitestore.WithTransactions())
+		}
+		return sqlitestore.New(db, opts...)
 	default:
 		return nil, fmt.Errorf("no store %q", c.store)
 	}
@@ -99,6 +112,10 @@ func (c *config) open() (idempotency.Store, error) {
 func (c *config) note(ctx context.Context, account, run string) error {
 	if tx, ok := pgstore.Tx(ctx); ok {
 		_, err := tx.Exec(ctx, "INSERT INTO ledger (account, run) VALUES ($1, $2)", account, run)
+		return err
+	}
+	if tx, ok := sqlitestore.Tx(ctx); ok {
+		_, err := tx.ExecContext(ctx, "INSERT INTO ledger (account, run) VALUES ($1, $2)", account, run)
 		return err
 	}
 	f, err := os.OpenFile(c.ledger, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)

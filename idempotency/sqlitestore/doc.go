@@ -1,0 +1,78 @@
+// Package sqlitestore keeps the records of writes in a SQLite file, 3.37 or later, for a service
+// that runs on one machine and has its data in SQLite.
+//
+//	db, err := sql.Open("sqlite", "bank.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(1000)")
+//	err = sqlitestore.Migrate(ctx, db)
+//	store, err := sqlitestore.New(db, sqlitestore.WithTransactions())
+//	defer store.Close()
+//	server, err := interceptors.NewServer(interceptors.WithIdempotency(store))
+//
+// The package imports no driver. It works with any SQLite driver for database/sql whose
+// connections have PrepareContext and ExecContext, such as modernc.org/sqlite and
+// github.com/mattn/go-sqlite3.
+//
+// # Transactions
+//
+// With [WithTransactions] a handler runs in a transaction, which it gets from [Tx]. What it writes
+// with it and the outcome of its call are committed together or not at all. A failure that is kept
+// as an outcome is committed without the handler's writes. What a handler does in other services or
+// files is not part of the transaction.
+//
+// SQLite has one writer at a time. A handler holds the write lock of the file from the claim to the
+// commit, whether it writes or not. Therefore:
+//
+//   - Handlers in transactions run one after another, in all processes together. Keep them short,
+//     and make calls to slow services elsewhere.
+//   - All other writers of the file wait: those of the application, and the steps of the store.
+//   - A handler must not wait for another write to the same file, such as a write with the
+//     application's pool or a call of another keyed method that the same file serves. The two would
+//     wait for each other until a deadline ends one of them.
+//
+// Whoever waits for the write lock in the same process holds no connection. Across processes the
+// store asks for the lock again and again, with pauses. The wait ends with the call's deadline, or
+// with [idempotency.MaxWait] if that is shorter: the store cannot see which key the other process
+// runs. Calls whose outcome is stored are answered without the lock.
+//
+// The lock is taken with BEGIN IMMEDIATE, so that transactions cannot conflict: SQLITE_BUSY_SNAPSHOT
+// and [idempotency.ErrConflict] do not occur.
+//
+// A handler may also lose its transaction. SQLite rolls it back after some errors (INSERT OR
+// ROLLBACK, a full disk) and if the call is cancelled while a statement writes. The handler's
+// further statements then fail, and nothing is committed. If a handler ends the transaction itself
+// with COMMIT in SQL, its claim is committed too: the call fails with
+// [idempotency.ErrOutcomeUnknown], and the next run is told of a possible effect.
+//
+// # Leases
+//
+// Without transactions, each step of the store is a short transaction, and a handler holds no lock
+// while it runs. A handler may run again if its server dies or stands still for longer than the
+// lease; see [idempotency.TakenOver]. A handler that writes to the file keeps its own transactions
+// shorter than the lease, because renewals wait for them.
+//
+// Steps use connections of the pool. If handlers may hold all connections of it, give the store a
+// pool of its own for the same file.
+//
+// # Settings of the file
+//
+//   - journal_mode WAL, so that readers and writers do not wait for each other. [Store.Check] warns
+//     of any other.
+//   - synchronous FULL, so that a stored outcome survives a crash of the machine. With NORMAL or
+//     OFF the last outcomes may be lost, and with them what the handler wrote in the same
+//     transaction. Check warns of this too. A crash of the process loses nothing.
+//   - busy_timeout is not needed. If the driver cannot interrupt it, a step may outlive its context
+//     for as long; keep it below a second then.
+//
+// Keep the file on a local disk. SQLite's locks do not work on most network file systems.
+//
+// # Time
+//
+// All processes that use the file share the clock of their machine. The file also has the time of
+// the last write, and the store's time is the later of the two, so that it never goes back. If the
+// clock is set back, time stands still until the clock has caught up: leases and retentions last
+// longer, never shorter. If the clock is set forward, leases and retentions end early by as much.
+//
+// # What may enter
+//
+// The package knows SQLite by database/sql and the records by package idempotency. It imports no
+// driver and nothing of gRPC.
+package sqlitestore

@@ -1,0 +1,155 @@
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/internal/watch"
+)
+
+// Store is an [idempotency.Store] in a SQLite file. It is safe for concurrent use. Any number of
+// processes of one machine may use the file at once, each with a store of its own.
+type Store struct {
+	settings
+	file    file
+	waiting watch.Group
+	wall    func() int64 // the machine's clock, in nanoseconds since 1970
+
+	purged, purgeFailures atomic.Int64
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+var (
+	_ idempotency.Transactor = (*Store)(nil)
+	_ idempotency.Inspector  = (*Store)(nil)
+	_ idempotency.Measured   = (*Store)(nil)
+)
+
+// New returns a store in the file of a pool. It does not read the file; see [Migrate] and
+// [Store.Check]. It deletes expired records from time to time until it is closed.
+//
+// The store uses at most one connection of the pool to write, and one for each call that reads.
+// With [WithTransactions] the pool must allow at least two connections.
+func New(db *sql.DB, opts ...Option) (*Store, error) {
+	settings, err := newSettings(opts)
+	switch {
+	case db == nil:
+		err = errors.Join(err, errors.New("sqlitestore: no database"))
+	case settings.transactions && db.Stats().MaxOpenConnections == 1:
+		err = errors.Join(err, errors.New("sqlitestore: WithTransactions: the pool must allow at least two connections, because a handler's transaction holds one"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Store{settings: settings, file: newFile(db), wall: func() int64 { return time.Now().UnixNano() }, stop: stop}
+	if s.expireEvery > 0 {
+		s.done.Go(func() { s.keepExpiring(ctx) })
+	}
+	return s, nil
+}
+
+// Close ends what the store does by itself. It leaves the pool open.
+func (s *Store) Close() {
+	s.stop()
+	s.done.Wait()
+}
+
+// Kind returns "sqlite", as metrics name the store.
+func (s *Store) Kind() string { return "sqlite" }
+
+// view reads a record, which is nil if there is none, and the time. It does not wait for
+// transactions.
+func (s *Store) view(ctx context.Context, id idempotency.ID) (r *record, now int64, err error) {
+	now = s.wall()
+	err = whileBusy(ctx, func() (err error) {
+		var fileTime int64
+		r, fileTime, err = readRecord(ctx, s.file.db, id)
+		now = max(now, fileTime)
+		return err
+	})
+	return r, now, err
+}
+
+// ask returns what a claim would be answered, and claims nothing.
+func (s *Store) ask(ctx context.Context, claim *idempotency.Claim) (idempotency.Begun, error) {
+	if claim.Owner == "" || claim.Lease <= 0 {
+		return idempotency.Begun{}, errors.New("a claim needs an owner and a positive lease")
+	}
+	r, now, err := s.view(ctx, claim.ID)
+	if err != nil {
+		return idempotency.Begun{}, err
+	}
+	return r.answer(claim, now), nil
+}
+
+// Begin claims a write, or tells what is known of it. It writes only if it claims.
+func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
+	begun, err := s.ask(ctx, &claim)
+	if err != nil || begun.State != idempotency.Absent {
+		return begun, wrap("begin", err)
+	}
+	err = s.step(ctx, "begin", claim.ID, func(w *writer) (err error) {
+		begun, err = w.claim(&claim)
+		return err
+	})
+	if err != nil {
+		return idempotency.Begun{}, err
+	}
+	return begun, nil
+}
+
+// Look tells what is known of a write, and claims nothing.
+func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
+	r, now, err := s.view(ctx, claim.ID)
+	if err != nil {
+		return idempotency.Begun{}, wrap("look", err)
+	}
+	return r.known(&claim.Fingerprint, now), nil
+}
+
+// Complete ends a write with its outcome.
+func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
+	return s.step(ctx, "complete", lease.ID, func(w *writer) error { return w.complete(lease, outcome, retention) })
+}
+
+// Extend makes the lease last for d from now.
+func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
+	return s.step(ctx, "extend", lease.ID, func(w *writer) error { return w.extend(lease, d) })
+}
+
+// Save stores a checkpoint.
+func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []byte) error {
+	return s.step(ctx, "save", lease.ID, func(w *writer) error { return w.save(lease, checkpoint) })
+}
+
+// Release gives up a write.
+func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
+	return s.step(ctx, "release", lease.ID, func(w *writer) error { return w.release(lease, effect, retention) })
+}
+
+// Wait returns when the record may have ceased to be pending. It sees a change by this store at
+// once, and one by another process when it next reads the record, which is less often the longer
+// the wait lasts.
+func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
+	pace := watch.Pace{Least: 5 * time.Millisecond, Most: 250 * time.Millisecond}
+	return wrap("wait", s.waiting.Wait(ctx, id, pace, func(ctx context.Context) (time.Duration, error) {
+		r, now, err := s.view(ctx, id)
+		return r.left(now), err
+	}))
+}
+
+func wrap(step string, err error) error {
+	if err == nil || errors.Is(err, idempotency.ErrLeaseLost) {
+		return err
+	}
+	return fmt.Errorf("sqlitestore: %s: %w", step, err)
+}
