@@ -32,7 +32,7 @@ var errConflict = errors.New("hopbound: another transaction was in the way")
 // pauseForConflict waits a little, so that the other transaction can end. It returns false
 // if the call ends first.
 func (c *claim) pauseForConflict(runs int) bool {
-	pause := time.NewTimer(rand.N(min(firstStorePause<<runs, mostStorePause))) //nolint:gosec // jitter need not be secret
+	pause := time.NewTimer(rand.N(min(firstStorePause<<min(runs, 10), mostStorePause))) //nolint:gosec // jitter need not be secret
 	defer pause.Stop()
 	select {
 	case <-pause.C:

@@ -43,6 +43,7 @@ func TestHandlerRunsAgainAfterAConflictIfItMay(t *testing.T) {
 		"it may not":                   {nil, 1, 1, false},
 		"it may, and succeeds at last": {[]idempotency.Option{idempotency.Reruns(2)}, 2, 3, true},
 		"it may, and not often enough": {[]idempotency.Option{idempotency.Reruns(2)}, 3, 3, false},
+		"it may, very often":           {[]idempotency.Option{idempotency.Reruns(100)}, 90, 91, true},
 		"another method may":           {[]idempotency.Option{idempotency.ForMethod("/hopbound.test.v1.TestService/Write", idempotency.Reruns(2))}, 1, 1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
