@@ -76,7 +76,8 @@ func show(out io.Writer, traces map[string][]*tree.Span, id string) error {
 		return err
 	}
 	fmt.Fprintf(out, "\nRequest %s:\n\n", chosen)
-	return tree.Write(out, traces[chosen])
+	_, err = tree.Write(out, traces[chosen])
+	return err
 }
 
 // choose returns the trace whose id begins with prefix or, without one, that with
