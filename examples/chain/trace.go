@@ -59,7 +59,8 @@ func writeTree(out io.Writer, spans []sdktrace.ReadOnlySpan) error {
 	for _, s := range spans {
 		all = append(all, treeSpan(s))
 	}
-	return tree.Write(out, all)
+	_, err := tree.Write(out, all)
+	return err
 }
 
 func treeSpan(s sdktrace.ReadOnlySpan) *tree.Span {

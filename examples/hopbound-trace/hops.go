@@ -29,36 +29,35 @@ type hop struct {
 
 // writeHops prints a line for each service: how often it was called for each
 // request that reached it, and how many attempts it made for each of its own calls.
-func writeHops(out io.Writer, traces map[string][]*tree.Span) error {
+// It returns how many services beyond a limit it leaves out.
+func writeHops(out io.Writer, traces map[string]*request, limit int) (leftOut int, err error) {
 	hops := map[string]*hop{}
-	for _, spans := range traces {
-		addTrace(hops, spans)
+	for _, req := range traces {
+		addTrace(hops, req.spans)
 	}
 	all := slices.SortedFunc(maps.Values(hops), func(a, b *hop) int {
 		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.name, b.name))
 	})
+	shown := all[:min(len(all), limit)]
 	fmt.Fprintf(out, "%s\n\n", tree.Plural(int64(len(traces)), "request"))
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "hop\tcalls got\tfor each request\tfailed\tcalls made\tattempts\tfor each call\tnot repeated, because\t")
-	for _, h := range all {
+	for _, h := range shown {
 		fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%d\t%d\t%s\t%s\t\n", tree.Printable(h.name), h.served, ratio(h.served, h.requests),
 			h.failed, h.calls, cmp.Or(h.attempts, h.clients), ratio(h.attempts, h.calls), tree.Printable(reasons(h.decisions)))
 	}
-	return table.Flush()
+	return len(all) - len(shown), table.Flush()
 }
 
 func addTrace(hops map[string]*hop, spans []*tree.Span) {
-	known := map[string]*tree.Span{}
-	for _, s := range spans {
-		known[s.ID] = s
-	}
+	depths := depthsOf(spans)
 	for _, s := range spans {
 		h := hops[s.Service]
 		if h == nil {
-			h = &hop{name: cmp.Or(s.Service, "(no service.name)"), depth: depth(known, s), decisions: map[string]int{}}
+			h = &hop{name: cmp.Or(s.Service, "(no service.name)"), depth: depths[s], decisions: map[string]int{}}
 			hops[s.Service] = h
 		}
-		h.depth = min(h.depth, depth(known, s))
+		h.depth = min(h.depth, depths[s])
 		switch decision := s.Text("hopbound.decision"); {
 		case s.Kind == tree.Server:
 			h.served++
@@ -82,18 +81,34 @@ func addTrace(hops map[string]*hop, spans []*tree.Span) {
 	}
 }
 
-// depth returns how many servers' spans are above a span, itself included.
-func depth(known map[string]*tree.Span, s *tree.Span) int {
-	n := 0
-	for range known { // a circle of parents ends here
-		if s.Kind == tree.Server {
-			n++
-		}
-		if s = known[s.Parent]; s == nil {
-			break
-		}
+// depthsOf returns how many servers' spans are above each span, itself included. It
+// visits each span once, without recursion.
+func depthsOf(spans []*tree.Span) map[*tree.Span]int {
+	known := make(map[string]*tree.Span, len(spans))
+	for _, s := range spans {
+		known[s.ID] = s
 	}
-	return n
+	depths := make(map[*tree.Span]int, len(spans))
+	var path []*tree.Span // from a span up to the first whose depth is known
+	for _, s := range spans {
+		depth := 0
+		for above := s; above != nil; above = known[above.Parent] {
+			if d, ok := depths[above]; ok {
+				depth = d
+				break
+			}
+			depths[above] = 0 // so that a circle of parents ends here
+			path = append(path, above)
+		}
+		for _, below := range slices.Backward(path) {
+			if below.Kind == tree.Server {
+				depth++
+			}
+			depths[below] = depth
+		}
+		path = path[:0]
+	}
+	return depths
 }
 
 func ratio(part, whole int) string {
@@ -103,13 +118,24 @@ func ratio(part, whole int) string {
 	return fmt.Sprintf("%.3f", float64(part)/float64(whole))
 }
 
+// maxReasons is how many decisions a line lists. Hopbound makes fewer.
+const maxReasons = 16
+
 // reasons lists decisions, the most frequent first.
 func reasons(decisions map[string]int) string {
 	names := slices.SortedFunc(maps.Keys(decisions), func(a, b string) int {
 		return cmp.Or(cmp.Compare(decisions[b], decisions[a]), cmp.Compare(a, b))
 	})
+	others := 0
 	for i, name := range names {
+		if i >= maxReasons {
+			others += decisions[name]
+			continue
+		}
 		names[i] = fmt.Sprintf("%s %d", name, decisions[name])
+	}
+	if others > 0 {
+		names = append(names[:maxReasons], fmt.Sprintf("others %d", others))
 	}
 	return cmp.Or(strings.Join(names, ", "), "–")
 }

@@ -6,35 +6,37 @@
 //	hopbound-trace < spans.json
 //	hopbound-trace -trace 4bf92f35 spans.json
 //
-// Without -trace it shows the request with the most calls. What is malformed is
-// named on standard error by its line, and left out; the exit code is 3 then. It is
-// 1 if nothing can be read or there is nothing to show, and 2 for bad flags.
+// Without -trace it shows the request with the most calls. With -trace it keeps, and
+// counts, only the spans of that request.
+//
+// The input may be hostile or larger than memory. It is read as a stream, and there
+// are limits for the size and the nesting of a span, for all spans that are kept, for
+// the hops that are listed and for the depth of a tree. What is malformed or beyond a
+// limit is reported on standard error and left out. The exit code is 3 then. It is 1
+// if nothing can be read or there is nothing to show, and 2 for bad flags.
 package main
 
 import (
-	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/hopbound/hopbound/examples/internal/tree"
 )
 
 // Exit codes beside 0.
 const (
-	exitFailed    = 1
-	exitUsage     = 2
-	exitMalformed = 3
+	exitFailed  = 1
+	exitUsage   = 2
+	exitLeftOut = 3
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, defaultLimits())) }
 
 // run is the command. It returns its exit code.
-func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer, limits limits) int {
 	flags := flag.NewFlagSet("hopbound-trace", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	id := flags.String("trace", "", "show the request with this trace id, or the one whose id begins so")
@@ -48,66 +50,46 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "hopbound-trace:", err)
 		return exitUsage
 	}
-	r := newReader(stderr)
-	if err := r.readAll(flags.Args(), stdin); err != nil {
+	r := &reader{store: newStore(*id, limits.kept), report: &report{out: stderr, max: limits.reports}, limits: limits}
+	err := r.readAll(flags.Args(), stdin)
+	r.report.close()
+	if err == nil {
+		err = r.show(stdout)
+	}
+	switch {
+	case err != nil:
 		fmt.Fprintln(stderr, "hopbound-trace:", err)
 		return exitFailed
-	}
-	if err := show(stdout, r.traces(), *id); err != nil {
-		fmt.Fprintln(stderr, "hopbound-trace:", err)
-		return exitFailed
-	}
-	if r.malformed > 0 {
-		return exitMalformed
+	case r.report.reasons > 0:
+		return exitLeftOut
 	}
 	return 0
 }
 
-// show prints what there is of all requests, and one of them.
-func show(out io.Writer, traces map[string][]*tree.Span, id string) error {
-	if len(traces) == 0 {
-		return errors.New("there are no spans")
+// show prints the counts of all requests, and the tree of one.
+func (r *reader) show(out io.Writer) error {
+	if n := r.store.leftOut; n > 0 {
+		r.report.notef("%d spans, as there is no room for more", n)
 	}
-	chosen, err := choose(traces, strings.ToLower(id))
+	chosen, err := r.store.choose()
 	if err != nil {
 		return err
 	}
-	if err := writeHops(out, traces); err != nil {
+	hops, err := writeHops(out, r.store.traces, r.limits.hops)
+	if err != nil {
 		return err
 	}
+	if hops > 0 {
+		r.report.notef("%d hops beyond the first %d", hops, r.limits.hops)
+	}
+	req := r.store.traces[chosen]
 	fmt.Fprintf(out, "\nRequest %s:\n\n", chosen)
-	return tree.Write(out, traces[chosen])
-}
-
-// choose returns the trace whose id begins with prefix or, without one, that with
-// the most calls.
-func choose(traces map[string][]*tree.Span, prefix string) (string, error) {
-	var found []string
-	for id := range traces {
-		if strings.HasPrefix(id, prefix) {
-			found = append(found, id)
-		}
+	deep, err := tree.Write(out, req.spans)
+	if deep > 0 {
+		r.report.notef("%d spans deeper than %d levels", deep, tree.MaxDepth)
 	}
-	slices.SortFunc(found, func(a, b string) int {
-		return cmp.Or(cmp.Compare(served(traces[b]), served(traces[a])), cmp.Compare(a, b))
-	})
-	switch {
-	case len(found) == 0:
-		return "", fmt.Errorf("no trace has an id that begins with %q", prefix)
-	case prefix != "" && len(found) > 1:
-		return "", fmt.Errorf("%d traces have an id that begins with %q", len(found), prefix)
+	if req.leftOut > 0 {
+		r.report.notef("%d of these are spans of request %s, whose tree is incomplete", req.leftOut, chosen)
 	}
-	return found[0], nil
-}
-
-// served returns how many calls servers got, or how many spans there are of a
-// trace that has none of a server.
-func served(spans []*tree.Span) int {
-	n := 0
-	for _, s := range spans {
-		if s.Kind == tree.Server {
-			n++
-		}
-	}
-	return cmp.Or(n, len(spans))
+	return err
 }

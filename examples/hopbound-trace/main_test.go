@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"unicode"
 
 	"github.com/hopbound/hopbound/internal/services"
@@ -50,7 +51,7 @@ func export(t *testing.T) string {
 
 func runOn(input string, args ...string) (code int, stdout, stderr string) {
 	var out, log bytes.Buffer
-	code = run(args, strings.NewReader(input), &out, &log)
+	code = run(args, strings.NewReader(input), &out, &log, defaultLimits())
 	return code, out.String(), log.String()
 }
 
@@ -121,7 +122,7 @@ func TestMalformedIsNamedByItsLineAndLeftOut(t *testing.T) {
 			want = append(want, fmt.Sprintf("standard input:%d: left out: ", line))
 		}
 		got := strings.Split(strings.TrimSpace(log), "\n")
-		if code != exitMalformed || len(got) != len(want) || !strings.Contains(out, "shop: server a: ended after 2ms") {
+		if code != exitLeftOut || len(got) != len(want) || !strings.Contains(out, "shop: server a: ended after 2ms") {
 			t.Errorf("%s: exit %d, %q\n%s", name, code, got, out)
 			continue
 		}
@@ -194,20 +195,33 @@ func TestRequestIsChosen(t *testing.T) {
 	}
 }
 
-// Whatever is read, nothing panics or hangs, and what is not printed is complained of.
+// Whatever is read, nothing panics or hangs, and what is not printed is reported.
 func FuzzRead(f *testing.F) {
 	f.Add([]byte(document(good)))
 	f.Add([]byte("[" + document(good) + ",5]\n{\"trace\":{\"batches\":[{}]}}"))
 	f.Add([]byte(document(strings.Replace(good, `"kind":2`, `"parentSpanId":"00f067aa0ba902b7","kind":2`, 1))))
+	f.Add([]byte(document(good, good, "5")))
+	f.Add([]byte(document(good)[:200] + "\n" + document(good, strings.Replace(good, "a", "b", 1))))
+	small := limits{value: 300, nesting: 6, kept: 1500, reports: 2, hops: 1}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var out, log bytes.Buffer
-		code := run(nil, bytes.NewReader(data), &out, &log)
-		if (code == 0) != (log.Len() == 0) {
-			t.Errorf("exit %d, and %q", code, log.String())
-		}
-		for _, r := range out.String() {
-			if r != '\n' && !unicode.IsPrint(r) {
-				t.Errorf("%q is printed", r)
+		for _, limits := range []limits{defaultLimits(), small} {
+			var out, log bytes.Buffer
+			code := run(nil, bytes.NewReader(data), &out, &log, limits)
+			if (code == 0) != (log.Len() == 0) {
+				t.Errorf("exit %d, and %q", code, log.String())
+			}
+			for _, r := range out.String() + log.String() {
+				if r != '\n' && !unicode.IsPrint(r) {
+					t.Errorf("%q is printed", r)
+				}
+			}
+			var slowOut, slowLog bytes.Buffer
+			slow := run(nil, iotest.OneByteReader(bytes.NewReader(data)), &slowOut, &slowLog, limits)
+			if slow != code || slowOut.String() != out.String() || slowLog.String() != log.String() {
+				t.Errorf("read byte by byte: exit %d, %s%s\nwithout: exit %d, %s%s", slow, &slowLog, &slowOut, code, &log, &out)
+			}
+			if lines := strings.Count(log.String(), "\n"); lines > limits.reports+5 {
+				t.Errorf("%d lines on standard error", lines)
 			}
 		}
 	})

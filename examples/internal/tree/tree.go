@@ -76,32 +76,70 @@ func Order(spans []*Span) {
 	})
 }
 
-// Write prints the spans of one trace. Spans whose parent is not among them, or
-// below themselves, are printed as roots, and said to be.
-func Write(out io.Writer, spans []*Span) error {
-	t := &tree{out: bufio.NewWriter(out), children: map[string][]*Span{}}
-	known := map[string]bool{}
+// MaxDepth is how many levels of spans Write prints.
+const MaxDepth = 1000
+
+// Write sorts the spans of one trace, and prints them as a tree. Spans whose parent
+// is not among them, or that are below themselves, are printed as roots, and marked.
+// It returns how many spans, deeper than MaxDepth, it leaves out. Its cost is that of
+// sorting, however the spans refer to each other.
+func Write(out io.Writer, spans []*Span) (leftOut int, err error) {
+	Order(spans)
+	t := &tree{out: bufio.NewWriter(out), known: make(map[string]*Span, len(spans)), children: map[string][]*Span{}}
 	for _, s := range spans {
-		known[s.ID] = true
+		t.known[s.ID] = s
 	}
 	for _, s := range spans {
 		parent := s.Parent
-		if !known[parent] {
+		if t.known[parent] == nil {
 			parent = ""
 		}
 		t.children[parent] = append(t.children[parent], s)
 	}
 	t.walk("", 0, " (its parent is missing)")
-	for len(t.children) > 0 { // circles
-		first := slices.Min(slices.Collect(maps.Keys(t.children)))
-		t.walk(first, 0, " (it is below itself)")
+	for _, id := range slices.Sorted(maps.Keys(t.children)) { // circles, and what is below them
+		if len(t.children[id]) > 0 {
+			first := t.circle(id)
+			t.children[first.Parent] = slices.DeleteFunc(t.children[first.Parent], func(s *Span) bool { return s == first })
+			t.show(first, 0, " (it is below itself)")
+		}
 	}
-	return t.out.Flush()
+	return t.leftOut, t.out.Flush()
 }
 
 type tree struct {
 	out      *bufio.Writer // which keeps the first error
-	children map[string][]*Span
+	known    map[string]*Span
+	children map[string][]*Span // in their order, until they are printed
+	leftOut  int
+}
+
+// circle returns a span of the circle that is above a span. There is one, as all
+// other spans have been printed.
+func (t *tree) circle(id string) *Span {
+	for seen := map[string]bool{}; !seen[id]; id = t.known[id].Parent {
+		seen[id] = true
+	}
+	return t.known[id]
+}
+
+// leaveOut counts all spans below a parent instead of printing them. There may be
+// more levels of them than a stack has room for.
+func (t *tree) leaveOut(parent string, depth int) {
+	count := 0
+	for parents := []string{parent}; len(parents) > 0; {
+		last := parents[len(parents)-1]
+		parents = parents[:len(parents)-1]
+		count += len(t.children[last])
+		for _, s := range t.children[last] {
+			parents = append(parents, s.ID)
+		}
+		delete(t.children, last)
+	}
+	if count > 0 {
+		t.printf(depth, "(%s below left out)", Plural(int64(count), "span"))
+	}
+	t.leftOut += count
 }
 
 // mostIndented is how deep a tree is drawn; below, lines are not indented further.
@@ -127,31 +165,41 @@ func (t *tree) printf(depth int, format string, args ...any) {
 // events of a call between its attempts. At depth 0, orphan is said of those that
 // have another parent.
 func (t *tree) walk(parent string, depth int, orphan string) {
+	if depth >= MaxDepth {
+		t.leaveOut(parent, depth)
+		return
+	}
 	children := t.children[parent]
 	delete(t.children, parent) // so that a circle ends
-	Order(children)
 	for _, s := range children {
 		said := ""
 		if depth == 0 && s.Parent != "" {
 			said = orphan
 		}
-		t.printf(depth, "%s%s", line(s), said)
-		if s.IsCall() {
-			t.walkCall(s, depth+1)
-			continue
-		}
-		for _, e := range s.Events {
-			t.event(s, e, depth+1)
-		}
-		t.walk(s.ID, depth+1, "")
+		t.show(s, depth, said)
 	}
+}
+
+// show prints a span, with said after it, and the spans below it.
+func (t *tree) show(s *Span, depth int, said string) {
+	t.printf(depth, "%s%s", line(s), said)
+	if s.IsCall() {
+		t.walkCall(s, depth+1)
+		return
+	}
+	for _, e := range s.Events {
+		t.event(s, e, depth+1)
+	}
+	t.walk(s.ID, depth+1, "")
 }
 
 // walkCall prints the attempts of a call with the events where they were.
 func (t *tree) walkCall(call *Span, depth int) {
+	if depth >= MaxDepth {
+		t.leaveOut(call.ID, depth)
+	}
 	attempts := t.children[call.ID]
 	delete(t.children, call.ID)
-	Order(attempts)
 	events := call.Events
 	for _, a := range attempts {
 		for len(events) > 0 && before(events[0], a) {

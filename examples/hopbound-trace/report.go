@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// report writes on standard error what is left out.
+type report struct {
+	out      io.Writer
+	max      int // lines that leave may write
+	reasons  int // calls of leave and of notef
+	unspoken int // calls of leave beyond max
+}
+
+// leave reports that what is in a line of a file is left out.
+func (r *report) leave(name string, line int, err error) {
+	r.reasons++
+	if r.reasons > r.max {
+		r.unspoken++
+		return
+	}
+	fmt.Fprintf(r.out, "%s:%d: left out: %s\n", name, line, quote(shorten(err.Error())))
+}
+
+// note reports what is left out of all the input.
+func (r *report) notef(format string, args ...any) {
+	r.reasons++
+	fmt.Fprintf(r.out, "hopbound-trace: left out: %s\n", quote(fmt.Sprintf(format, args...)))
+}
+
+// close reports how many lines leave did not write.
+func (r *report) close() {
+	if r.unspoken > 0 {
+		r.notef("%d more malformed or oversized parts of the input", r.unspoken)
+	}
+}
+
+// quote escapes whatever could control a terminal.
+func quote(text string) string { return strings.Trim(strconv.Quote(text), `"`) }

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hopbound/hopbound/examples/internal/tree"
+)
+
+// jsonSpan is a span as OTLP has it in JSON.
+type jsonSpan struct {
+	TraceID           string     `json:"traceId"`
+	SpanID            string     `json:"spanId"`
+	ParentSpanID      string     `json:"parentSpanId"`
+	Name              string     `json:"name"`
+	Kind              any        `json:"kind"` // a number, or the name of one
+	StartTimeUnixNano number     `json:"startTimeUnixNano"`
+	EndTimeUnixNano   number     `json:"endTimeUnixNano"`
+	Attributes        attributes `json:"attributes"`
+	Events            []struct {
+		Name         string     `json:"name"`
+		TimeUnixNano number     `json:"timeUnixNano"`
+		Attributes   attributes `json:"attributes"`
+	} `json:"events"`
+	Status struct {
+		Code any `json:"code"`
+	} `json:"status"`
+}
+
+// readSpan keeps of a span what may be printed, and shortens its texts.
+func readSpan(p piece) (*tree.Span, error) {
+	var j jsonSpan
+	if err := p.decode(&j); err != nil {
+		return nil, err
+	}
+	s := &tree.Span{
+		Name: shorten(j.Name), Kind: readKind(j.Kind), Attributes: j.Attributes.values(),
+		Began: j.StartTimeUnixNano.time(), Ended: j.EndTimeUnixNano.time(),
+		Failed: j.Status.Code == float64(2) || j.Status.Code == "STATUS_CODE_ERROR",
+	}
+	var errs [3]error
+	s.Trace, errs[0] = readID("traceId", j.TraceID, 16)
+	s.ID, errs[1] = readID("spanId", j.SpanID, 8)
+	if j.ParentSpanID != "" {
+		s.Parent, errs[2] = readID("parentSpanId", j.ParentSpanID, 8)
+	}
+	if strings.Trim(s.Parent, "0") == "" {
+		s.Parent = ""
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, err
+	}
+	if j.StartTimeUnixNano <= 0 || j.EndTimeUnixNano < j.StartTimeUnixNano {
+		return nil, fmt.Errorf("it begins at %d and ends at %d", j.StartTimeUnixNano, j.EndTimeUnixNano)
+	}
+	for _, e := range j.Events {
+		if !strings.HasPrefix(e.Name, "hopbound.") {
+			continue
+		}
+		s.Events = append(s.Events, tree.Event{Name: shorten(e.Name), At: e.TimeUnixNano.time(), Attributes: e.Attributes.values()})
+	}
+	slices.SortStableFunc(s.Events, func(a, b tree.Event) int { return a.At.Compare(b.At) })
+	return s, nil
+}
+
+// readID reads an id, which is hexadecimal in OTLP and base64 in what some backends
+// make of it.
+func readID(name, text string, size int) (string, error) {
+	raw, err := hex.DecodeString(text)
+	if err != nil || len(raw) != size {
+		raw, err = base64.StdEncoding.DecodeString(text)
+	}
+	if err != nil || len(raw) != size {
+		return "", fmt.Errorf("%s %q is none", name, text)
+	}
+	id := hex.EncodeToString(raw)
+	if strings.Trim(id, "0") == "" && name != "parentSpanId" {
+		return "", fmt.Errorf("%s is zero", name)
+	}
+	return id, nil
+}
+
+func readKind(kind any) tree.Kind {
+	switch kind {
+	case float64(2), "SPAN_KIND_SERVER":
+		return tree.Server
+	case float64(3), "SPAN_KIND_CLIENT":
+		return tree.Client
+	default:
+		return tree.Other
+	}
+}
+
+// number is a whole number, which JSON has as a string where it may be large.
+type number int64
+
+// UnmarshalJSON reads a number.
+func (n *number) UnmarshalJSON(text []byte) error {
+	v, err := strconv.ParseInt(strings.Trim(string(text), `"`), 10, 64)
+	*n = number(v)
+	return err
+}
+
+func (n number) time() time.Time { return time.Unix(0, int64(n)) }
+
+// attributes are those of a span as OTLP has them in JSON.
+type attributes []struct {
+	Key   string         `json:"key"`
+	Value attributeValue `json:"value"`
+}
+
+type attributeValue struct {
+	String *string  `json:"stringValue"`
+	Int    *number  `json:"intValue"`
+	Double *float64 `json:"doubleValue"`
+	Bool   *bool    `json:"boolValue"`
+}
+
+// values returns those that Hopbound prints, or nil.
+func (a attributes) values() map[string]any {
+	var values map[string]any
+	for _, kv := range a {
+		value := kv.Value.value()
+		if value == nil || !isPrinted(kv.Key) {
+			continue
+		}
+		if values == nil {
+			values = map[string]any{}
+		}
+		values[shorten(kv.Key)] = value
+	}
+	return values
+}
+
+func isPrinted(key string) bool {
+	switch key {
+	case "service.name", "rpc.response.status_code", "rpc.grpc.status_code", "exception.message":
+		return true
+	}
+	return strings.HasPrefix(key, "hopbound.")
+}
+
+// value returns a value of one of the kinds that Hopbound uses, or nil.
+func (v *attributeValue) value() any {
+	switch {
+	case v.String != nil:
+		return shorten(*v.String)
+	case v.Int != nil:
+		return int64(*v.Int)
+	case v.Double != nil:
+		return *v.Double
+	case v.Bool != nil:
+		return *v.Bool
+	}
+	return nil
+}
