@@ -21,17 +21,17 @@ const noise = maxBehind
 // most by which NTP slews a clock, and more than two crystals differ.
 func drift(age time.Duration) time.Duration { return age / 2000 }
 
-// Sender names whose clock a message was stamped by. Clock is the clock's id, and Peer is
-// whoever sent the message, such as a connection: any comparable value, or nil. What one peer
-// sends has no effect on the delays of another, even under the same clock id.
+// Sender identifies the clock that stamped a message. Clock is the clock's id, and Peer is the
+// sender of the message, such as a connection: any comparable value, or nil. What one peer sends
+// has no effect on the delays of another, even under the same clock id.
 type Sender struct {
 	Peer  any
 	Clock uint64
 }
 
-// Delays knows the base delay of each sender, and tells by how much the delay of a message
-// exceeds it. It is bounded: the sender heard of least recently is forgotten first, and its
-// next message exceeds nothing. It is safe for concurrent use.
+// Delays keeps the base delay of each sender, and returns by how much the delay of a message
+// exceeds it. It is bounded: the sender that sent least recently is forgotten first, and its
+// next message has no excess. It is safe for concurrent use.
 type Delays struct {
 	mu    sync.Mutex
 	bases *lru.Cache[Sender, *smallest]
@@ -42,7 +42,7 @@ func NewDelays(limit int) *Delays {
 	return &Delays{bases: lru.New[Sender, *smallest](limit)}
 }
 
-// Forgotten returns how many senders were forgotten because there were others.
+// Forgotten returns how many senders were forgotten because of the limit.
 func (d *Delays) Forgotten() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -1,23 +1,24 @@
-// Package idempotency holds what makes a write happen once, however often it is
-// sent: keys, fingerprints, outcomes, and the stores that keep them.
+// Package idempotency has keys, fingerprints, outcomes and the stores of
+// outcomes, by which a server answers all repeats of a write with one outcome.
 //
-// A call that carries a [Key] may be repeated, whatever its method says: the
-// server can tell that the attempts are one write. The key travels in the
-// idempotency-key header, as in the IETF draft of that name.
+// A [Key] identifies one write: a server with a store recognises calls with the
+// same key as repeats. ADR 0018 says when a client may retry a call because of
+// its key. The key is the value of the idempotency-key header, as in the IETF
+// draft of that name.
 //
-// A [Store] knows a write by its [ID] and keeps what it came to. Who asks first
-// runs it, under a lease; who asks meanwhile waits; who asks later is given the
-// outcome. The states and the moves between them are in the comment of [Store],
-// and package storetest checks that a store keeps to them. A lease that has run
-// out is taken over with a higher fence, so that a zombie completes nothing, and
-// whoever repeats a step after a lost answer gets the same one.
+// A [Store] has one record for each write, under its [ID]. The first caller runs
+// the write, under a lease or in a transaction. Callers wait while it runs, and
+// get the outcome when it is done. The comment of [Store] has the states and
+// their transitions, which package storetest checks. A run that takes over an
+// expired lease has a higher fence, so that the run before it cannot complete. A
+// step that is repeated after a lost answer gets the same answer.
 //
-// An [Outcome] is kept as bytes that say what they are, with a checksum or
-// sealed by a [KeyRing]. A [Fingerprint] tells whether two requests with one key
-// are the same.
+// An [Outcome] is stored in a tagged format, with a checksum or sealed by a
+// [KeyRing]. A [Fingerprint] tells whether two requests with one key are the
+// same.
 //
 // # What may enter
 //
-// The package knows no transport. Putting keys on calls, and claims around
-// handlers, is the business of package interceptors.
+// The package makes and serves no calls. Package interceptors puts keys on calls
+// and claims around handlers.
 package idempotency

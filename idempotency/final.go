@@ -24,10 +24,10 @@ type (
 	noEffectError struct{ markedError }
 )
 
-// Final marks a failure of a handler as the outcome of its write: it is kept,
-// and whoever repeats the call gets the same, until the retention ends. A
-// failure that is neither marked nor has a code that is kept anyway releases the
-// key, and the handler runs again for the next caller. The status stays what it
+// Final marks a failure of a handler as the outcome of its write: it is stored,
+// and repeats of the call get it until the retention ends. A failure that has
+// neither this mark nor one of [Codes] releases the key, and the handler runs
+// again for the next caller. The status stays what it
 // was. Final of nil is nil.
 func Final(err error) error {
 	if err == nil {
@@ -42,9 +42,9 @@ func IsFinal(err error) bool {
 	return errors.As(err, &f)
 }
 
-// NoEffect marks the error of a handler that knows that its run had no effect: the next
-// run of the write is not told of it by [TakenOver]. It changes nothing about effects of
-// earlier runs. A nil error stays nil.
+// NoEffect marks the error of a handler that knows that its run had no effect: it does not
+// make [TakenOver] true for the next run. A possible effect of an earlier run still does. A nil
+// error stays nil.
 func NoEffect(err error) error {
 	if err == nil {
 		return nil

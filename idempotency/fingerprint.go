@@ -15,11 +15,11 @@ import (
 )
 
 // Fingerprint tells whether two requests with one key are the same write. The
-// zero value says nothing, and is the same as any.
+// zero value differs from no other.
 type Fingerprint struct {
-	// Schema names what Sum was made with: the message and all it is made of, and
-	// the fields that were chosen. Deterministic marshalling is not the same
-	// across schemas, so that sums of different ones tell nothing.
+	// Schema identifies the request's message, all messages in it, and the fields
+	// that were chosen. Deterministic marshalling differs between schemas, so sums
+	// of different schemas are not comparable.
 	Schema string
 	Sum    [sha256.Size]byte
 }
@@ -40,8 +40,8 @@ type Fingerprinter struct {
 	schema     func() (string, error)
 }
 
-// NewFingerprinter returns what makes the fingerprints of requests of a type.
-// They are made of the fields named, as paths of names with dots between; of
+// NewFingerprinter returns a Fingerprinter for requests of a type.
+// Fingerprints are made of the fields named, as paths of names with dots between; of
 // all fields if none is named, but for request_id, which is a key itself
 // (AIP-155), the key field if it has another name, and field masks. A path that
 // names no field, or leads through a list or a map, is an error, and so is a key

@@ -20,8 +20,8 @@ func (id ID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]
 // named by id: a hash of both, the callee's method and the step, as a UUID of
 // version 8 (RFC 9562). A parent that runs again makes the same keys.
 //
-// Whoever knows the tenant, the method and the key of the parent can compute it, as its
-// caller does, unless there is a secret: then it is an HMAC of the hash. See [ChildSecret].
+// Without a secret, whoever knows the tenant, the method and the key of the parent can compute
+// it, such as its caller. With a secret, it is an HMAC of the hash. See [ChildSecret].
 func (id ID) Child(key Key, fullMethod, step string, secret []byte) Key {
 	sum := hash("child", string(id[:]), string(key), fullMethod, step)
 	if len(secret) > 0 {

@@ -16,8 +16,8 @@ type Inspector interface {
 
 	// Records returns all records, in any order, without outcomes. A record that cannot be
 	// read comes with its ID alone and an error that wraps [ErrCorrupt]. Any other error comes
-	// without a record, and ends the records. A record that is made or changed meanwhile may
-	// be left out or come twice.
+	// without a record, and ends the iteration. A record that is created or changed meanwhile
+	// may be missing or come twice.
 	Records(ctx context.Context) iter.Seq2[*Record, error]
 
 	// Free releases a pending record as its owner would after a failure: the next call with
@@ -53,8 +53,8 @@ type Record struct {
 	Attempts int           // how many runs were claimed; 0 if the store does not know
 	Age      time.Duration // since the first of them
 
-	// Left is the time until the lease or the retention ends. It is negative of a lease that
-	// has run out.
+	// Left is the time until the lease or the retention ends. It is negative if the lease
+	// has expired.
 	Left time.Duration
 
 	TakenOver  bool   // the next run will be told of a possible effect
@@ -68,12 +68,12 @@ type Stats struct {
 	// are 0 for a store that is not bounded.
 	Records, MaxRecords, Bytes, MaxBytes int64
 
-	// Purged is how many records it has deleted since their time had ended, and
-	// PurgeFailures how often it tried that and failed.
+	// Purged is how many expired records it has deleted, and PurgeFailures how often
+	// that failed.
 	Purged, PurgeFailures int64
 }
 
-// Measured is a [Store] that counts. Stats is fast, and safe for concurrent use.
+// Measured is a [Store] with counts. Stats is fast, and safe for concurrent use.
 type Measured interface {
 	Store
 	Stats() Stats

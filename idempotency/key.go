@@ -54,9 +54,8 @@ func newUUID(uuid [16]byte, version byte) Key {
 	return Key(text[:])
 }
 
-// Hash returns a short hash of the key, for logs and traces, where keys are not
-// to be written out. Who knows a key finds it by its hash; a key that can be
-// guessed can be guessed from it.
+// Hash returns a short hash of the key, for logs and traces, which must not have
+// keys. Whoever guesses a key can check the guess by its hash.
 func (k Key) Hash() string {
 	sum := hash("key", string(k))
 	return hex.EncodeToString(sum[:8])

@@ -16,7 +16,7 @@ import (
 // records are gone when the process ends.
 //
 // It never takes over a write while [Claim.Running] says that its handler runs: a process
-// that stood still for longer than a lease goes on with its own runs.
+// that was paused for longer than a lease continues its own runs.
 type Memory struct {
 	shards [shardCount]shard
 	limit  use // of each shard
@@ -45,8 +45,8 @@ const (
 
 // MemoryCapacity bounds the number of records. The records are spread over 64 parts that are
 // bounded one by one, so that a store refuses the first IDs when it is nearly full. A
-// capacity of less than 64 is rounded up to that. The default is [DefaultMemoryCapacity]:
-// with a retention of 24 hours, that is room for twelve new keys a second.
+// capacity of less than 64 is rounded up to that. The default is [DefaultMemoryCapacity]. The
+// default of [MemoryBytes] is reached first, at about half as many records.
 func MemoryCapacity(records int) MemoryOption {
 	return func(s *memorySettings) {
 		s.records = records
@@ -56,10 +56,10 @@ func MemoryCapacity(records int) MemoryOption {
 	}
 }
 
-// MemoryBytes bounds the bytes that records take, of which each takes about 500 beside its
-// outcome. The outcome of a write that was claimed before the store was full is stored all
-// the same, so that it may hold more by as much as the handlers that are running return. The
-// default is [DefaultMemoryBytes].
+// MemoryBytes bounds the bytes that records take: about 500 and the outcome for each. The
+// outcome of a write that was claimed before the store was full is stored all the same, so
+// the store may exceed the bound by the outcomes of the handlers that run. The default is
+// [DefaultMemoryBytes].
 func MemoryBytes(bytes int64) MemoryOption {
 	return func(s *memorySettings) {
 		s.bytes = bytes
@@ -106,8 +106,8 @@ func (m *Memory) Err() error { return m.err }
 // Kind returns "memory", as metrics name the store.
 func (m *Memory) Kind() string { return "memory" }
 
-// Stats returns what the store holds and may hold. Records that are over count until they
-// are dropped.
+// Stats returns what the store holds and may hold. Expired records count until they are
+// deleted.
 func (m *Memory) Stats() Stats {
 	st := Stats{MaxRecords: m.limit.records * shardCount, MaxBytes: m.limit.bytes * shardCount, Purged: m.purged.Load()}
 	for i := range m.shards {
@@ -136,7 +136,7 @@ func (m *Memory) open(ctx context.Context, step string, id *ID) (*shard, time.Du
 	return s, time.Since(m.begun), nil
 }
 
-// Begin claims a write, or tells what is known of it.
+// Begin claims a write, or returns its state.
 func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	if claim.Owner == "" || claim.Lease <= 0 {
 		return Begun{}, errors.New("idempotency: a claim must have an owner and a positive lease")
@@ -168,7 +168,7 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	return r.run(), nil
 }
 
-// Look tells what is known of a write, and claims nothing.
+// Look returns the state of a write, and claims nothing.
 func (m *Memory) Look(ctx context.Context, claim Claim) (Begun, error) {
 	s, now, err := m.open(ctx, "look", &claim.ID)
 	if err != nil {
@@ -238,7 +238,7 @@ func (m *Memory) step(ctx context.Context, name string, lease *Lease, take func(
 	return nil
 }
 
-// Release gives up a write.
+// Release ends a run without an outcome.
 func (m *Memory) Release(ctx context.Context, lease Lease, effect bool, retention time.Duration) error {
 	s, r, now, err := m.owned(ctx, "release", &lease)
 	if err != nil {
@@ -264,7 +264,7 @@ func (m *Memory) Release(ctx context.Context, lease Lease, effect bool, retentio
 	return nil
 }
 
-// Wait returns when the record may have ceased to be pending.
+// Wait returns when the record may no longer be pending.
 func (m *Memory) Wait(ctx context.Context, id ID) error {
 	s, now, err := m.open(ctx, "wait", &id)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Outcome is what a call came to: a response or a failure, and the metadata that
-// its handler set. Whoever repeats the call gets the same.
+// Outcome is the result of a call: a response or a failure, and the metadata that
+// its handler set. Repeats of the call get the same.
 type Outcome struct {
 	// Status is that of a failure, and nil of a success.
 	Status *status.Status
@@ -105,10 +105,10 @@ func (c Codec) wrap(of, body []byte) ([]byte, error) {
 	return binary.BigEndian.AppendUint32(record, checksum(of, body)), nil
 }
 
-// Decode reads a record. An error wraps [ErrCorrupt] if the record is none, was
-// damaged, was made for another ID, or is sealed with a key that the ring has
-// not. A codec with keys does not read a record that is not sealed: it may not
-// be its own.
+// Decode reads a record. An error wraps [ErrCorrupt] if the bytes are no record,
+// are damaged, were made for another ID, or are sealed with a key that the ring
+// lacks. A codec with keys refuses a record that is not sealed, which may be
+// forged.
 func (c Codec) Decode(id ID, record []byte) (*Outcome, error) {
 	body, err := c.open(id[:], record)
 	if err != nil {

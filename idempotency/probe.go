@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Probe takes each step of a store once, with a record of its own that it deletes again, and
-// returns the error of the step that fails. It is for the Check of a store: a process that
-// may not write, or not delete, finds that out when it starts.
+// Probe begins, extends, saves, completes, finds and deletes a record of its own, and returns
+// the error of the step that fails. It is for the Check of a store: a process that may not
+// write or delete learns that when it starts.
 func Probe(ctx context.Context, store Inspector) error {
 	claim := Claim{
 		ID: NewID("", "probe", NewKey()), Owner: rand.Text(), Lease: time.Minute, Retention: time.Minute,

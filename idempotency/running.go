@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// HandlerRun is what a server tells a handler that runs under a key.
+// HandlerRun describes the run of a handler under a key.
 type HandlerRun struct {
 	ID  ID
 	Key Key
@@ -64,8 +64,8 @@ func TakenOver(ctx context.Context) bool {
 // runs under no lease: without a key, without a store, or in a transaction. Each run of a
 // write has a higher fence than those before. A handler that writes to a system of its own
 // stores the fence with what it writes, and has the system refuse a write whose fence is
-// lower than the stored one, so that a run that was taken over does not overwrite what its
-// successor has written.
+// lower than the stored one. Then a run that was taken over does not overwrite what its
+// successor has written. Fences of [Memory] start again with the process.
 func Fence(ctx context.Context) (uint64, bool) {
 	r := runningFrom(ctx)
 	if r == nil || r.Fence == 0 {
@@ -74,8 +74,8 @@ func Fence(ctx context.Context) (uint64, bool) {
 	return r.Fence, true
 }
 
-// ErrNoCheckpoints is returned by [Checkpoint] in a transaction: what is stored would be
-// rolled back together with the run that it is about.
+// ErrNoCheckpoints is returned by [Checkpoint] in a transaction: the checkpoint would be
+// rolled back together with the run.
 var ErrNoCheckpoints = errors.New("idempotency: a run in a transaction has no checkpoints")
 
 // Checkpoint stores what the run of the handler with context ctx has done so far, such as the
@@ -83,7 +83,7 @@ var ErrNoCheckpoints = errors.New("idempotency: a run in a transaction has no ch
 // this one fails or its server dies, that run gets it from [LastCheckpoint]. Once an outcome
 // is stored, the checkpoint is gone.
 //
-// It is safe for concurrent use, and the caller's cancellation does not reach it. A run
+// It is safe for concurrent use, and cancelling ctx does not interrupt it. A run
 // without a key or a store cannot be taken over: Checkpoint then does nothing and returns
 // nil. It returns [ErrLeaseLost] if another run has taken over, [ErrNoCheckpoints] in a
 // transaction, an error if the checkpoint is larger than [MaxOutcome] allows, and the
@@ -126,7 +126,7 @@ func LastCheckpoint(ctx context.Context) []byte {
 // makes them at the same time, or not always all of them, they need names.
 //
 // Two calls to one method in the same step have one key, and are therefore one
-// write: a handler that repeats a call that failed wants that.
+// write. Use that to repeat a call that has failed.
 func WithStep(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, stepContext{}, name)
 }
@@ -159,9 +159,9 @@ func (r *running) count(fullMethod string) int {
 	return r.calls[fullMethod]
 }
 
-// IsForwarded reports whether the keys in a call's metadata are that of the write
-// which the handler that makes the call runs: it has passed on what came in. It is
-// for clients.
+// IsForwarded reports whether the keys in a call's metadata are just the key under
+// which the calling handler runs, because it has forwarded its incoming metadata.
+// It is for clients.
 func IsForwarded(ctx context.Context, keys []string) bool {
 	if len(keys) != 1 {
 		return false

@@ -20,12 +20,12 @@ var (
 // sealedExtra is about how much longer a sealed record is.
 const sealedExtra = 64
 
-// KeyRing seals outcomes with AES-GCM, so that a store does not see what is in
-// them, and cannot change it. A key is rotated by adding a new one and making it
-// the one to seal with, in two steps: first all servers must have it, and only then
-// may any seal with it. The old must stay until what it has sealed has expired, and
-// outcomes that are not sealed must have before the first ring is used. A key is
-// good for some billion outcomes.
+// KeyRing seals outcomes and checkpoints with AES-GCM, so that whoever has access to
+// the store can neither read nor forge them. Rotate a key in two steps: first add the
+// new key to the ring of all servers, then seal with it. Keep the old key until all
+// that it has sealed has expired. Before a server uses its first ring, all unsealed
+// outcomes must have expired: it cannot read them. A key is good for some billion
+// outcomes.
 // A KeyRing is safe for concurrent use.
 type KeyRing struct {
 	sealWith string

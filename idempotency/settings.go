@@ -16,7 +16,7 @@ import (
 // Settings are how a server uses a store. They are made of options by
 // [NewSettings], and must not be changed afterwards.
 type Settings struct {
-	// Tenant tells whose key it is that a call carries; nil is by the transport.
+	// Tenant returns the tenant of a call; nil is the transport identity.
 	Tenant func(ctx context.Context) string
 	Shared bool // callers may share their keys
 
@@ -39,7 +39,7 @@ type MethodSettings struct {
 	Retention   time.Duration // of outcomes
 	Fingerprint []string      // the fields that make up the fingerprint; none is all
 	Codes       []codes.Code  // of failures that are kept as outcomes, unmarked
-	Reruns      int           // of a handler whose transaction another was in the way of
+	Reruns      int           // of a handler after a transaction conflict
 	Aliases     []string      // full names that the response message has had
 }
 
@@ -78,7 +78,7 @@ const (
 )
 
 // DefaultCodes returns the codes of failures that are kept as outcomes unless
-// [Codes] says otherwise: those that another try would get again.
+// [Codes] says otherwise: those that a retry would not change.
 func DefaultCodes() []codes.Code {
 	return []codes.Code{
 		codes.InvalidArgument, codes.NotFound, codes.AlreadyExists,
@@ -109,8 +109,8 @@ func NewSettings(opts ...Option) (*Settings, error) {
 func (s *Settings) Methods() []string { return slices.Sorted(maps.Keys(s.methods)) }
 
 // ForMethod returns the settings of a method by its full name. What declare sets
-// weighs more than the options for all methods, and less than those of
-// [ForMethod]; it may be nil.
+// overrides the options for all methods, and the options of [ForMethod] override
+// that; it may be nil.
 func (s *Settings) ForMethod(fullMethod string, declare func(*MethodSettings)) MethodSettings {
 	m := s.all
 	if declare != nil {
@@ -127,7 +127,7 @@ func (s *Settings) ForMethod(fullMethod string, declare func(*MethodSettings)) M
 
 // ForMethod sets options for one method, by its full name
 // ("/shop.v1.Orders/Place"), or for all methods of a service
-// ("/shop.v1.Orders/"). They weigh more than what the method's proto file says.
+// ("/shop.v1.Orders/"). They override the method's proto file.
 func ForMethod(name string, opts ...MethodOption) Option {
 	return forMethod{name: name, opts: slices.Clone(opts)}
 }
@@ -155,13 +155,12 @@ func (f forMethod) applySettings(s *settingsBuilder) {
 	s.methods[f.name] = append(s.methods[f.name], f.opts...)
 }
 
-// Tenant sets whose key it is that a call carries: keys of different tenants
-// never meet. The default is who the caller has authenticated itself as to the
-// transport, and one tenant for all callers where nobody has. Where callers are
-// told apart by something else, such as a token in the metadata, set it, and let
-// the server check the token in an interceptor before Hopbound's: who repeats a
-// key of its tenant gets the outcome without the handler being asked. A server at the
-// edge must have a Tenant or [SharedKeys]. With mutual TLS, pass
+// Tenant sets the function that returns the tenant of a call, by its incoming context. The
+// same key of two tenants is two keys. Calls for which it returns an empty string have one
+// tenant. It must be safe for concurrent use. The default is [interceptors.TransportIdentity].
+// If something else identifies callers, such as a token in the metadata, set Tenant, and check
+// the token in an interceptor before Hopbound's: a repeat gets the outcome without the
+// handler. A server at the edge must have a Tenant or [SharedKeys]. With mutual TLS, pass
 // [interceptors.TransportIdentity].
 //
 // [interceptors.TransportIdentity]: https://pkg.go.dev/github.com/hopbound/hopbound/interceptors#TransportIdentity
@@ -175,9 +174,9 @@ func Tenant(of func(ctx context.Context) string) Option {
 	})
 }
 
-// SharedKeys says that callers which the transport does not tell apart may share their
-// keys: whoever knows a key of another's gets its outcome. Use it where all callers are one
-// party, or where keys cannot be guessed and are kept secret.
+// SharedKeys lets callers without a transport identity share their keys: any of them that
+// knows a key gets its outcome. Use it if all callers are one party, or if keys cannot be
+// guessed and are kept secret.
 func SharedKeys() Option {
 	return option(func(s *Settings) error {
 		s.Shared = true
@@ -185,9 +184,10 @@ func SharedKeys() Option {
 	})
 }
 
-// LeaseTime sets for how long a write stays claimed by a server that has died or
-// lost touch with the store; while a handler runs, its lease is extended. The
-// default is [DefaultLease], and the least 100 ms.
+// LeaseTime sets for how long a write stays claimed after its server has died or
+// can no longer reach the store. While a handler runs, its lease is extended. A
+// short lease also expires in short pauses of the process. The default is
+// [DefaultLease], and the minimum 100 ms.
 func LeaseTime(d time.Duration) Option {
 	return option(func(s *Settings) error {
 		s.Lease = d
@@ -204,8 +204,8 @@ func StoreTimeout(d time.Duration) Option {
 	})
 }
 
-// MaxWait bounds how long a call waits for another that runs the same write,
-// beside its own deadline. Zero waits for nothing; the default is no bound.
+// MaxWait bounds how long a call waits for another run of the same write, in
+// addition to its own deadline. With zero, no call waits. The default is no bound.
 func MaxWait(d time.Duration) Option {
 	return option(func(s *Settings) error {
 		s.MaxWait = max(d, 1)
@@ -213,11 +213,11 @@ func MaxWait(d time.Duration) Option {
 	})
 }
 
-// MaxOutcome bounds the record of an outcome, in bytes. A success that is larger
-// is kept without its response, so that it is not run again, and who repeats it
-// gets ALREADY_EXISTS with the reason RESPONSE_OMITTED. A failure that is larger
-// is kept without its details and metadata. The default is [DefaultMaxOutcome],
-// and the least 1 KiB.
+// MaxOutcome bounds the record of an outcome, in bytes. A larger success is stored
+// without its response: the handler does not run again, and repeats get
+// ALREADY_EXISTS with the reason RESPONSE_OMITTED. A larger failure is stored
+// without its details and metadata. The default is [DefaultMaxOutcome], and the
+// minimum 1 KiB.
 func MaxOutcome(bytes int) Option {
 	return option(func(s *Settings) error {
 		s.MaxOutcome = bytes
@@ -228,8 +228,8 @@ func MaxOutcome(bytes int) Option {
 	})
 }
 
-// Seal seals outcomes with a key ring. What a store sees of requests all the same
-// is a hash of each, by which it is known again.
+// Seal seals outcomes and checkpoints with a key ring. The store still sees the
+// methods, and hashes of the keys and requests.
 func Seal(keys *KeyRing) Option {
 	return option(func(s *Settings) error {
 		if keys == nil || len(keys.keys) == 0 {
@@ -244,8 +244,7 @@ func Seal(keys *KeyRing) Option {
 // this service can compute them. Without it, a caller that knows the tenant and the names of
 // the methods can compute the child keys of its own key. All servers of the service must have
 // the same secret. Writes that are being retried while it changes get other child keys, and
-// services downstream take them for new writes: change it together with the service's
-// version, and only when that is acceptable.
+// services downstream take them for new writes: change it only when that is acceptable.
 func ChildSecret(secret []byte) Option {
 	return option(func(s *Settings) error {
 		s.ChildSecret = slices.Clone(secret)
@@ -265,8 +264,8 @@ func Off() MethodOption {
 }
 
 // RequireKey refuses calls without a key, with INVALID_ARGUMENT and the reason
-// KEY_MISSING. For all methods, it means those that are not declared to have no
-// side effects, and are not streams.
+// KEY_MISSING. As an option for all methods, it leaves out streams and methods
+// that are declared to have no side effects.
 func RequireKey() MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.KeyRequired = true
@@ -283,10 +282,10 @@ func KeyField(name string) MethodOption {
 	})
 }
 
-// Retention sets how long an outcome is kept, counted from when it was stored.
-// It must be longer than anybody goes on repeating the call, and that of a
-// method that others call under their own keys at least theirs and the time for
-// which they are repeated. The default is [DefaultRetention].
+// Retention sets how long an outcome is kept after it was stored. It must exceed
+// the time for which callers repeat the call. A method that is called under child
+// keys needs at least its callers' retention plus the time for which they retry.
+// The default is [DefaultRetention].
 func Retention(d time.Duration) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.Retention = d
@@ -294,8 +293,8 @@ func Retention(d time.Duration) MethodOption {
 	})
 }
 
-// FingerprintFields sets by which fields of a request it is known again, as
-// paths of names with dots between. The default is all, but for request_id, the
+// FingerprintFields sets the fields by which requests are compared, as paths of
+// names with dots between. The default is all, but for request_id, the
 // method's key field, and field masks.
 func FingerprintFields(paths ...string) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
@@ -304,8 +303,8 @@ func FingerprintFields(paths ...string) MethodOption {
 	})
 }
 
-// Codes sets the codes of failures that are kept as outcomes though their
-// handler has not marked them with [Final]. The default is [DefaultCodes].
+// Codes sets the codes of failures that are stored as outcomes without the mark
+// of [Final], instead of [DefaultCodes].
 func Codes(list ...codes.Code) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.Codes = slices.Clone(list)
@@ -324,7 +323,7 @@ func Codes(list ...codes.Code) MethodOption {
 // its transaction, or whose other effects are writes to services that know it by its child
 // keys. Without it, and after the last run, the call fails with ABORTED and the reason
 // TRANSACTION_CONFLICT. A handler that returns an error of the database must wrap it, so
-// that it can be told from others. The default is 0.
+// that the store recognises it. The default is 0.
 func Reruns(n int) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.Reruns = n
@@ -335,7 +334,7 @@ func Reruns(n int) MethodOption {
 	})
 }
 
-// ResponseAliases names the full names that the method's response message has had, such as
+// ResponseAliases sets former full names of the method's response message, such as
 // "shop.v1.Order". Outcomes that were stored under one of them are replayed as the message
 // that the method has now; the two must have the same wire format.
 func ResponseAliases(names ...string) MethodOption {

@@ -21,11 +21,11 @@ import (
 //	Complete  pending  -> done      the outcome is kept until its retention ends
 //	(time)    done, released, pending without an owner that extends its lease -> absent
 //
-// Fences of an ID only grow, as long as the store exists. Extend, Save, Release and Complete
-// are the owner's alone: they name the owner and the fence that Begin gave it, and are refused
-// with [ErrLeaseLost] once another has taken over. An owner whose lease has run out while
-// nobody took over may extend or complete it all the same. So at most one outcome is kept
-// for an ID, and whoever asks within the retention gets that one.
+// Fences of an ID only grow, as long as the store exists. Only the owner may call Extend,
+// Save, Release and Complete: they name the owner and the fence that Begin returned, and fail
+// with [ErrLeaseLost] once another owner has taken over. An owner whose lease has expired may
+// still extend or complete it if nobody has taken over. So at most one outcome is stored for
+// an ID, and every claim within the retention gets it.
 //
 // A store never forgets a possible effect: once a lease has run out, or a run was released
 // with an effect, [Begun.TakenOver] is true for every later owner, until an outcome is
@@ -33,40 +33,40 @@ import (
 // [Claim.KeepFor] after its lease has run out. The last checkpoint is kept for as long, and
 // every later owner gets it in [Begun.Checkpoint].
 //
-// The time that leases and retentions are measured in is the store's, not its
-// callers'. They may last some milliseconds longer than was asked for, and never
-// less. Each method is safe for concurrent use, gives up when its context
-// ends, and has no effect in part. If its error is neither nil nor one of this
-// package, whether it had its effect is not known; repeating it then is safe,
-// because an owner that repeats a step gets the same answer.
+// The store's clock measures leases and retentions, not its callers' clocks. They
+// may last some milliseconds longer than asked for, and never less. Each method is
+// safe for concurrent use, returns when its context ends, and takes effect as a
+// whole or not at all. After an error that is not of this package, it is unknown
+// whether the step took effect. Repeating it is safe, because an owner that
+// repeats a step gets the same answer.
 type Store interface {
-	// Begin claims a write, or tells what is known of it.
+	// Begin claims a write, or returns its state.
 	Begin(ctx context.Context, claim Claim) (Begun, error)
 
-	// Look tells what Begin would, and claims nothing: its answer is never Run, but
-	// Absent where the write could be claimed. Only the claim's ID and fingerprint count.
+	// Look returns what Begin would return, and claims nothing: instead of Run it returns
+	// Absent. Only the claim's ID and fingerprint count.
 	Look(ctx context.Context, claim Claim) (Begun, error)
 
-	// Complete ends a write with its outcome, which is kept for the retention and must
-	// not be changed any more.
+	// Complete stores the outcome of a write for the retention. The caller must not
+	// change the bytes afterwards.
 	Complete(ctx context.Context, lease Lease, outcome []byte, retention time.Duration) error
 
 	// Extend makes the lease last for d from now, and never less than it did.
 	Extend(ctx context.Context, lease Lease, d time.Duration) error
 
-	// Save stores a checkpoint, which says what the owner's run has done so far, in the place
-	// of the last. It must not be changed any more.
+	// Save replaces the checkpoint, which says what the owner's run has done so far. The
+	// caller must not change the bytes afterwards.
 	Save(ctx context.Context, lease Lease, checkpoint []byte) error
 
-	// Release gives up a write: the next to ask may run it. If effect is true, the run may
-	// have had an effect. Then, and if an earlier run may have had one, that is remembered
-	// for at least the retention. It is no error if there is no record or if it is
-	// released, but [ErrLeaseLost] if there is one that is another's, or done.
+	// Release ends a run without an outcome: the next claim may run the write. If effect is
+	// true, the run may have had an effect. A possible effect of this run or an earlier one is
+	// remembered for at least the retention. Release returns nil if there is no record or it is
+	// released, and [ErrLeaseLost] if it is another owner's, or done.
 	Release(ctx context.Context, lease Lease, effect bool, retention time.Duration) error
 
-	// Wait returns when the record may have ceased to be pending, at the latest
-	// when its lease has run out, or when ctx ends, with its error. It may return
-	// early: whoever waits asks Begin again.
+	// Wait returns nil when the record may no longer be pending, at the latest when
+	// its lease has expired, or the error of ctx when that ends. It may return early:
+	// the caller then calls Begin again.
 	Wait(ctx context.Context, id ID) error
 }
 
@@ -74,19 +74,19 @@ type Store interface {
 // by [NewID], so that the keys of different tenants and methods never meet.
 type ID [32]byte
 
-// Claim is what a caller asks a store for.
+// Claim is a request to run a write.
 type Claim struct {
 	ID ID
 
-	// Owner is a random name of whoever asks, the same each time it repeats the
-	// question. It is text, without NUL.
+	// Owner is a random name of the caller, the same each time it repeats the
+	// claim. It is text, without NUL.
 	Owner string
 
 	// Fingerprint tells whether two requests with one key are the same.
 	Fingerprint Fingerprint
 
-	// Tenant is whose share of a bounded store the record takes. Empty is nobody's: the
-	// record may take whatever room there is.
+	// Tenant is the tenant in whose share of a bounded store the record counts. A record
+	// without a tenant may take whatever room there is.
 	Tenant string
 
 	// Method and KeyHash are the full method and the key's [Key.Hash], by which an operator
@@ -96,16 +96,16 @@ type Claim struct {
 	// Lease is how long the write is the owner's unless it extends the lease.
 	Lease time.Duration
 
-	// Retention is for how long the outcome will be kept, as far as is known; what counts
-	// is that of Complete. See [Claim.KeepFor].
+	// Retention is the expected retention of the outcome. The one that Complete gets
+	// replaces it. See [Claim.KeepFor].
 	Retention time.Duration
 
-	// Running, if it is not nil, tells whether the handler runs in this process. A store
-	// whose records are the process's alone does not take over such a write.
+	// Running, if it is not nil, reports whether the handler runs in this process. [Memory]
+	// does not take over such a write.
 	Running Running
 
-	// Wait bounds how long [Transactor.Transact] waits for another that runs the
-	// write, beside its context. Zero is no bound. Begin does not wait.
+	// Wait bounds how long [Transactor.Transact] waits for another run of the write,
+	// in addition to its context. Zero is no bound. Begin does not wait.
 	Wait time.Duration
 }
 
@@ -114,10 +114,10 @@ type Claim struct {
 // the owner may still complete it.
 func (c *Claim) KeepFor() time.Duration { return max(c.Retention, time.Hour) }
 
-// Running tells whether something runs, such as an [atomic.Bool] does.
+// Running reports whether a handler runs. An [atomic.Bool] is one.
 type Running interface{ Load() bool }
 
-// Lease names who has claimed a write. Fences of an ID only grow.
+// Lease identifies the claim of a write. Fences of an ID only grow.
 type Lease struct {
 	ID    ID
 	Owner string
@@ -127,11 +127,11 @@ type Lease struct {
 // State is what a store knows of a write.
 type State int
 
-// The states that Begin tells.
+// The states that Begin returns.
 const (
-	// Run: the write is the caller's to run, with the fence in Begun.
+	// Run: the caller runs the write, with the fence in Begun.
 	Run State = iota + 1
-	// Join: somebody runs it. Wait, and ask again.
+	// Join: another owner runs it. Wait, and call Begin again.
 	Join
 	// Replay: it is done, with the outcome in Begun.
 	Replay
@@ -159,31 +159,31 @@ func (s State) String() string {
 	}
 }
 
-// Begun is what Begin tells.
+// Begun is the result of Begin.
 type Begun struct {
 	State State
 
-	// Fence is the owner's, if it is to run the write.
+	// Fence is the fence of the run, if State is Run.
 	Fence uint64
 
-	// TakenOver is whether an earlier run may have had an effect that nobody knows of.
+	// TakenOver is whether an earlier run without an outcome may have had an effect.
 	TakenOver bool
 
-	// Checkpoint is the last that Save has stored, if the owner is to run the write; nil if
-	// there is none. It must not be changed.
+	// Checkpoint is the last that Save has stored, if State is Run and there is one. The
+	// caller must not change it.
 	Checkpoint []byte
 
-	// Waited is whether [Transactor.Transact] has waited for another.
+	// Waited is whether [Transactor.Transact] has waited for another run.
 	Waited bool
 
-	// Outcome is that of a write that is done. It must not be changed.
+	// Outcome is set if State is Replay. The caller must not change it.
 	Outcome []byte
 }
 
 // Errors of stores, beside their own.
 var (
-	// ErrLeaseLost is returned to an owner whose write another has taken over, or
-	// that has ended.
+	// ErrLeaseLost is returned to an owner whose write another owner has taken over,
+	// or whose write is done.
 	ErrLeaseLost = errors.New("idempotency: the lease is lost")
 	// ErrFull is returned for a new ID by a store that has no room for it. A store that
 	// knows when it will have room returns a [FullError].

@@ -17,18 +17,18 @@ type Transactor interface {
 	// are as in any other Store.
 	Transactional() bool
 
-	// Transact is Begin, but waits for whoever runs the write, until ctx ends, and
-	// if the answer is Run calls run with a context that holds the transaction,
-	// and with what Begin would have returned, and does what it returns before it returns
-	// itself. The answer is Join if the wait has ended.
+	// Transact claims a write as Begin does, but waits while another owner runs it, until
+	// ctx or Claim.Wait ends: then the state is Join. If the state is Run, Transact calls run
+	// with the result of the claim and a context that holds the transaction. It returns after
+	// it has carried out the verdict.
 	//
 	// An error wraps [ErrOutcomeUnknown] if it is unknown whether the transaction was
 	// committed. Any other means that it was not. If it wraps [ErrConflict], the same run may
 	// succeed if it is repeated.
 	Transact(ctx context.Context, claim Claim, run func(ctx context.Context, claimed Begun) Verdict) (Begun, error)
 
-	// Observe calls run without any claim, for servers that only observe: no record is
-	// read or written, and nothing is waited for. The context that run gets holds a
+	// Observe calls run without a claim, for servers in mode Observe: it reads and writes
+	// no record, and does not wait. The context that run gets holds a
 	// transaction as in Transact, except that it begins when the handler first asks for
 	// it. If run returns true, Observe commits it, else it rolls it back.
 	//
@@ -37,8 +37,8 @@ type Transactor interface {
 	Observe(ctx context.Context, run func(ctx context.Context) (commit bool)) error
 }
 
-// Verdict is what becomes of a transaction in which a write was run. The zero
-// value rolls all of it back.
+// Verdict says how to end the transaction of a write that has run. The zero value
+// rolls all of it back.
 type Verdict struct {
 	// Keep keeps the outcome for the retention.
 	Keep      bool
@@ -49,14 +49,14 @@ type Verdict struct {
 	// kept is committed alone.
 	Commit bool
 
-	// Err is the error of the handler, by which the store sees whether another transaction
-	// was in the way.
+	// Err is the error of the handler, by which the store recognises a conflict with another
+	// transaction.
 	Err error
 }
 
-// ErrConflict is returned if a transaction was rolled back because of another: it could not
-// be serialized, or the two waited for each other.
-var ErrConflict = errors.New("idempotency: another transaction was in the way")
+// ErrConflict is returned if a transaction was rolled back because of a serialization failure
+// or a deadlock.
+var ErrConflict = errors.New("idempotency: the transaction conflicts with another one")
 
-// ErrOutcomeUnknown is returned if a step may have had its effect or not.
+// ErrOutcomeUnknown is returned if a step may or may not have taken effect.
 var ErrOutcomeUnknown = errors.New("idempotency: it is not known whether the outcome was stored")

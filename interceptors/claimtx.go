@@ -12,7 +12,7 @@ import (
 )
 
 // transact runs the handler in a transaction of the store's, or answers with what is known.
-// If another transaction was in the way, it runs the handler again as often as its method
+// If the transaction conflicts with another one, it runs the handler again as often as its method
 // allows.
 func (c *claim) transact(req any, handler grpc.UnaryHandler) (any, error) {
 	for runs := 0; ; runs++ {
@@ -27,7 +27,7 @@ func (c *claim) transact(req any, handler grpc.UnaryHandler) (any, error) {
 }
 
 // errConflict says that the transaction was rolled back because of another.
-var errConflict = errors.New("hopbound: another transaction was in the way")
+var errConflict = errors.New("hopbound: the transaction conflicts with another one")
 
 // pauseForConflict waits a little, so that the other transaction can end. It returns false
 // if the call ends first.

@@ -22,7 +22,7 @@ const (
 	ReasonLeaseLost           = "LEASE_LOST"           // another server took over, and its outcome was not to be had
 	ReasonStoreUnavailable    = "STORE_UNAVAILABLE"    // the store did not answer, and the handler did not run
 	ReasonRunFailed           = "RUN_FAILED"           // another call with the key has run the handler, which panicked
-	ReasonConflict            = "TRANSACTION_CONFLICT" // the transaction was rolled back because of another
+	ReasonConflict            = "TRANSACTION_CONFLICT" // a deadlock or serialization failure rolled the transaction back
 	ReasonOutcomeUnknown      = "OUTCOME_UNKNOWN"      // the handler ran, and whether that was stored is not known
 	ReasonStoreFull           = "STORE_FULL"           // the store has no room for another key
 	ReasonRecordCorrupt       = "RECORD_CORRUPT"       // what the store has of the key cannot be read

@@ -142,10 +142,10 @@ func WithPropagators(propagators propagation.TextMapPropagator) Option {
 	})
 }
 
-// WithLogger sets where the few things are logged that an operator should know of and that
-// no single call shows: failures of the idempotency store with their cause, interceptors that
-// are installed twice, and retries by another interceptor. Calls are not logged. The default
-// is [slog.Default].
+// WithLogger sets the logger for what no single call shows: failures of the idempotency store
+// with their cause, lost leases, the warning of [Server.Check], interceptors that are installed
+// twice, and retries by another interceptor. Calls are not logged. The default is
+// [slog.Default].
 func WithLogger(logger *slog.Logger) Option {
 	return option(func(s *settings) error {
 		if logger == nil {
@@ -248,7 +248,7 @@ func WithReserve(d time.Duration) ClientOption {
 }
 
 // WithStrictSafety repeats a call that a server may have seen only if its
-// method is declared idempotent or it carries an idempotency key, and does not
+// method is declared idempotent or its idempotency key makes it safe to retry, and does not
 // take a written [RetryPolicy] for such a declaration.
 func WithStrictSafety() ClientOption {
 	return clientOption(func(s *clientSettings) { s.strict = true })

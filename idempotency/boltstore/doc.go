@@ -1,26 +1,23 @@
-// Package boltstore keeps the records of writes in one file, by bbolt, for a
-// server that has no database: what it keeps survives a restart, a crash of the
-// process and, as far as the disk keeps what was synced to it, one of the
-// machine.
+// Package boltstore keeps the records of writes in one bbolt file, for a server
+// that has no database. Records survive a restart, a crash of the process and, if
+// the disk keeps synced data, a crash of the machine.
 //
 //	store, err := boltstore.Open("outcomes.db")
 //	defer store.Close()
 //	server, err := interceptors.NewServer(interceptors.WithIdempotency(store))
 //
-// The file is one process's alone: another that opens it fails, after a second.
+// Only one process can open the file: others get [ErrLocked] after a second.
 // Steps that are taken at the same time are written together, with one sync of
 // the disk for all of them.
 //
-// Time is that of the machine's clock when the file was opened, and passes with
-// the monotonic clock from then on. It never goes back: if the clock was ahead
-// when the file was last written to, time stands still until the clock has caught
-// up, or the file's process has run for long enough.
+// The store's time is that of the machine's clock when the file was opened, and
+// then follows the monotonic clock. It never goes back: if the clock is behind the
+// last write when the file is opened, the time continues from that write.
 //
-// A damaged file is found out where a record cannot be read, and not where a page
-// of bbolt's is lost: keep the file on a disk that can be trusted.
+// The store detects damage to a record, but not the loss of a page of the file:
+// keep the file on a reliable disk.
 //
 // # What may enter
 //
-// The package knows bbolt and the records of package idempotency, and nothing of
-// gRPC.
+// The package uses bbolt and package idempotency. It makes and serves no calls.
 package boltstore

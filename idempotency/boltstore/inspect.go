@@ -25,8 +25,8 @@ func (s *Store) Find(ctx context.Context, id idempotency.ID) (found *idempotency
 	return found, wrap("find", err)
 }
 
-// Records returns all records, in the order of their IDs. While it is read, the file keeps
-// what is deleted.
+// Records returns all records, in the order of their IDs. Until the iteration ends, the file
+// does not reuse the space of deleted records.
 func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, error] {
 	return func(yield func(*idempotency.Record, error) bool) {
 		err := s.db.View(func(tx *bolt.Tx) error {

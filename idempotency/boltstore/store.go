@@ -51,8 +51,8 @@ var (
 // Option configures a [Store].
 type Option func(*bolt.Options) error
 
-// WithoutSync does not wait for the disk: a crash of the machine may lose what
-// was written last or damage the file. One of the process does neither.
+// WithoutSync does not wait for the disk: a crash of the machine may lose the last
+// writes or damage the file. A crash of the process does neither.
 func WithoutSync() Option {
 	return func(o *bolt.Options) error {
 		o.NoSync = true
@@ -63,8 +63,8 @@ func WithoutSync() Option {
 // ErrLocked is returned by [Open] for a file that another process has open.
 var ErrLocked = errors.New("boltstore: another process has the file open")
 
-// Open opens a file, which is made if there is none. It starts a goroutine, which
-// writes, until the store is closed.
+// Open opens a file, and creates it if there is none. It starts a goroutine that
+// writes until the store is closed.
 func Open(path string, opts ...Option) (*Store, error) {
 	o := *bolt.DefaultOptions
 	o.Timeout, o.NoFreelistSync, o.FreelistType = lockTimeout, true, bolt.FreelistMapType
@@ -111,8 +111,7 @@ func (s *Store) prepare() error {
 	})
 }
 
-// Close closes the file, when what is being written is. Steps that come later
-// fail.
+// Close closes the file when the write in progress has ended. Later steps fail.
 func (s *Store) Close() error {
 	s.closed.Do(func() { close(s.closing) })
 	s.written.Wait()
@@ -122,8 +121,8 @@ func (s *Store) Close() error {
 // Kind returns "bolt", as metrics name the store.
 func (s *Store) Kind() string { return "bolt" }
 
-// Stats returns how many records were deleted because they were over, and how often writing
-// to the file, with which that is done, has failed.
+// Stats returns how many expired records were deleted, and how many writes to the file, each of
+// which also deletes expired records, have failed.
 func (s *Store) Stats() idempotency.Stats {
 	return idempotency.Stats{Purged: s.purged.Load(), PurgeFailures: s.failures.Load()}
 }
@@ -141,13 +140,13 @@ func view(tx *bolt.Tx, id idempotency.ID) (*record, error) {
 	return parse(raw)
 }
 
-// Begin claims a write, or tells what is known of it. Only a claim is written.
+// Begin claims a write, or returns its state. It writes only if it claims.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idempotency.Begun, err error) {
 	if err := ctx.Err(); err != nil {
 		return begun, fmt.Errorf("boltstore: begin: %w", err)
 	}
 	if claim.Owner == "" || claim.Lease <= 0 {
-		return begun, errors.New("boltstore: a claim needs an owner, and a lease of more than nothing")
+		return begun, errors.New("boltstore: a claim must have an owner and a positive lease")
 	}
 	err = s.db.View(func(tx *bolt.Tx) error {
 		r, err := view(tx, claim.ID)
@@ -171,7 +170,7 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idemp
 	return got, nil
 }
 
-// Look tells what is known of a write, and claims nothing.
+// Look returns the state of a write, and claims nothing.
 func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (known idempotency.Begun, err error) {
 	if err := ctx.Err(); err != nil {
 		return known, fmt.Errorf("boltstore: look: %w", err)
@@ -201,12 +200,12 @@ func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []
 	return wrap("save", s.take(ctx, func(w *writer) error { return w.save(lease, checkpoint) }))
 }
 
-// Release gives up a write.
+// Release ends a run without an outcome.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
 	return wrap("release", s.take(ctx, func(w *writer) error { return w.release(lease, effect, retention) }))
 }
 
-// Wait returns when the record may have ceased to be pending.
+// Wait returns when the record may no longer be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
 	never := watch.Pace{Least: math.MaxInt64 / 2, Most: math.MaxInt64 / 2} // it is always woken
 	return wrap("wait", s.waiting.Wait(ctx, id, never, func(context.Context) (left time.Duration, err error) {

@@ -8,53 +8,52 @@
 //
 // # Transactions
 //
-// With [WithTransactions] a handler runs in a transaction of the pool's, which it
-// gets by [Tx]. What it writes with it, and the outcome of its call, are
-// committed together or not at all: the effect in this database happens exactly
-// once, whatever crashes when. A failure that is kept as an outcome is committed
-// without the handler's writes. Duplicates wait until the transaction has ended,
-// on an advisory lock, or within the same process without a connection.
+// With [WithTransactions] a handler runs in a transaction of the pool, which [Tx]
+// returns. What it writes with that and the outcome of its call are committed
+// together or not at all: the effect in this database happens exactly once,
+// whatever crashes. If a failure is stored as an outcome, the outcome is committed
+// without the handler's writes. Duplicates wait until the transaction has ended.
+// In the same process they hold no connection. Those of each other process share
+// one, which waits for an advisory lock.
 //
-// A transaction takes the lock of its record, pg_advisory_xact_lock of the first
-// eight bytes of the record's ID and of the table, for others to wait for, and
-// writes the record with its outcome when the handler has returned; that it is the
-// only one is seen to by the unique index. Advisory locks of the application's own
-// in the same database do no harm, but that two which are the same by chance wait
-// for each other.
+// A transaction takes the lock of its record: pg_advisory_xact_lock of the first
+// eight bytes of the record's ID and of the table. It inserts the record with the
+// outcome when the handler has returned, and a unique index ensures that there is
+// only one. If the application takes an advisory lock with the same number, the
+// two only wait for each other.
 //
-// A handler leaves the role and the search_path of the transaction as they are: if
-// the records cannot be written with them any more, or are other tables, nothing
+// A handler must not change the role or the search_path of the transaction. If the
+// store can then not write its record, or would write it to another table, nothing
 // is committed.
 //
 // What a handler does elsewhere, in other services or databases, is not part of
-// the transaction; calls to other services carry keys of their own. A handler
-// holds a connection while it runs, so that the pool bounds how many do.
+// the transaction; calls to other services carry child keys. A handler holds a
+// connection while it runs, so the pool bounds how many run at once.
 //
 // # Leases
 //
-// Without it, a record is claimed under a lease, which is extended while the
-// handler runs. A handler may run again if its server dies or loses touch with
-// the database for longer than the lease; see [idempotency.TakenOver].
-// Whoever waits looks at the record now and then, at a pace that grows with the
-// wait, and is woken by NOTIFY where a connection can LISTEN.
+// Without WithTransactions, a record is claimed under a lease, which is extended
+// while the handler runs. A handler may run again if its server dies or cannot
+// reach the database for longer than the lease; see [idempotency.TakenOver]. A
+// call that waits polls the record, at intervals that grow with the wait, and is
+// woken by NOTIFY if a connection can LISTEN.
 //
 // # What the database must be
 //
-// Times are those of the database's clock. Transactions are READ COMMITTED,
-// whatever the default is. A commit is durable if PostgreSQL is set to make it
-// so: with synchronous_commit off, or after a failover to a standby that is
-// behind, the last outcomes are gone, and so are the writes of their handlers.
+// Times are those of the database's clock. Transactions are READ COMMITTED unless
+// [WithIsolation] says otherwise, whatever the database's default is. A commit is
+// as durable as PostgreSQL is set to make it: with synchronous_commit off, or
+// after a failover to a standby that is behind, the last outcomes are lost. In
+// transactions, so are the writes of their handlers.
 //
 // # PgBouncer
 //
-// Everything works behind PgBouncer in transaction pooling, but for two things.
-// Notifications do not come through, which costs those who wait some
-// milliseconds; leave LISTEN out with [WithoutListen]. And PgBouncer before 1.21
-// does not know prepared statements: give the pool
-// pgx.QueryExecModeExec as its default mode there.
+// All works behind PgBouncer in transaction pooling, with two exceptions.
+// Notifications do not arrive, so a wait ends later by up to 250 ms; turn LISTEN
+// off with [WithoutListen]. PgBouncer before 1.21 does not support prepared
+// statements: set pgx.QueryExecModeExec as the pool's default mode there.
 //
 // # What may enter
 //
-// The package knows PostgreSQL by pgx and the records by package idempotency,
-// and nothing of gRPC.
+// The package uses pgx and package idempotency. It makes and serves no calls.
 package pgstore

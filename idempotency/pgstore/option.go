@@ -51,7 +51,7 @@ func newSettings(opts []Option) (settings, error) {
 }
 
 // WithSchema sets the schema that the tables are in. The default is the search
-// path. The schema must be there.
+// path. The schema must exist.
 func WithSchema(name string) Option {
 	return func(s *settings) error {
 		if name == "" {
@@ -69,8 +69,8 @@ func WithSchema(name string) Option {
 	}
 }
 
-// WithTransactions runs each write in a transaction, which its handler gets by
-// [Tx].
+// WithTransactions runs each write in a transaction, which its handler gets from
+// [Tx] or [SQLTx].
 func WithTransactions() Option {
 	return func(s *settings) error {
 		s.transactions = true
@@ -105,8 +105,8 @@ func WithLogger(logger *slog.Logger) Option {
 	}
 }
 
-// WithoutListen keeps no connection that listens for notifications: whoever
-// waits looks now and then.
+// WithoutListen opens no connection that listens for notifications: calls that
+// wait only poll.
 func WithoutListen() Option {
 	return func(s *settings) error {
 		s.listen = false
@@ -127,7 +127,7 @@ func WithExpiry(every time.Duration) Option {
 }
 
 // WithSettleTimeout bounds how long a commit may take, and then how long the
-// store tries to find out whether a commit without an answer has happened. The
+// store tries to find out whether a commit without an answer took effect. The
 // default is [DefaultSettle].
 func WithSettleTimeout(d time.Duration) Option {
 	return func(s *settings) error {

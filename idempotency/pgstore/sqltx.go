@@ -10,11 +10,10 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// SQLTx returns the transaction of the handler whose context ctx is as one of database/sql,
-// or false if there is none, as [Tx] does: it is the same transaction. Give it to what is
-// made for database/sql: queries of sqlc, sqlx, GORM or ent. It is the store's to end: Commit
-// fails, and the handler must return that error; Rollback does nothing. Use it as Tx, from one
-// goroutine at a time.
+// SQLTx returns the transaction that [Tx] returns as a [sql.Tx], or false if there is none. Pass
+// it to libraries for database/sql, such as sqlc, sqlx, GORM or ent. The store ends it: Commit
+// fails, and the handler must return that error. Rollback does nothing. Use both from one goroutine
+// at a time.
 func SQLTx(ctx context.Context) (*sql.Tx, bool) {
 	t := txFrom(ctx)
 	if t == nil {

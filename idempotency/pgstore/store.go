@@ -55,13 +55,13 @@ var (
 // that its owner may still complete it if nobody takes over.
 const abandoned = time.Hour
 
-// New returns a store for the database of a pool. It does not ask the database for
-// anything; see [Migrate] and [Store.Check]. It deletes expired records now and
-// then until it is closed.
+// New returns a store for the database of a pool. It sends the database nothing;
+// see [Migrate] and [Store.Check]. It deletes expired records regularly until it
+// is closed.
 //
-// Transactions of handlers are of the pool, and take all of its connections but one. For all
-// its other steps the store opens connections of its own, with the pool's configuration and
-// at most as many, when it needs them: neither a renewal nor an outcome waits for handlers.
+// Transactions of handlers use all connections of the pool but one. For all other steps the
+// store opens its own when it needs them, with the pool's configuration: at most as many, and
+// one for LISTEN. So neither a renewal nor an outcome waits for handlers.
 func New(pool *pgxpool.Pool, opts ...Option) (*Store, error) {
 	settings, err := newSettings(opts)
 	switch {
@@ -93,7 +93,7 @@ func New(pool *pgxpool.Pool, opts ...Option) (*Store, error) {
 	return s, nil
 }
 
-// Close ends what the store does by itself, and closes its own connections. It leaves the
+// Close stops the store's background work, and closes its own connections. It leaves the
 // pool open.
 func (s *Store) Close() {
 	s.stop()
@@ -237,10 +237,10 @@ func steadily(step func() error) error {
 // its two statements.
 const tries = 20
 
-// Begin claims a write, or tells what is known of it.
+// Begin claims a write, or returns its state.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
 	if claim.Owner == "" || claim.Lease < time.Microsecond {
-		return idempotency.Begun{}, errors.New("pgstore: a claim needs an owner, and a lease of more than nothing")
+		return idempotency.Begun{}, errors.New("pgstore: a claim must have an owner and a positive lease")
 	}
 	for range tries {
 		begun, ok, err := s.begin(ctx, &claim)
@@ -346,7 +346,7 @@ func (s *Store) update(ctx context.Context, step, sql string, lease idempotency.
 	}
 }
 
-// Look tells what is known of a write, and claims nothing.
+// Look returns the state of a write, and claims nothing.
 func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
 	r, err := scanRow(s.own.QueryRow(ctx, s.sql.read, claim.ID[:]))
 	switch {
@@ -362,7 +362,7 @@ func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.
 	return idempotency.Begun{State: idempotency.Absent, TakenOver: !r.done && (r.effect || r.owner != "")}, nil
 }
 
-// Release gives up a write.
+// Release ends a run without an outcome.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
 	was, err := s.end(ctx, s.sql.release, lease, lease.ID[:], lease.Owner, int64(lease.Fence), //nolint:gosec // it came from here
 		s.channel, lease.ID.String(), effect, micros(max(retention, abandoned)))

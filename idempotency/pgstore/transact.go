@@ -45,11 +45,10 @@ func (f *flights) enter(id idempotency.ID) (leave func(), busy <-chan struct{}) 
 	}, nil
 }
 
-// Transact claims a write and runs it in a transaction, or tells what is known of
-// it.
+// Transact claims a write and runs it in a transaction, or returns its state.
 func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context, claimed idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
 	if claim.Owner == "" || claim.Lease < time.Microsecond {
-		return idempotency.Begun{}, errors.New("pgstore: a claim needs an owner, and a lease of more than nothing")
+		return idempotency.Begun{}, errors.New("pgstore: a claim must have an owner and a positive lease")
 	}
 	patience := ctx
 	if claim.Wait > 0 {

@@ -10,13 +10,12 @@ import (
 
 type txContext struct{}
 
-// Tx returns the transaction of the handler whose context ctx is, or false if
-// there is none: the store has no [WithTransactions], or the call no key. It is
-// the store's to end: Commit and Rollback fail. Begin makes a savepoint. It is
-// not safe for concurrent use, as no transaction is, and over when the handler
-// has returned.
+// Tx returns the transaction of the handler with context ctx, or false if there
+// is none, because the store has no [WithTransactions] or the call has no key. The
+// store ends it when the handler has returned: Commit and Rollback fail. Begin
+// makes a savepoint. Use it from one goroutine at a time.
 //
-// On a server that only observes, the first call of Tx begins the transaction. It returns
+// On a server in mode Observe, the first call of Tx begins the transaction. It returns
 // false if there is no connection or BEGIN fails, and does not say why.
 func Tx(ctx context.Context) (pgx.Tx, bool) {
 	if t := txFrom(ctx); t != nil {

@@ -20,7 +20,7 @@ const (
 	relaxedPause = time.Second
 )
 
-// Wait returns when the record may have ceased to be pending.
+// Wait returns when the record may no longer be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
 	pace := watch.Pace{Least: leastPause, Most: mostPause}
 	if s.listen {

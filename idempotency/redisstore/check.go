@@ -23,8 +23,7 @@ var (
 
 // Check returns all that is wrong with the servers, joined: [ErrEvicts], [ErrOldRedis], a
 // server that does not answer, or a step of the store that fails, for which it writes a record
-// and deletes it again. Call it when a process starts; whether the process goes on is its own
-// choice.
+// and deletes it again. Call it when a process starts.
 func (s *Store) Check(ctx context.Context) error {
 	nodes := s.client.Nodes()
 	var errs []error

@@ -6,28 +6,25 @@
 //	err = store.Check(ctx)
 //	server, err := interceptors.NewServer(interceptors.WithIdempotency(store))
 //
-// Each step is one script and one round trip. Times are those of Redis's clock.
-// A record and the fences of those that share its hash tag are in one slot.
-// Whoever waits for a record looks at it now and then, at a pace that grows with
-// the wait, and of all who do so in a process one.
+// Each step is one script and one round trip. Times are those of Redis's clock. A
+// record is one key. Calls that wait poll the record, at intervals that grow with
+// the wait; one call of each process polls for all that wait for a record.
 //
 // # What Redis may lose
 //
-// Redis is not a database that keeps what it has said. A failover, by Sentinel or
-// in a Cluster, promotes a replica that may not have got the last writes: a claim
-// that is lost lets another handler run the same write, and an outcome that is
-// lost lets it run again, even if Redis has acknowledged it, and in spite of WAIT.
-// A restart loses what was not in the append-only file yet, which is up to a
-// second unless appendfsync is always. Where that is not good enough, as for
-// payments, use package pgstore with transactions, or have the handler look up its
-// effect by the key.
+// Redis may lose writes that it has acknowledged. A failover, by Sentinel or in a
+// Cluster, promotes a replica that may not have received the last writes, in spite
+// of WAIT. If a claim is lost, another handler may run the same write; if an
+// outcome is lost, it runs again. [idempotency.TakenOver] is then false. A restart
+// loses what was not in the append-only file yet, which is up to a second unless
+// appendfsync is always. If that is not acceptable, as for payments, use package
+// pgstore with transactions, or have the handler look up its effect by the key.
 //
 // Redis must not evict records: set maxmemory-policy to noeviction, so that a
-// full server refuses new keys ([idempotency.ErrFull]) rather than to forget old
-// ones; outcomes of what was claimed before it still takes. [Store.Check] finds out.
+// full server refuses new keys ([idempotency.ErrFull]) and evicts none. It still
+// accepts outcomes of keys that it has. [Store.Check] checks the setting.
 //
 // # What may enter
 //
-// The package knows Redis by rueidis and the records by package idempotency, and
-// nothing of gRPC.
+// The package uses rueidis and package idempotency. It makes and serves no calls.
 package redisstore

@@ -41,10 +41,10 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// ClientOption returns options for a client with what is known to be right for a
-// store set in them: the client's cache off, and AlwaysPipelining. Without that,
-// rueidis breaks a connection that others share when a command on it, sent while
-// it was idle, is not answered by its deadline.
+// ClientOption returns the options with two settings that a store needs:
+// DisableCache and AlwaysPipelining. Without AlwaysPipelining, rueidis closes a
+// shared connection if a command that was sent on it while it was idle is not
+// answered by its deadline.
 func ClientOption(opt rueidis.ClientOption) rueidis.ClientOption {
 	opt.DisableCache, opt.AlwaysPipelining = true, true
 	return opt

@@ -27,8 +27,8 @@ type Store struct {
 
 var _ idempotency.Store = (*Store)(nil)
 
-// New returns a store that uses a client, which stays the caller's to close. It
-// asks Redis for nothing; see [Store.Check].
+// New returns a store that uses a client, which the caller closes. It sends Redis
+// nothing; see [Store.Check].
 func New(client rueidis.Client, opts ...Option) (*Store, error) {
 	s, err := newSettings(opts)
 	if client == nil {
@@ -131,10 +131,10 @@ func millis(d time.Duration) int64 {
 // server takes, but for the outcome. They share one allocation.
 const argsLen = 224
 
-// Begin claims a write, or tells what is known of it.
+// Begin claims a write, or returns its state.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
 	if claim.Owner == "" || claim.Lease <= 0 {
-		return idempotency.Begun{}, errors.New("redisstore: a claim needs an owner, and a lease of more than nothing")
+		return idempotency.Begun{}, errors.New("redisstore: a claim must have an owner and a positive lease")
 	}
 	b := s.appendKey(make([]byte, 0, argsLen), &claim.ID)
 	claimAt := len(b)
@@ -182,7 +182,7 @@ func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []
 	return s.step(ctx, "save", &saveScript, &lease, 0, rueidis.BinaryString(checkpoint))
 }
 
-// Release gives up a write.
+// Release ends a run without an outcome.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
 	had := "0"
 	if effect {
@@ -191,7 +191,7 @@ func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect boo
 	return s.step(ctx, "release", &releaseScript, &lease, millis(retention), had)
 }
 
-// Look tells what is known of a write, and claims nothing.
+// Look returns the state of a write, and claims nothing.
 func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
 	r, lives, _, err := s.read(ctx, claim.ID, true)
 	switch {

@@ -15,7 +15,7 @@ const (
 	mostLook  = 250 * time.Millisecond
 )
 
-// Wait returns when the record may have ceased to be pending.
+// Wait returns when the record may no longer be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
 	err := s.waiting.Wait(ctx, id, watch.Pace{Least: leastLook, Most: mostLook}, func(ctx context.Context) (time.Duration, error) {
 		ms, err := s.run(ctx, &lookScript, []string{string(s.appendKey(nil, &id))}, nil).AsInt64()

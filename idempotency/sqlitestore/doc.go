@@ -1,7 +1,7 @@
 // Package sqlitestore keeps the records of writes in a SQLite file, 3.37 or later, for a service
 // that runs on one machine and has its data in SQLite.
 //
-//	db, err := sql.Open("sqlite", "bank.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(1000)")
+//	db, err := sql.Open("sqlite", "bank.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(100)")
 //	err = sqlitestore.Migrate(ctx, db)
 //	store, err := sqlitestore.New(db, sqlitestore.WithTransactions())
 //	defer store.Close()
@@ -28,15 +28,15 @@
 //     application's pool or a call of another keyed method that the same file serves. The two would
 //     wait for each other until a deadline ends one of them.
 //
-// Whoever waits for the write lock in the same process holds no connection. Across processes the
-// store asks for the lock again and again, with pauses. The wait ends with the call's deadline, or
-// with [idempotency.MaxWait] if that is shorter: the store cannot see which key the other process
+// Calls that wait for the write lock in the same process hold no connection. Between processes the
+// store polls for the lock. The wait ends with the call's deadline, or with [idempotency.MaxWait] if
+// that is shorter, also while another key runs: the store cannot see which key the other process
 // runs. Calls whose outcome is stored are answered without the lock.
 //
 // The lock is taken with BEGIN IMMEDIATE, so that transactions cannot conflict: SQLITE_BUSY_SNAPSHOT
 // and [idempotency.ErrConflict] do not occur.
 //
-// A handler may also lose its transaction. SQLite rolls it back after some errors (INSERT OR
+// SQLite may also end a handler's transaction. It rolls it back after some errors (INSERT OR
 // ROLLBACK, a full disk) and if the call is cancelled while a statement writes. The handler's
 // further statements then fail, and nothing is committed. If a handler ends the transaction itself
 // with COMMIT in SQL, its claim is committed too: the call fails with
@@ -45,7 +45,7 @@
 // # Leases
 //
 // Without transactions, each step of the store is a short transaction, and a handler holds no lock
-// while it runs. A handler may run again if its server dies or stands still for longer than the
+// while it runs. A handler may run again if its server dies or is paused for longer than the
 // lease; see [idempotency.TakenOver]. A handler that writes to the file keeps its own transactions
 // shorter than the lease, because renewals wait for them.
 //
@@ -60,7 +60,7 @@
 //     OFF the last outcomes may be lost, and with them what the handler wrote in the same
 //     transaction. Check warns of this too. A crash of the process loses nothing.
 //   - busy_timeout is not needed. If the driver cannot interrupt it, a step may outlive its context
-//     for as long; keep it below a second then.
+//     for as long; keep it at a second or less then.
 //
 // Keep the file on a local disk. SQLite's locks do not work on most network file systems.
 //
@@ -73,6 +73,6 @@
 //
 // # What may enter
 //
-// The package knows SQLite by database/sql and the records by package idempotency. It imports no
-// driver and nothing of gRPC.
+// The package uses database/sql and package idempotency. It imports no driver, and makes and serves
+// no calls.
 package sqlitestore

@@ -27,7 +27,7 @@ func Example() {
 	defer os.RemoveAll(dir)
 
 	ctx := context.Background()
-	db, err := sql.Open("sqlite", filepath.Join(dir, "bank.db")+"?_pragma=journal_mode(WAL)&_pragma=busy_timeout(1000)")
+	db, err := sql.Open("sqlite", filepath.Join(dir, "bank.db")+"?_pragma=journal_mode(WAL)&_pragma=busy_timeout(100)")
 	if err != nil {
 		fmt.Println(err)
 		return

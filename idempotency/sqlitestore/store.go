@@ -57,7 +57,7 @@ func New(db *sql.DB, opts ...Option) (*Store, error) {
 	return s, nil
 }
 
-// Close ends what the store does by itself. It leaves the pool open.
+// Close stops the store's background work. It leaves the pool open.
 func (s *Store) Close() {
 	s.stop()
 	s.done.Wait()
@@ -91,7 +91,7 @@ func (s *Store) ask(ctx context.Context, claim *idempotency.Claim) (idempotency.
 	return r.answer(claim, now), nil
 }
 
-// Begin claims a write, or tells what is known of it. It writes only if it claims.
+// Begin claims a write, or returns its state. It writes only if it claims.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
 	begun, err := s.ask(ctx, &claim)
 	if err != nil || begun.State != idempotency.Absent {
@@ -107,7 +107,7 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 	return begun, nil
 }
 
-// Look tells what is known of a write, and claims nothing.
+// Look returns the state of a write, and claims nothing.
 func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
 	r, now, err := s.view(ctx, claim.ID)
 	if err != nil {
@@ -131,12 +131,12 @@ func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []
 	return s.step(ctx, "save", lease.ID, func(w *writer) error { return w.save(lease, checkpoint) })
 }
 
-// Release gives up a write.
+// Release ends a run without an outcome.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
 	return s.step(ctx, "release", lease.ID, func(w *writer) error { return w.release(lease, effect, retention) })
 }
 
-// Wait returns when the record may have ceased to be pending. It sees a change by this store at
+// Wait returns when the record may no longer be pending. It sees a change by this store at
 // once, and one by another process when it next reads the record, which is less often the longer
 // the wait lasts.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {

@@ -26,9 +26,9 @@ type runner = func(ctx context.Context, claimed idempotency.Begun) idempotency.V
 // Transactional reports whether the store has [WithTransactions].
 func (s *Store) Transactional() bool { return s.transactions }
 
-// Transact claims a write and runs it in a transaction, or tells what is known of it. It waits for
-// the write lock, whichever write has it, until ctx ends, or for [idempotency.Claim.Wait]. What is
-// done is answered without the lock. It never returns [idempotency.ErrConflict].
+// Transact claims a write and runs it in a transaction, or returns its state. It waits for the write
+// lock, whichever write has it, until ctx ends, or for [idempotency.Claim.Wait]. A write that is done
+// is answered without the lock. It never returns [idempotency.ErrConflict].
 func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context, claimed idempotency.Begun) idempotency.Verdict) (begun idempotency.Begun, err error) {
 	wait := ctx
 	if claim.Wait > 0 {

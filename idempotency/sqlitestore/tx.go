@@ -9,16 +9,16 @@ import (
 
 type txContext struct{}
 
-// Tx returns the transaction of the handler whose context ctx is, or false if there is none: the
-// store has no [WithTransactions], or the call has no key. Use it from one goroutine at a time.
+// Tx returns the transaction of the handler with context ctx, or false if there is none, because the
+// store has no [WithTransactions] or the call has no key. Use it from one goroutine at a time.
 //
 // The store ends the transaction. Commit fails, and the handler must return that error. Rollback
 // does nothing. Both leave the [sql.Tx] unusable for the rest of the handler. A handler that wants
 // to undo some of its writes uses SAVEPOINT. If the handler ends the transaction in SQL, or if
 // SQLite rolls it back, all further statements fail.
 //
-// On a server that only observes, the first call of Tx begins the transaction. It returns false if
-// there is no connection or BEGIN fails.
+// On a server in mode Observe, the first call of Tx begins the transaction and takes the write lock.
+// It returns false if there is no connection or BEGIN fails.
 func Tx(ctx context.Context) (*sql.Tx, bool) {
 	switch t := ctx.Value(txContext{}).(type) {
 	case *loan:

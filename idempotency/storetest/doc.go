@@ -1,16 +1,19 @@
-// Package storetest is what every idempotency store must pass: a suite of what
-// its states mean, and a check that many clients at once see them in one order.
+// Package storetest has the tests that every idempotency store must pass: a suite
+// for its states, and a check that histories of many clients are linearizable.
 //
 // A store of your own runs it in a test:
 //
 //	func TestStore(t *testing.T) {
-//		storetest.Run(t, func(t *testing.T) idempotency.Store { return newMyStore(t) })
+//		path := newDatabase(t)
+//		storetest.Run(t, storetest.Backend{
+//			Open:    func(t *testing.T) idempotency.Store { return openMyStore(t, path) },
+//			Records: func(t *testing.T) int { return countRecords(t, path) },
+//		})
 //	}
 //
-// The suite waits for leases and retentions to run out, by tenths of a second.
-// A store that keeps time with package time may be run in a bubble of
-// testing/synctest, where that takes no time at all.
+// The suite waits in real time for leases and retentions to end, by tenths of a
+// second. [CheckLinearizable] alone also runs in a bubble of testing/synctest, for
+// a store that keeps time with package time.
 //
-// This package is for tests alone. It knows stores by their interface, and
-// nothing of gRPC.
+// This package is for tests only. It uses the interfaces of package idempotency.
 package storetest

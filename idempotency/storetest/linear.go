@@ -16,8 +16,8 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// History is how many clients do how much at once in a check. Zero values are
-// those in parentheses.
+// History is how many clients do how much at once in a check. Zero values mean the
+// numbers in parentheses.
 type History struct {
 	Clients int           // (8)
 	Steps   int           // of each client (60)
@@ -25,14 +25,14 @@ type History struct {
 	Lease   time.Duration // of their claims, which they now and then outlive (20 ms)
 	Late    time.Duration // by how much longer a lease may last than was asked for (5 ms)
 
-	// Drawing is the file that a history which no order explains is drawn to, as
-	// HTML ("history.html" in a folder of the test's).
+	// Drawing is the HTML file for the drawing of a history that is not linearizable
+	// ("history.html" in the test's artifact folder).
 	Drawing string
 }
 
 // CheckLinearizable lets clients claim, complete, extend, release and take over
-// the same writes at once, and fails the test unless what they were told is
-// explained by one order of steps, each taken between its call and its answer.
+// the same writes at once, and fails the test unless the history is linearizable:
+// one order of steps, each between its call and its answer, explains all answers.
 func CheckLinearizable(t *testing.T, store idempotency.Store, h History) {
 	t.Helper()
 	if h.Drawing == "" {

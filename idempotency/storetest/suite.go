@@ -24,16 +24,16 @@ const outcome = "outcome"
 
 // Backend is where a store keeps its records.
 type Backend struct {
-	// Open returns a handle on the backend, as each process has one. What Open returns may
-	// be the same or be shared with others. The caller closes nothing.
+	// Open returns a handle on the backend, such as each process has. It may return the same
+	// handle again. Open closes the handle when the test ends, for example by t.Cleanup.
 	Open func(t *testing.T) idempotency.Store
 
 	// Single says that the backend has only one handle, since its records are in the memory
 	// of a process or in a file that a process locks. Otherwise the suite opens two.
 	Single bool
 
-	// Records returns how many records the backend holds, with those that are over and not
-	// deleted yet.
+	// Records returns how many records the backend holds, including expired ones that are not
+	// deleted yet. The backend must delete most of those within a minute of writes.
 	Records func(t *testing.T) int
 }
 
