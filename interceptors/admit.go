@@ -3,7 +3,6 @@ package interceptors
 import (
 	"context"
 	"math"
-	"net"
 	"reflect"
 	"time"
 
@@ -100,14 +99,14 @@ func (in *incoming) timeLeft(ctx context.Context, h wire.Context) (grpc, remaini
 	return grpc, remaining, excess
 }
 
-// connectionOf returns what names the connection that a call came by: the value of its remote
-// address, which gRPC makes once for a connection, or nil.
+// connectionOf returns what identifies the connection that a call came by, or nil: the pointer
+// to its remote address, of which gRPC makes one for each connection, or the address as text.
 func connectionOf(ctx context.Context) any {
 	p, ok := peer.FromContext(ctx)
 	if !ok || p.Addr == nil {
 		return nil
 	}
-	if _, ok := p.Addr.(*net.TCPAddr); ok || reflect.ValueOf(p.Addr).Comparable() {
+	if reflect.TypeOf(p.Addr).Kind() == reflect.Pointer {
 		return p.Addr
 	}
 	return p.Addr.String()

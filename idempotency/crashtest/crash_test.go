@@ -39,6 +39,7 @@ type arena struct {
 	ledger        string
 	workers       [2]*worker
 	restart       func()                     // kills the store and starts it again; nil if it is the worker's own
+	signal        func(syscall.Signal)       // to all processes of the store; nil likewise
 	ledgerEntries func() map[string][]string // runs by account
 
 	counts map[string]int
@@ -124,12 +125,17 @@ func (a *arena) insist(place int, account string) string {
 	return ""
 }
 
+// faultOf returns what the first call of a round meets.
+func faultOf(n int) string {
+	return []string{"kill", "stop", "kill", "restart", "pause", "gone"}[n/3%6]
+}
+
 // round is one key whose first call meets a fault.
 func (a *arena) round(n int) {
 	account := fmt.Sprint("account", n)
 	where := []string{"claim", "effect", "outcome"}[n%3]
-	fault := []string{"kill", "stop", "kill", "restart"}[n/3%4]
-	if a.workers[1] == nil || fault == "restart" && a.restart == nil {
+	fault := faultOf(n)
+	if a.workers[1] == nil || a.restart == nil && (fault == "restart" || fault == "pause") {
 		fault = "kill"
 	}
 	place := rand.IntN(2)
@@ -137,10 +143,10 @@ func (a *arena) round(n int) {
 	if a.workers[1] == nil {
 		place, other = 0, 0
 	}
-	if fault == "restart" {
-		a.counts[fault]++
-	} else {
+	if fault == "kill" || fault == "stop" {
 		a.counts[fault+" at "+where]++
+	} else {
+		a.counts[fault]++
 	}
 	switch fault {
 	case "kill":
@@ -154,6 +160,18 @@ func (a *arena) round(n int) {
 		time.Sleep(rand.N(10 * time.Millisecond)) // anywhere within the call
 		a.restart()
 		wg.Wait()
+	case "pause": // the store stands still for longer than a lease
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = a.call(a.Context(), place, account) })
+		time.Sleep(rand.N(10 * time.Millisecond))
+		a.signal(syscall.SIGSTOP)
+		time.Sleep(lease + lease/2)
+		a.signal(syscall.SIGCONT)
+		wg.Wait()
+	case "gone": // the caller is killed while its call is under way
+		ctx, kill := context.WithTimeout(a.Context(), rand.N(10*time.Millisecond))
+		_, _ = a.call(ctx, place, account)
+		kill()
 	case "stop":
 		a.stop(place, other, where, account)
 	}
@@ -214,15 +232,15 @@ func rounds() int {
 	if everything() {
 		return 126
 	}
-	return 12
+	return 18
 }
 
 // everything reports whether the tests may take minutes.
 func everything() bool { return os.Getenv("HOPBOUND_REQUIRE_SERVICES") == "1" }
 
 // Servers are killed after the claim, after the effect and after the outcome;
-// stopped there for longer than their lease; their stores are killed; and their
-// clocks are hours apart. Every caller gets the same answer in the end, in time.
+// stopped there for longer than their lease; their stores are killed, and stopped for longer
+// than a lease; their callers are killed; and their clocks are hours apart. Every caller gets the same answer in the end, in time.
 // With transactions each effect happens once. With leases it happens once more
 // for each server that was killed, stopped or cut off after its effect, at most; and every
 // run but the first is told that there may have been an effect.
@@ -244,10 +262,10 @@ func TestEachKeyHasOneOutcomeWhateverCrashes(t *testing.T) {
 				a.migrateSQLite()
 			case "redis":
 				s := services.Redis(t, "--appendonly", "yes", "--appendfsync", "always")
-				a.at, a.restart = s.Addr, func() { s.Kill(); s.Start() }
+				a.at, a.restart, a.signal = s.Addr, func() { s.Kill(); s.Start() }, s.SignalAll
 			default:
 				s := services.Postgres(t, "fsync=on")
-				a.at, a.restart = s.URL(), func() { s.Kill(); s.Start() }
+				a.at, a.restart, a.signal = s.URL(), func() { s.Kill(); s.Start() }, s.SignalAll
 				a.migrate()
 			}
 			for place := range workers {
@@ -281,7 +299,8 @@ func (a *arena) account(took time.Duration) {
 		runs[len(list)]++
 		n, _ := strconv.Atoi(strings.TrimPrefix(account, "account"))
 		most := 1
-		if !a.transactional() && (n%3 < 2 || n/3%4 == 3) {
+		fault := faultOf(n)
+		if !a.transactional() && (n%3 < 2 || fault != "kill" && fault != "stop") {
 			most = 2
 		}
 		if len(list) > most {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -116,6 +118,30 @@ func (s *Server) Stop() {
 func (s *Server) Signal(signal syscall.Signal) {
 	if s.process != nil {
 		_ = s.process.Process.Signal(signal)
+	}
+}
+
+// SignalAll sends a signal to the server and to the processes that it has started.
+func (s *Server) SignalAll(signal syscall.Signal) {
+	if s.process == nil {
+		return
+	}
+	pids := []int{s.process.Process.Pid}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		_, rest, _ := strings.Cut(string(raw), ") ") // its state, and then its parent
+		if fields := strings.Fields(rest); len(fields) > 1 && fields[1] == strconv.Itoa(pids[0]) {
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, signal)
 	}
 }
 
