@@ -106,6 +106,10 @@ func (m *Memory) Err() error { return m.err }
 // Kind returns "memory", as metrics name the store.
 func (m *Memory) Kind() string { return "memory" }
 
+// Volatile returns true: the records end with the process. A server does not tell its callers
+// that such a store will recognize a retry, which may reach another process.
+func (m *Memory) Volatile() bool { return true }
+
 // Stats returns what the store holds and may hold. Expired records count until they are
 // deleted.
 func (m *Memory) Stats() Stats {

@@ -30,6 +30,8 @@ type HandlerRun struct {
 type running struct {
 	HandlerRun
 
+	saving sync.Mutex // held while a checkpoint is stored, so that the last is the last
+
 	mu    sync.Mutex
 	calls map[string]int // how many have been made to a method
 	last  []byte         // the checkpoint
@@ -94,6 +96,8 @@ func Checkpoint(ctx context.Context, checkpoint []byte) error {
 		return nil
 	}
 	checkpoint = bytes.Clone(checkpoint)
+	r.saving.Lock()
+	defer r.saving.Unlock()
 	if err := r.Save(ctx, checkpoint); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package interceptors_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 )
+
+// lasting is a store whose records outlive the process.
+type lasting struct{ idempotency.Store }
 
 // relay serves Pay and calls Write of another server for each call.
 func relay(t *testing.T, leaf *node, server []interceptors.ServerOption, how func(context.Context) (context.Context, []grpc.CallOption), opts ...interceptors.ClientOption) customer {
@@ -37,8 +41,9 @@ func TestKeyOfACallerDoesNotMakeOtherCallsRepeatable(t *testing.T) {
 	}
 	const write = "/hopbound.test.v1.TestService/Write"
 	store := func(opts ...idempotency.Option) []interceptors.ServerOption {
-		return []interceptors.ServerOption{interceptors.WithIdempotency(idempotency.NewMemory(), opts...)}
+		return []interceptors.ServerOption{interceptors.WithIdempotency(lasting{idempotency.NewMemory()}, opts...)}
 	}
+	memory := []interceptors.ServerOption{interceptors.WithIdempotency(idempotency.NewMemory())}
 	edge := []interceptors.ServerOption{interceptors.AtEdge()}
 	for name, tc := range map[string]struct {
 		middle, leaf []interceptors.ServerOption // nil is a server without Hopbound
@@ -52,6 +57,7 @@ func TestKeyOfACallerDoesNotMakeOtherCallsRepeatable(t *testing.T) {
 		"a callee that ignores the method":      {middle: store(), leaf: store(idempotency.ForMethod(write, idempotency.Off())), runs: 1},
 		"a callee that only observes":           {middle: store(), leaf: append(store(), interceptors.WithMode(interceptors.Observe)), runs: 1},
 		"a callee that stores outcomes":         {middle: store(), leaf: store(), runs: 3},
+		"a callee whose outcomes end with it":   {middle: store(), leaf: memory, runs: 1},
 		"an edge, a callee that stores them":    {middle: edge, leaf: store(), runs: 3},
 		"a key that the application has chosen": {middle: edge, how: chosen, runs: 3},
 		"a policy that requires a key":          {middle: edge, policy: interceptors.MethodPolicies{write: {KeyRequired: true}}, runs: 3},
@@ -93,7 +99,7 @@ func TestLostReplyIsRetriedIfTheCalleeSaidThatItStoresOutcomes(t *testing.T) {
 		}
 		return nil
 	}}
-	at = leaf.openWith(t, interceptors.WithIdempotency(idempotency.NewMemory()))
+	at = leaf.openWith(t, interceptors.WithIdempotency(lasting{idempotency.NewMemory()}))
 	c := relay(t, at, []interceptors.ServerOption{interceptors.AtEdge()}, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -133,5 +139,29 @@ func TestKeyInTheMetadataIsTheApplicationsOwn(t *testing.T) {
 	_, _ = c.pay(t.Context(), "of the caller", rent())
 	if n := leaf.calls.Load(); n != 3 {
 		t.Errorf("the leaf ran %d times, want 3", n)
+	}
+}
+
+// A hop that copies the trailers of its own callee does not store what that stores.
+func TestReportThatAHopHasCopiedIsNotOfItsOwnMethod(t *testing.T) {
+	t.Parallel()
+	leaf := &bank{pay: func(context.Context, int64, *testv1.PayRequest) error { return errUnavailable }}
+	down := testv1.NewTestServiceClient(leaf.openWith(t, interceptors.WithIdempotency(lasting{idempotency.NewMemory()})).dial(grpc.WithDisableRetry()))
+	middle := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+		var trailer metadata.MD
+		_, err := down.Pay(metadata.AppendToOutgoingContext(ctx, idempotency.Header, "k"), rent(), grpc.Trailer(&trailer))
+		if !strings.Contains(strings.Join(trailer["hop-report"], ""), ";k=") {
+			t.Errorf("the leaf reports %q", trailer)
+		}
+		delete(trailer, "grpc-retry-pushback-ms")
+		_ = grpc.SetTrailer(ctx, trailer)
+		return err
+	}}
+	at := newNode(t)
+	testv1.RegisterTestServiceServer(at.server, middle)
+	at.start()
+	_, _ = relay(t, at, nil, nil).pay(t.Context(), "of the caller", rent())
+	if n := middle.calls.Load(); n != 1 {
+		t.Errorf("the hop ran %d times, want once", n)
 	}
 }

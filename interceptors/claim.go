@@ -375,11 +375,13 @@ func (c *claim) refused(err error) error {
 		return newError(codes.Internal, ReasonRecordCorrupt, "what is stored under the idempotency key cannot be read")
 	case errors.Is(err, idempotency.ErrFull):
 		c.became = keyFull
-		after := c.pause()
-		if full := (*idempotency.FullError)(nil); errors.As(err, &full) {
-			after = max(after, full.Room)
+		full := (*idempotency.FullError)(nil)
+		if errors.As(err, &full) && full.Room > time.Second { // no retry of this request waits for that
+			c.request.downstream.overrule(-1)
+			return newError(codes.ResourceExhausted, ReasonStoreFull, "the idempotency store has no room for another key",
+				&errdetails.RetryInfo{RetryDelay: durationpb.New(full.Room)})
 		}
-		return c.laterBy(after, codes.ResourceExhausted, ReasonStoreFull, "the idempotency store has no room for another key")
+		return c.later(codes.ResourceExhausted, ReasonStoreFull, "the idempotency store has no room for another key")
 	case c.request.Err() != nil:
 		return c.notRun()
 	default:
@@ -388,17 +390,9 @@ func (c *claim) refused(err error) error {
 	}
 }
 
-// later makes an error that tells the caller to come back.
+// later makes an error that tells the caller to retry after a pause.
 func (c *claim) later(code codes.Code, reason, message string) error {
-	return c.laterBy(c.pause(), code, reason, message)
-}
-
-// pause returns after how long a caller is told to come back.
-func (c *claim) pause() time.Duration {
-	return max(min(c.keyed.Lease/10, time.Second), 10*time.Millisecond)
-}
-
-func (c *claim) laterBy(after time.Duration, code codes.Code, reason, message string) error {
+	after := max(min(c.keyed.Lease/10, time.Second), 10*time.Millisecond)
 	c.request.downstream.overrule(after.Milliseconds())
 	return newError(code, reason, message, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
 }

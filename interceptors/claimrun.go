@@ -137,11 +137,13 @@ func (c *claim) save(lease idempotency.Lease, checkpoint []byte) error {
 // measures it. A timeout of 0 leaves it to the wait that the call has.
 func (c *claim) step(name string, timeout time.Duration, take func(ctx context.Context) error) error {
 	began := time.Now()
-	ctx := c.waiting
+	var ctx context.Context
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(&c.request), timeout)
 		defer cancel()
+	} else { // which the heartbeat and checkpoints of another goroutine must not read
+		ctx = c.waiting
 	}
 	err := take(ctx)
 	c.count.storeStep(ctx, c.storeKind, name, time.Since(began), err)

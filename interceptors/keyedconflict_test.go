@@ -10,6 +10,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -153,10 +154,14 @@ func TestFullStoreSaysWhenThereWillBeRoom(t *testing.T) {
 		store := idempotency.NewMemory(idempotency.MemoryCapacity(1))
 		c := b.open(t, store, idempotency.ForMethod("/hopbound.test.v1.TestService/Pay", idempotency.Retention(2*time.Hour))).customer()
 		var full error
+		var trailer metadata.MD
 		for i := 0; full == nil && i < 1000; i++ {
-			_, full = c.pay(t.Context(), fmt.Sprint("k", i), rent())
+			_, full = c.pay(t.Context(), fmt.Sprint("k", i), rent(), grpc.Trailer(&trailer))
 		}
 		wantError(t, full, codes.ResourceExhausted, interceptors.ReasonStoreFull)
+		if push := trailer["grpc-retry-pushback-ms"]; len(push) != 1 || push[0] != "-1" {
+			t.Errorf("pushback %q, want that nobody waits for it", push)
+		}
 		if d := retryDelay(full); d < 2*time.Hour-time.Minute || d > 2*time.Hour+time.Minute {
 			t.Errorf("there will be room in %v (%v)", d, status.Convert(full).Message())
 		}

@@ -1,6 +1,8 @@
 package interceptors
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"strings"
 	"sync/atomic"
 
@@ -13,6 +15,7 @@ import (
 type method struct {
 	full       string // /service/method
 	name       string // service/method, as spans and metrics have it
+	hash       uint64 // of the full name, as reports have it
 	level      IdempotencyLevel
 	declared   declaration
 	configured Policy // by the service config
@@ -29,9 +32,15 @@ type method struct {
 func newMethod(fullMethod string, declared declarations) *method {
 	name := strings.TrimPrefix(fullMethod, "/")
 	descriptor := findMethod(name)
-	m := &method{full: fullMethod, name: name, level: declaredLevel(descriptor), declared: declared[fullMethod]}
+	m := &method{full: fullMethod, name: name, hash: hashOf(fullMethod), level: declaredLevel(descriptor), declared: declared[fullMethod]}
 	m.known.Store(descriptor != nil)
 	return m
+}
+
+// hashOf returns the first eight bytes of the SHA-256 of a full method.
+func hashOf(fullMethod string) uint64 {
+	sum := sha256.Sum256([]byte(fullMethod))
+	return binary.BigEndian.Uint64(sum[:])
 }
 
 // otherMethods is how metrics name all methods that are neither registered nor

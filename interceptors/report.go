@@ -30,10 +30,9 @@ func (in *incoming) sendReport(err error, used int, took time.Duration) {
 	if in.reported.Swap(true) {
 		return
 	}
-	m := in.method.keyed
-	r := wire.Report{
-		Used: used, Elapsed: took.Microseconds(), HasElapsed: true,
-		Keeps: m != nil && m.unsupported == nil && in.mode == Enforce,
+	r := wire.Report{Used: used, Elapsed: took.Microseconds(), HasElapsed: true}
+	if m := in.method.keyed; m != nil && m.unsupported == nil && in.mode == Enforce && !in.volatile {
+		r.Keeps, r.HasKeeps = in.method.hash, true
 	}
 	marked := false
 	if err != nil && in.mode == Enforce {

@@ -47,6 +47,7 @@ type Server struct {
 
 	twice     reportedOnce // that the interceptors are installed twice
 	storeKind string       // as metrics name it
+	volatile  bool         // the store's records end with the process, so that callers are not told of them
 }
 
 // NewServer returns a server. It returns all that is wrong with the options,
@@ -64,6 +65,9 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 	s.storeKind = "other"
 	if named, ok := s.store.(interface{ Kind() string }); ok {
 		s.storeKind = named.Kind()
+	}
+	if v, ok := s.store.(interface{ Volatile() bool }); ok {
+		s.volatile = v.Volatile()
 	}
 	var errs [7]error
 	s.trace = newTracing(&s.settings)

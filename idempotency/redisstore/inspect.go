@@ -67,11 +67,11 @@ func (s *Store) recordOf(ctx context.Context, key string) (*idempotency.Record, 
 	}
 	id := idempotency.ID(raw)
 	r, lives, now, err := s.read(ctx, id, false)
-	switch {
+	switch err = wrap("records", err); {
 	case errors.Is(err, idempotency.ErrCorrupt):
-		return &idempotency.Record{ID: id}, wrap("records", err)
+		return &idempotency.Record{ID: id}, err
 	case r == nil || err != nil:
-		return nil, wrap("records", err)
+		return nil, err
 	}
 	return r.inspect(id, lives, now), nil
 }

@@ -17,8 +17,11 @@ type Report struct {
 	// of tokens alone: a caller that holds some may repeat it.
 	Wanting bool
 
-	// Keeps says that the server stores the outcomes of the call's method under their keys.
-	Keeps bool
+	// Keeps is a hash of the call's method if the server stores the outcomes of its calls under
+	// their keys, and HasKeeps says that it does. A report that a hop has copied from its own
+	// callee has the hash of another method.
+	Keeps    uint64
+	HasKeeps bool
 }
 
 // Append appends the trailer's value to dst, holding numbers within what
@@ -32,8 +35,9 @@ func (r *Report) Append(dst []byte) []byte {
 	if r.Wanting {
 		dst = append(dst, ";n=1"...)
 	}
-	if r.Keeps {
-		dst = append(dst, ";k=1"...)
+	if r.HasKeeps {
+		dst = append(dst, ";k="...)
+		dst = appendHex(dst, r.Keeps)
 	}
 	return dst
 }
@@ -65,8 +69,8 @@ func ParseReport(value string) (Report, bool) {
 			n, ok = parseUint(text, 1)
 			r.Wanting = n == 1
 		case "k":
-			n, ok = parseUint(text, 1)
-			r.Keeps = n == 1
+			r.Keeps, ok = parseHex(text)
+			r.HasKeeps = true
 		}
 		if !ok {
 			return Report{}, false

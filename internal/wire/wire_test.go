@@ -71,8 +71,8 @@ func reportFields(r wire.Report) map[string]json.RawMessage {
 	if r.Wanting {
 		out["n"] = number(1)
 	}
-	if r.Keeps {
-		out["k"] = number(1)
+	if r.HasKeeps {
+		out["k"] = json.RawMessage(fmt.Sprintf("%q", fmt.Sprintf("%016x", r.Keeps)))
 	}
 	return out
 }

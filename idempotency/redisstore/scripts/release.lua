@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- KEYS: record.
 -- ARGV: what the pending record of the lease begins with, for how many milliseconds a
 -- possible effect is remembered, whether the run may have had one (1 or 0; 2 is for an
