@@ -19,7 +19,7 @@ import (
 // that was paused for longer than a lease continues its own runs.
 type Memory struct {
 	shards [shardCount]shard
-	limit  use // of each shard
+	room   memoryRoom
 	begun  time.Time
 	logger *slog.Logger
 	warned atomic.Int64 // the hour of the last warning, from 1
@@ -43,9 +43,7 @@ const (
 	DefaultMemoryBytes    = 256 << 20
 )
 
-// MemoryCapacity bounds the number of records. The records are spread over 64 parts that are
-// bounded one by one, so that a store refuses the first IDs when it is nearly full. A
-// capacity of less than 64 is rounded up to that. The default is [DefaultMemoryCapacity]. The
+// MemoryCapacity bounds the number of records. The default is [DefaultMemoryCapacity]. The
 // default of [MemoryBytes] is reached first, at about half as many records.
 func MemoryCapacity(records int) MemoryOption {
 	return func(s *memorySettings) {
@@ -56,7 +54,7 @@ func MemoryCapacity(records int) MemoryOption {
 	}
 }
 
-// MemoryBytes bounds the bytes that records take: about 500 and the outcome for each. The
+// MemoryBytes bounds the bytes that records take: about 400 and the outcome for each. The
 // outcome of a write that was claimed before the store was full is stored all the same, so
 // the store may exceed the bound by the outcomes of the handlers that run. The default is
 // [DefaultMemoryBytes].
@@ -69,8 +67,8 @@ func MemoryBytes(bytes int64) MemoryOption {
 	}
 }
 
-// MemoryLogger sets where the store warns, at most once an hour, that a part of it or a
-// tenant's share of one is filled by more than 80 %. The default is [slog.Default].
+// MemoryLogger sets where the store warns, at most once an hour, that it or a tenant's share is
+// filled by more than 80 %. The default is [slog.Default].
 func MemoryLogger(logger *slog.Logger) MemoryOption {
 	return func(s *memorySettings) { s.logger = logger }
 }
@@ -86,14 +84,10 @@ func NewMemory(opts ...MemoryOption) *Memory {
 		}
 		opt(&s)
 	}
-	m := &Memory{
-		limit:  use{records: int64(s.records+shardCount-1) / shardCount, bytes: s.bytes / shardCount},
-		begun:  time.Now(),
-		logger: s.logger,
-		err:    errors.Join(s.errs...),
-	}
+	m := &Memory{begun: time.Now(), logger: s.logger, err: errors.Join(s.errs...)}
+	m.room.limit, m.room.tenants = use{records: int64(s.records), bytes: s.bytes}, map[string]*use{}
 	for i := range m.shards {
-		m.shards[i] = shard{index: map[ID]int32{}, due: map[int64][]ID{}, tenants: map[string]*use{}}
+		m.shards[i] = newShard(&m.room)
 	}
 	return m
 }
@@ -113,15 +107,12 @@ func (m *Memory) Volatile() bool { return true }
 // Stats returns what the store holds and may hold. Expired records count until they are
 // deleted.
 func (m *Memory) Stats() Stats {
-	st := Stats{MaxRecords: m.limit.records * shardCount, MaxBytes: m.limit.bytes * shardCount, Purged: m.purged.Load()}
-	for i := range m.shards {
-		s := &m.shards[i]
-		s.mu.Lock()
-		st.Records += s.used.records
-		st.Bytes += s.used.bytes
-		s.mu.Unlock()
+	m.room.mu.Lock()
+	defer m.room.mu.Unlock()
+	return Stats{
+		Records: m.room.used.records, MaxRecords: m.room.limit.records,
+		Bytes: m.room.used.bytes, MaxBytes: m.room.limit.bytes, Purged: m.purged.Load(),
 	}
-	return st
 }
 
 // clamp bounds a time to what can be added to others.
@@ -145,31 +136,43 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 	if claim.Owner == "" || claim.Lease <= 0 {
 		return Begun{}, errors.New("idempotency: a claim must have an owner and a positive lease")
 	}
+	b, fill, err := m.begin(ctx, &claim)
+	if errors.Is(err, ErrFull) { // unless records that are over take the room
+		m.sweep()
+		b, fill, err = m.begin(ctx, &claim)
+	}
+	if fill > warnAt {
+		m.warn(claim.Tenant)
+	}
+	return b, err
+}
+
+// begin is Begin, and returns how full the store is if it has added a record or has no room.
+func (m *Memory) begin(ctx context.Context, claim *Claim) (b Begun, fill float64, err error) {
 	s, now, err := m.open(ctx, "begin", &claim.ID)
 	if err != nil {
-		return Begun{}, err
+		return Begun{}, 0, err
 	}
 	defer s.mu.Unlock()
-	m.drop(s, now, 3) // more than a write adds
+	m.purged.Add(s.drop(now, 3)) // more than a write adds
 	r := s.find(claim.ID, now)
 	if r != nil && r.owner == claim.Owner && !r.done && !claim.Fingerprint.Differs(r.fingerprint) { // asked again, for want of an answer
-		return r.run(), nil
+		return r.run(), 0, nil
 	}
 	if b := r.known(claim.Fingerprint, now); b.State != Absent {
-		return b, nil
+		return b, 0, nil
 	}
 	if r == nil {
-		if err := m.makeRoom(s, claim.Tenant, now); err != nil {
-			return Begun{}, err
+		if r, fill = s.add(claim.ID, claim.Tenant); r == nil {
+			return Begun{}, fill, s.full(now)
 		}
-		r = s.add(claim.ID, claim.Tenant)
 	}
 	s.fence++
 	r.effect = r.effect || r.owner != "" // its lease has run out
 	r.fence, r.owner, r.fingerprint, r.running = s.fence, claim.Owner, claim.Fingerprint, claim.Running
 	r.until, r.keep = now+clamp(claim.Lease), clamp(claim.KeepFor())
 	s.changed(r, now)
-	return r.run(), nil
+	return r.run(), fill, nil
 }
 
 // Look returns the state of a write, and claims nothing.
@@ -224,7 +227,7 @@ func (m *Memory) Extend(ctx context.Context, lease Lease, d time.Duration) error
 func (m *Memory) Save(ctx context.Context, lease Lease, checkpoint []byte) error {
 	return m.step(ctx, "save", &lease, func(s *shard, r *memoryRecord, _ time.Duration) {
 		r.stored = checkpoint
-		s.account(r)
+		s.resize(r)
 	})
 }
 

@@ -1,7 +1,6 @@
 package idempotency
 
 import (
-	"log/slog"
 	"sync"
 	"time"
 )
@@ -9,48 +8,49 @@ import (
 const shardCount = 64
 
 // shard is a part of the records, with a lock of its own. The garbage collector need not
-// look at its maps, since the map of records has no pointers.
+// look at its maps, since they have no pointers.
 type shard struct {
+	room    *memoryRoom
 	mu      sync.Mutex
-	index   map[ID]int32 // into records
-	records []memoryRecord
-	free    []int32        // places in records
-	due     map[int64][]ID // what to look at in which second of the store's time
-	next    int64          // the second to look at next
-	fence   uint64         // the last; it outlives the records
-	used    use
-	tenants map[string]*use
+	index   map[ID]place
+	records []memoryRecord // the first is of no ID, so that no record has place 0
+	free    []place
+	due     map[int64]place // the first of those to look at in a second of the store's time
+	next    int64           // the second to look at next
+	fence   uint64          // the last; it outlives the records
 
-	room, looked int64 // the first second in which there may be room, and when that was looked up
+	soonest, looked int64 // the first second in which a record is due, and when that was looked up
 }
 
-// use is how much is used, of a shard or by a tenant.
-type use struct {
-	tenant         string
-	records, bytes int64
-}
+// place is where a record is among the records of its shard; 0 is nowhere.
+type place int32
 
 // memoryRecord is pending, released (without an owner) or done.
 type memoryRecord struct {
-	id          ID
-	fence       uint64
-	owner       string
-	fingerprint Fingerprint
-	until       time.Duration // the end of the lease, or of the retention
-	keep        time.Duration // how long it is kept after that while it is pending
-	due         int64         // the first second in which it is looked at; 0 if it is not filed
-	size        int64         // the bytes that it is taken to use
-	tenant      *use          // nil if it has none
-	done        bool
-	effect      bool // a run may have had an effect, and no outcome is stored
-	running     Running
-	stored      []byte        // the outcome or, until it is done, the checkpoint
-	waited      chan struct{} // closed when it changes; nil if nobody waits
+	id           ID
+	fence        uint64
+	owner        string
+	fingerprint  Fingerprint
+	until        time.Duration // the end of the lease, or of the retention
+	keep         time.Duration // how long it is kept after that while it is pending
+	due          int64         // the second in which it is looked at; 0 if it is not filed
+	before, next place         // those that are looked at in the same second
+	size         int64         // the bytes that it is taken to use
+	tenant       *use          // nil if it has none
+	done         bool
+	effect       bool // a run may have had an effect, and no outcome is stored
+	running      Running
+	stored       []byte        // the outcome or, until it is done, the checkpoint
+	waited       chan struct{} // closed when it changes; nil if nobody waits
 }
 
 // recordBytes is about how much memory a record takes, beside what is stored: its place in
-// the slab, the map and the list of a second, all of which have room to grow.
-const recordBytes = 500
+// the slab and in the map, which have room to grow.
+const recordBytes = 400
+
+func newShard(room *memoryRoom) shard {
+	return shard{room: room, index: map[ID]place{}, due: map[int64]place{}, records: make([]memoryRecord, 1)}
+}
 
 // find returns the record of an ID, or nil if there is none or it is over. It is good
 // until the next record is added.
@@ -91,7 +91,7 @@ func (r *memoryRecord) known(fingerprint Fingerprint, now time.Duration) Begun {
 
 // changed files a record that has changed, and wakes those who wait for it.
 func (s *shard) changed(r *memoryRecord, now time.Duration) {
-	s.account(r)
+	s.resize(r)
 	s.file(r, now)
 	r.wake()
 }
@@ -103,128 +103,56 @@ func (r *memoryRecord) wake() {
 	}
 }
 
-// add adds an empty record, in the place of one that is over if there is one.
-func (s *shard) add(id ID, tenant string) *memoryRecord {
-	at, ok := s.index[id]
-	switch {
-	case ok:
+// resize counts the bytes of a record that has changed.
+func (s *shard) resize(r *memoryRecord) {
+	more := recordBytes + int64(len(r.owner)+len(r.stored)) - r.size
+	r.size += more
+	s.room.grow(r.tenant, more)
+}
+
+// add adds an empty record, in the place of one that is over if there is one. It returns how
+// full the store is then, and nil at more than 1: there is no room.
+func (s *shard) add(id ID, tenant string) (*memoryRecord, float64) {
+	if at, ok := s.index[id]; ok {
 		s.remove(&s.records[at])
-		return s.add(id, tenant)
-	case len(s.free) > 0:
-		at, s.free = s.free[len(s.free)-1], s.free[:len(s.free)-1]
-	default:
-		at = int32(len(s.records)) //nolint:gosec // bounded by the capacity
+	}
+	of, fill := s.room.take(tenant)
+	if fill > 1 {
+		return nil, fill
+	}
+	var at place
+	if n := len(s.free); n > 0 {
+		at, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		at = place(len(s.records)) //nolint:gosec // bounded by the capacity
 		s.records = append(s.records, memoryRecord{})
 	}
 	s.index[id] = at
-	r := &s.records[at]
-	r.id = id
-	s.used.records++
-	if tenant != "" {
-		if s.tenants[tenant] == nil {
-			s.tenants[tenant] = &use{tenant: tenant}
-		}
-		r.tenant = s.tenants[tenant]
-		r.tenant.records++
-	}
-	return r
+	s.records[at] = memoryRecord{id: id, tenant: of, size: recordBytes}
+	return &s.records[at], fill
 }
 
 func (s *shard) remove(r *memoryRecord) {
 	r.wake()
+	s.unfile(r)
+	s.room.give(r.tenant, r.size)
 	at := s.index[r.id]
 	delete(s.index, r.id)
-	s.used.records--
-	s.used.bytes -= r.size
-	if t := r.tenant; t != nil {
-		t.records--
-		t.bytes -= r.size
-		if t.records == 0 {
-			delete(s.tenants, t.tenant)
-		}
-	}
 	*r = memoryRecord{}
 	s.free = append(s.free, at)
 }
 
-// account counts the bytes of a record that has changed.
-func (s *shard) account(r *memoryRecord) {
-	more := recordBytes + int64(len(r.owner)+len(r.stored)) - r.size
-	r.size += more
-	s.used.bytes += more
-	if r.tenant != nil {
-		r.tenant.bytes += more
-	}
-}
-
-// warnAt is how full a shard is when the store warns.
-const warnAt = 0.8
-
-// fill returns how full the shard, or a tenant's share of it, is with one more record. At more
-// than 1 there is no room.
-func (s *shard) fill(limit *use, tenant string) float64 {
-	fill := s.used.fill(limit)
-	if tenant == "" {
-		return fill
-	}
-	var mine use
-	if t := s.tenants[tenant]; t != nil {
-		mine = *t
-	}
-	share := use{
-		records: max(1, (limit.records-(s.used.records-mine.records))/2),
-		bytes:   max(recordBytes, (limit.bytes-(s.used.bytes-mine.bytes))/2),
-	}
-	return max(fill, mine.fill(&share))
-}
-
-func (u *use) fill(limit *use) float64 {
-	return max(float64(u.records+1)/float64(limit.records), float64(u.bytes+recordBytes)/float64(limit.bytes))
-}
-
-// makeRoom makes room for one more record, warns if there is little left, and fails if there
-// is none.
-func (m *Memory) makeRoom(s *shard, tenant string, now time.Duration) error {
-	if s.fill(&m.limit, tenant) <= warnAt {
-		return nil
-	}
-	m.drop(s, now, 1000)
-	fill := s.fill(&m.limit, tenant)
-	if fill > warnAt {
-		m.warn(fill, tenant)
-	}
-	if fill > 1 {
-		return s.full(now)
-	}
-	return nil
-}
-
-// warn warns that there is little room, at most once an hour.
-func (m *Memory) warn(fill float64, tenant string) {
-	hour := int64(time.Since(m.begun)/time.Hour) + 1
-	if m.warned.Swap(hour) == hour {
-		return
-	}
-	logger := m.logger
-	if logger == nil {
-		logger = slog.Default()
-	}
-	logger.Warn("hopbound: the idempotency store in memory is nearly full, and refuses new keys when it is", "tenant", tenant,
-		"percent", int(100*fill), "max_records", m.limit.records*shardCount, "max_bytes", m.limit.bytes*shardCount)
-}
-
 // full returns the error of a claim for which there is no room.
 func (s *shard) full(now time.Duration) error {
-	if second := int64(now/time.Second) + 1; second != s.looked { // all lists, once a second
-		s.looked, s.room = second, second
-		first := true
+	if second := int64(now/time.Second) + 1; second != s.looked { // all of them, once a second
+		s.looked, s.soonest = second, 0
 		for due := range s.due {
-			if first || due < s.room {
-				s.room, first = due, false
+			if s.soonest == 0 || due < s.soonest {
+				s.soonest = due
 			}
 		}
 	}
-	return &FullError{Room: max(time.Duration(s.room)*time.Second-now, time.Second)}
+	return &FullError{Room: max(time.Duration(s.soonest)*time.Second-now, time.Second)}
 }
 
 // late is by how many seconds later than it is over a record may be dropped. Until then it
@@ -234,35 +162,53 @@ const late = 10
 // file makes sure that a record is looked at when it is over, or a little later.
 func (s *shard) file(r *memoryRecord, now time.Duration) {
 	second := int64(max(r.until+r.keep, now)/time.Second) + 1
-	if r.due == 0 || second < r.due-late {
-		r.due = second
-		s.due[second] = append(s.due[second], r.id)
+	if r.due != 0 && second >= r.due-late {
+		return // it is looked at soon enough, and filed again then
 	}
+	s.unfile(r)
+	at := s.index[r.id]
+	r.due, r.next = second, s.due[second]
+	if r.next != 0 {
+		s.records[r.next].before = at
+	}
+	s.due[second] = at
+}
+
+// unfile takes a record out of those of its second.
+func (s *shard) unfile(r *memoryRecord) {
+	switch {
+	case r.due == 0:
+		return
+	case r.before != 0:
+		s.records[r.before].next = r.next
+	case r.next != 0:
+		s.due[r.due] = r.next
+	default:
+		delete(s.due, r.due)
+	}
+	if r.next != 0 {
+		s.records[r.next].before = r.before
+	}
+	r.due, r.before, r.next = 0, 0, 0
 }
 
 // drop looks at some of the records that are due. It drops those that are over, and files
-// the others again.
-func (m *Memory) drop(s *shard, now time.Duration, most int) {
+// the others again. It returns how many it has dropped.
+func (s *shard) drop(now time.Duration, most int) (dropped int64) {
 	for s.next <= int64(now/time.Second) && most > 0 {
-		ids := s.due[s.next]
-		if len(ids) == 0 {
-			delete(s.due, s.next)
+		at := s.due[s.next]
+		if at == 0 {
 			s.next++
 			continue
 		}
 		most--
-		id := ids[len(ids)-1]
-		s.due[s.next] = ids[:len(ids)-1]
-		at, ok := s.index[id]
-		if !ok || s.records[at].due != s.next { // it is gone, or is looked at sooner
-			continue
-		}
 		if r := &s.records[at]; r.over(now) {
 			s.remove(r)
-			m.purged.Add(1)
+			dropped++
 		} else {
-			r.due = 0
+			s.unfile(r)
 			s.file(r, now)
 		}
 	}
+	return dropped
 }

@@ -1,0 +1,123 @@
+package idempotency
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// memoryRoom is how much of a [Memory] is used, by all and by each tenant. It is safe for
+// concurrent use.
+type memoryRoom struct {
+	mu      sync.Mutex
+	limit   use
+	used    use
+	tenants map[string]*use
+}
+
+// use is how much is used, of a store or by a tenant.
+type use struct {
+	tenant         string
+	records, bytes int64
+}
+
+// fill returns how full the store, or a tenant's share of it, is with one more record. At more
+// than 1 there is no room.
+func (m *memoryRoom) fill(tenant string) float64 {
+	fill := m.used.fill(&m.limit)
+	if tenant == "" {
+		return fill
+	}
+	var mine use
+	if t := m.tenants[tenant]; t != nil {
+		mine = *t
+	}
+	share := use{
+		records: max(1, (m.limit.records-(m.used.records-mine.records))/2),
+		bytes:   max(recordBytes, (m.limit.bytes-(m.used.bytes-mine.bytes))/2),
+	}
+	return max(fill, mine.fill(&share))
+}
+
+func (u *use) fill(limit *use) float64 {
+	return max(float64(u.records+1)/float64(limit.records), float64(u.bytes+recordBytes)/float64(limit.bytes))
+}
+
+// take makes room for one record of a tenant, and returns how full the store is then. At more
+// than 1 it has taken nothing.
+func (m *memoryRoom) take(tenant string) (of *use, fill float64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if fill = m.fill(tenant); fill > 1 {
+		return nil, fill
+	}
+	if tenant != "" {
+		if of = m.tenants[tenant]; of == nil {
+			of = &use{tenant: tenant}
+			m.tenants[tenant] = of
+		}
+	}
+	m.add(of, 1, recordBytes)
+	return of, fill
+}
+
+// grow counts bytes that a record has become larger by.
+func (m *memoryRoom) grow(of *use, bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.add(of, 0, bytes)
+}
+
+// give gives back the room of a record.
+func (m *memoryRoom) give(of *use, bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.add(of, -1, -bytes)
+	if of != nil && of.records == 0 {
+		delete(m.tenants, of.tenant)
+	}
+}
+
+func (m *memoryRoom) add(of *use, records, bytes int64) {
+	m.used.records += records
+	m.used.bytes += bytes
+	if of != nil {
+		of.records += records
+		of.bytes += bytes
+	}
+}
+
+// sweep drops records that are over.
+func (m *Memory) sweep() {
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		m.purged.Add(s.drop(time.Since(m.begun), 1000))
+		s.mu.Unlock()
+	}
+}
+
+// warnAt is how full the store is when it warns.
+const warnAt = 0.8
+
+// warn warns that there is little room, at most once an hour, unless records that are over take
+// it.
+func (m *Memory) warn(tenant string) {
+	hour := int64(time.Since(m.begun)/time.Hour) + 1
+	if m.warned.Load() == hour {
+		return
+	}
+	m.sweep()
+	m.room.mu.Lock()
+	fill := m.room.fill(tenant)
+	m.room.mu.Unlock()
+	if fill <= warnAt || m.warned.Swap(hour) == hour {
+		return
+	}
+	logger := m.logger
+	if logger == nil {
+		logger = slog.Default()
+	}
+	logger.Warn("hopbound: the idempotency store in memory is nearly full, and refuses new keys when it is full", "tenant", tenant,
+		"percent", int(100*fill), "max_records", m.room.limit.records, "max_bytes", m.room.limit.bytes)
+}
