@@ -1,8 +1,8 @@
 package idempotency
 
 import (
-	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,11 +58,11 @@ func TestMemoryCountsWhatItHolds(t *testing.T) {
 			leases := map[ID]Lease{}
 			ctx := t.Context()
 			for n := range 1500 {
-				id := NewID("", "/m", Key(fmt.Sprint(rand.IntN(120))))
+				id := NewID("", "/m", Key(strconv.Itoa(rand.IntN(120))))
 				lease := leases[id]
 				switch rand.IntN(8) {
 				case 0, 1, 2:
-					claim := Claim{ID: id, Owner: fmt.Sprint(n), Lease: time.Duration(rand.IntN(5000)) * time.Millisecond, Tenant: []string{"", "a", "b"}[rand.IntN(3)]}
+					claim := Claim{ID: id, Owner: strconv.Itoa(n), Lease: time.Duration(rand.IntN(5000)) * time.Millisecond, Tenant: []string{"", "a", "b"}[rand.IntN(3)]}
 					claim.Lease = max(claim.Lease, time.Millisecond)
 					if b, err := m.Begin(ctx, claim); err == nil && b.State == Run {
 						leases[id] = Lease{ID: id, Owner: claim.Owner, Fence: b.Fence}

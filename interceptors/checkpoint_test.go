@@ -153,3 +153,49 @@ func TestHandlerDoesNotRunWithACorruptCheckpoint(t *testing.T) {
 		}
 	})
 }
+
+// A goroutine of the handler's may store checkpoints while its call waits for another server.
+func TestCheckpointsMayBeStoredWhileTheCallWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := rig()
+		stop := make(chan struct{})
+		b := &bank{pay: func(ctx context.Context, n int64, _ *testv1.PayRequest) error {
+			if n > 1 {
+				return nil
+			}
+			go func() {
+				for {
+					select {
+					case <-stop:
+						return
+					case <-time.After(time.Second):
+						_ = idempotency.Checkpoint(ctx, []byte("x"))
+					}
+				}
+			}()
+			store.set(store.before, "extend", errStore)
+			time.Sleep(time.Minute)
+			return errUnavailable
+		}}
+		slow := b.open(t, store).customer()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = slow.pay(t.Context(), "k", rent())
+		}()
+		time.Sleep(30 * time.Second)
+		id := idempotency.NewID("", "/hopbound.test.v1.TestService/Pay", "k")
+		other, err := store.Store.Begin(t.Context(), idempotency.Claim{ID: id, Owner: "another server", Lease: time.Hour})
+		if err != nil || other.State != idempotency.Run {
+			t.Fatal(other, err)
+		}
+		time.Sleep(45 * time.Second) // the first call waits by now
+		if err := store.Complete(t.Context(), idempotency.Lease{ID: id, Owner: "another server", Fence: other.Fence}, []byte("x"), time.Hour); err != nil {
+			t.Error(err)
+		}
+		<-done
+		close(stop)
+		time.Sleep(time.Minute)
+	})
+}

@@ -25,38 +25,66 @@ func (s *Store) Find(ctx context.Context, id idempotency.ID) (found *idempotency
 	return found, wrap("find", err)
 }
 
-// Records returns all records, in the order of their IDs. Until the iteration ends, the file
-// does not reuse the space of deleted records.
+// listed is how many records are read at once.
+const listed = 100
+
+// Records returns all records, in the order of their IDs.
 func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, error] {
 	return func(yield func(*idempotency.Record, error) bool) {
-		err := s.db.View(func(tx *bolt.Tx) error {
-			c := tx.Bucket([]byte(bucketRecords)).Cursor()
-			for key, raw := c.First(); key != nil; key, raw = c.Next() {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				if len(key) != len(idempotency.ID{}) {
-					continue
-				}
-				found := &idempotency.Record{ID: idempotency.ID(key)}
-				r, err := parse(raw)
-				if err == nil {
-					if r.due() <= s.now() {
-						continue
-					}
-					found = r.inspect(found.ID, s.now())
-					found.Outcome = nil
-				}
-				if !yield(found, wrap("records", err)) {
-					return nil
+		var after []byte
+		for {
+			page, err := s.list(ctx, after)
+			if err != nil {
+				yield(nil, wrap("records", err))
+				return
+			}
+			for _, l := range page {
+				if !yield(l.record, wrap("records", l.err)) {
+					return
 				}
 			}
-			return nil
-		})
-		if err != nil {
-			yield(nil, wrap("records", err))
+			if len(page) < listed {
+				return
+			}
+			last := page[len(page)-1].record.ID
+			after = last[:]
 		}
 	}
+}
+
+// listedRecord is a record, with an error if it cannot be read.
+type listedRecord struct {
+	record *idempotency.Record
+	err    error
+}
+
+// list reads the next records after an ID. The caller looks at them when the file is not read any
+// more: a write waits for readers when the file grows.
+func (s *Store) list(ctx context.Context, after []byte) (page []listedRecord, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		c := tx.Bucket([]byte(bucketRecords)).Cursor()
+		key, raw := c.Seek(after)
+		if bytes.Equal(key, after) && after != nil {
+			key, raw = c.Next()
+		}
+		for ; key != nil && len(page) < listed && ctx.Err() == nil; key, raw = c.Next() {
+			if len(key) != len(idempotency.ID{}) {
+				continue
+			}
+			found := &idempotency.Record{ID: idempotency.ID(key)}
+			r, err := parse(raw)
+			if err == nil {
+				if r.due() <= s.now() {
+					continue
+				}
+				found = r.inspect(found.ID, s.now())
+				found.Outcome = nil
+			}
+			page = append(page, listedRecord{found, err})
+		}
+		return ctx.Err()
+	})
+	return page, err
 }
 
 // inspect returns what an operator sees of a record.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -191,5 +192,44 @@ func TestNobodyWaitsForAClosedStore(t *testing.T) {
 			t.Error(err)
 		}
 		wg.Wait()
+	}
+}
+
+// An operator who looks at records holds up no writes, also not their own.
+func TestRecordsMayBeDeletedWhileTheyAreListed(t *testing.T) {
+	t.Parallel()
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	write := func(ctx context.Context, key string, size int) error {
+		c := claim(key)
+		b, err := s.Begin(ctx, c)
+		if err != nil {
+			return err
+		}
+		return s.Complete(ctx, idempotency.Lease{ID: c.ID, Owner: c.Owner, Fence: b.Fence}, make([]byte, size), time.Hour)
+	}
+	for i := range 150 {
+		if err := write(t.Context(), strconv.Itoa(i), 100); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	listed := 0
+	for r, err := range s.Records(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if listed%30 == 0 { // a server writes so much that the file grows
+			if err := write(ctx, "large "+strconv.Itoa(listed), 1<<20); err != nil {
+				t.Fatal(err)
+			}
+		}
+		listed++
+		if err := s.Forget(ctx, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if listed < 150 {
+		t.Errorf("%d records were listed", listed)
 	}
 }

@@ -30,6 +30,9 @@
 // the transaction; calls to other services carry child keys. A handler holds a
 // connection while it runs, so the pool bounds how many run at once.
 //
+// A handler in a transaction must not wait for another keyed call of the same process and store:
+// with as many such handlers as the pool allows transactions, all wait until their deadlines.
+//
 // # Leases
 //
 // Without WithTransactions, a record is claimed under a lease, which is extended

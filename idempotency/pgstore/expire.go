@@ -17,7 +17,7 @@ const batch = 500
 func (s *Store) Expire(ctx context.Context) (int64, error) {
 	var all int64
 	for {
-		tag, err := s.own.Exec(ctx, s.sql.expire, batch, float64(abandoned.Microseconds()))
+		tag, err := s.own.Exec(ctx, s.sql.expire, batch)
 		if err != nil {
 			return all, wrap("expire", err)
 		}

@@ -66,7 +66,7 @@ func (t *observedTx) end(ctx context.Context, commit bool) error {
 		return nil
 	}
 	defer t.release()
-	t.begun.hands.close()
+	t.begun.hands.close(t.store.settle)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.store.settle)
 	defer cancel()
 	if !commit {

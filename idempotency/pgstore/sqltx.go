@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/stdlib"
 )
@@ -52,16 +53,29 @@ func (h *hands) sqlTx(ctx context.Context) (*sql.Tx, error) {
 	return tx, nil
 }
 
-// close ends what the handler has. The transaction itself goes on.
-func (h *hands) close() {
+// close ends what the handler has. The transaction itself goes on. It waits for a statement of
+// database/sql that a goroutine of the handler's has left behind, but no longer than patience:
+// then the transaction cannot be committed, and its connection is closed.
+func (h *hands) close(patience time.Duration) {
 	h.closed.Store(true)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.tx != nil {
-		_ = h.tx.Rollback() // which closes rows and statements that are still open
+	if h.db == nil {
+		return
 	}
-	if h.db != nil {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		if h.tx != nil {
+			_ = h.tx.Rollback() // which closes rows and statements that are still open
+		}
 		_ = h.db.Close()
+	}()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
 	}
 }
 

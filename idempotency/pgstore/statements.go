@@ -17,13 +17,14 @@ func newStatements(prefix string) statements {
 	return statements{
 		// A claim of a new record, as almost all are. It finds nothing to insert if a
 		// transaction is about to make the record.
-		insert: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, until, expires, method, key_hash)
-SELECT $1, $2, nextval('{t}_fence'), $3, $4, clock_timestamp() + $5::float8 * {µs}, clock_timestamp() + $6::float8 * {µs}, $8, $9
+		insert: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, until, keep, expires, method, key_hash)
+SELECT $1, $2, nextval('{t}_fence'), $3, $4, clock_timestamp() + $5::float8 * {µs}, ($6::float8 - $5::float8) * {µs},
+clock_timestamp() + $6::float8 * {µs}, $8, $9
 WHERE pg_try_advisory_xact_lock_shared($7 # {table}) ON CONFLICT (id) DO NOTHING RETURNING fence`),
 		claim: with(`SELECT o_claimed, o_taken_over, o_fence, o_owner, o_schema, o_sum, o_done, o_live, o_effect, o_outcome, o_checkpoint
 FROM {t}_claim($1, $2, $3, $4, $5, $6, $7 # {table}, $8, $9, $10)`),
 		read: with(`SELECT fence, owner, fp_schema, fp_sum, done, until > clock_timestamp(), effect, outcome, checkpoint FROM {t} WHERE id = $1`),
-		complete: with(`UPDATE {t} SET done = true, effect = false, outcome = $4, checkpoint = NULL, until = clock_timestamp() + $5::float8 * {µs},
+		complete: with(`UPDATE {t} SET done = true, effect = false, outcome = $4, checkpoint = NULL, until = clock_timestamp() + $5::float8 * {µs}, keep = interval '0',
 expires = CASE WHEN $5::float8 < $8::float8 THEN clock_timestamp() + $5::float8 * {µs} ELSE expires END
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($6, $7)::text END`),
 		extend: with(`UPDATE {t} SET until = greatest(until, clock_timestamp() + $4::float8 * {µs})
@@ -32,12 +33,14 @@ WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done`),
 		// A record without an effect stays for a minute, so that a claim that has drawn its fence
 		// before does not insert the record again.
 		release: with(`UPDATE {t} SET owner = '', effect = effect OR $6, until = clock_timestamp(),
+keep = CASE WHEN effect OR $6 THEN greatest(keep, $7::float8 * {µs}) ELSE {released} END,
 expires = CASE WHEN effect OR $6 THEN greatest(expires, clock_timestamp() + $7::float8 * {µs}) ELSE clock_timestamp() + {released} END
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($4, $5)::text END`),
-		look: with(`UPDATE {t} SET waited = true WHERE id = $1 AND NOT done AND NOT waited`),
+		// It does not wait for a transaction that has taken the record over.
+		look: with(`UPDATE {t} SET waited = true WHERE id = (SELECT id FROM {t} WHERE id = $1 AND NOT done AND NOT waited FOR UPDATE SKIP LOCKED)`),
 		left: with(`SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {t} WHERE id = $1 AND NOT done`),
 		expire: with(`DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE expires <= clock_timestamp()
-AND until <= clock_timestamp() - CASE WHEN done THEN interval '0' WHEN owner = '' AND NOT effect THEN {released} ELSE $2::float8 * {µs} END LIMIT $1 FOR UPDATE SKIP LOCKED)`),
+AND until + keep <= clock_timestamp() LIMIT $1 FOR UPDATE SKIP LOCKED)`),
 
 		// The record is to be read by the statement after the one that takes the lock,
 		// which sees what was committed until then.
@@ -51,7 +54,7 @@ current_setting('transaction_isolation') = 'read committed'`),
 		keep: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, done, outcome, until, expires, method, key_hash)
 SELECT $1, $2, 0 / ('{t}'::regclass = $7 AND date_part('epoch', now()) = $8)::int, $3, $4, true, $5,
 clock_timestamp() + $6::float8 * {µs}, clock_timestamp() + $6::float8 * {µs}, $9, $10`),
-		finish: with(`WITH done AS (UPDATE {t} SET done = true, effect = false, outcome = $3, checkpoint = NULL, until = clock_timestamp() + $4::float8 * {µs}
+		finish: with(`WITH done AS (UPDATE {t} SET done = true, effect = false, outcome = $3, checkpoint = NULL, until = clock_timestamp() + $4::float8 * {µs}, keep = interval '0'
 WHERE id = $1 AND owner = $2 AND NOT done AND date_part('epoch', now()) = $5 RETURNING 1) SELECT 1 / count(*) FROM done`),
 
 		find: with(`SELECT ` + inspected + `, outcome FROM {t} WHERE id = $1 AND (until > clock_timestamp() OR NOT done AND (owner <> '' OR effect))`),
@@ -66,5 +69,5 @@ WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done AND owner <> '' RETURNI
 // inspected are the columns of a record that an operator sees, but for its outcome. What is
 // left of a released record is the time until it is forgotten.
 const inspected = `id, owner, fence, done, effect, until > clock_timestamp(),
-extract(epoch FROM CASE WHEN NOT done AND owner = '' THEN expires ELSE until END - clock_timestamp())::float8,
+extract(epoch FROM CASE WHEN NOT done AND owner = '' THEN until + keep ELSE until END - clock_timestamp())::float8,
 extract(epoch FROM clock_timestamp() - created)::float8, attempts, method, key_hash, checkpoint`

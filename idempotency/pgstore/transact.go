@@ -89,6 +89,11 @@ type flight struct {
 // attempt tries once. It is to be tried again if it returns neither an answer nor
 // an error.
 func (f *flight) attempt(ctx context.Context) (idempotency.Begun, bool, error) {
+	if len(f.store.slots) == cap(f.store.slots) { // a stored outcome need not wait for handlers
+		if begun, ok, err := f.peek(ctx); ok || err != nil {
+			return begun, ok, err
+		}
+	}
 	leave, busy := f.store.flights.enter(f.claim.ID)
 	if busy == nil {
 		begun, ok, err := f.fly(ctx, leave)
@@ -151,7 +156,7 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 	t := &tx{Tx: inner, hands: &hands{conn: pooled}}
 	var verdict idempotency.Verdict // to roll back, if the handler panics
 	defer func() {
-		t.hands.close()
+		t.hands.close(f.store.settle)
 		ended := f.end(ctx, conn, verdict)
 		if lost := (*lostCommitError)(nil); errors.As(ended, &lost) {
 			ended = f.resolve(ctx, lost.error)
@@ -173,9 +178,13 @@ func (s *Store) acquire(ctx context.Context) (conn *stdlib.Conn, release func(),
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}
+	defer func() { // also if a hook of the pool panics
+		if conn == nil {
+			<-s.slots
+		}
+	}()
 	raw, err := s.connector.Connect(ctx)
 	if err != nil {
-		<-s.slots
 		return nil, nil, err
 	}
 	conn, _ = raw.(*stdlib.Conn) // as is documented
@@ -285,11 +294,12 @@ const (
 	ownLockTimeout  = "SELECT set_config('lock_timeout', current_setting('hopbound.lock_timeout'), true)"
 )
 
-// The mark in the transaction before which the handler's own writes begin.
+// The mark in the transaction before which the handler's own writes begin. A handler does not
+// have one of the same name by chance.
 const (
-	savepoint     = "SAVEPOINT hopbound"
-	dropSavepoint = "RELEASE SAVEPOINT hopbound"
-	undo          = "ROLLBACK TO SAVEPOINT hopbound"
+	savepoint     = "SAVEPOINT hopbound_7c1e9f40"
+	dropSavepoint = "RELEASE SAVEPOINT hopbound_7c1e9f40"
+	undo          = "ROLLBACK TO SAVEPOINT hopbound_7c1e9f40"
 )
 
 // lockTimeout returns how long to wait for a lock until ctx ends, in milliseconds

@@ -204,7 +204,7 @@ func TestHandlerCannotEndTheTransaction(t *testing.T) {
 	for name, end := range map[string]string{
 		"rolled back":            "ROLLBACK",
 		"rolled back and begun":  "ROLLBACK; BEGIN",
-		"to before its own mark": "ROLLBACK TO SAVEPOINT hopbound; ROLLBACK; BEGIN",
+		"to before its own mark": "ROLLBACK TO SAVEPOINT hopbound_7c1e9f40; ROLLBACK; BEGIN",
 		"in another schema":      "CREATE SCHEMA other; CREATE TABLE other.hopbound_idempotency (LIKE hopbound_idempotency INCLUDING ALL); SET LOCAL search_path = other, public",
 	} {
 		_, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {

@@ -179,6 +179,7 @@ func TestServerThatIsFullOrCorruptSaysSo(t *testing.T) {
 			t.Errorf("%v: got %v, %v", spoil, b, err)
 		}
 	}
+	failed, _ := pendingKey(t, s, c, idempotency.Claim{ID: idempotency.NewID("", "", "fails"), Owner: "a", Lease: time.Minute})
 	before := idempotency.Claim{ID: idempotency.NewID("", "", "before"), Owner: "a", Lease: time.Minute}
 	begun, err := s.Begin(t.Context(), before)
 	if err != nil {
@@ -191,8 +192,15 @@ func TestServerThatIsFullOrCorruptSaysSo(t *testing.T) {
 	if b, err := s.Begin(t.Context(), claim); !errors.Is(err, idempotency.ErrFull) {
 		t.Errorf("got %v, %v", b, err)
 	}
-	if err := s.Complete(t.Context(), idempotency.Lease{ID: before.ID, Owner: "a", Fence: begun.Fence}, []byte("outcome"), time.Hour); err != nil {
+	lease := idempotency.Lease{ID: before.ID, Owner: "a", Fence: begun.Fence}
+	if err := s.Save(t.Context(), lease, []byte("checkpoint")); err != nil {
+		t.Errorf("the checkpoint of what was claimed before: %v", err)
+	}
+	if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Hour); err != nil {
 		t.Errorf("the outcome of what was claimed before: %v", err)
+	}
+	if err := s.Release(t.Context(), failed, true, time.Hour); err != nil {
+		t.Errorf("the release of what was claimed before: %v", err)
 	}
 }
 
@@ -323,5 +331,32 @@ func TestScriptsAreLoadedAgain(t *testing.T) {
 		if err := c.Do(t.Context(), c.B().ScriptFlush().Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A key of another type under the store's prefix is named, and the records after it are listed.
+func TestRecordsGoOnAfterAKeyOfAnotherType(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
+	s := newStore(t, c)
+	const made = 50
+	for i := range made {
+		pendingKey(t, s, c, idempotency.Claim{ID: idempotency.NewID("", "", idempotency.Key(strconv.Itoa(i))), Owner: "a", Lease: time.Minute})
+	}
+	other := idempotency.NewID("", "", "other")
+	if err := c.Do(t.Context(), c.B().Lpush().Key("hopbound:"+other.String()).Element("x").Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	listed := 0
+	for r, err := range s.Records(t.Context()) {
+		switch {
+		case err == nil:
+			listed++
+		case r == nil || r.ID != other || !errors.Is(err, idempotency.ErrCorrupt):
+			t.Errorf("%v, %v", r, err)
+		}
+	}
+	if listed != made {
+		t.Errorf("%d of %d records were listed", listed, made)
 	}
 }

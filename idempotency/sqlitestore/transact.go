@@ -15,9 +15,9 @@ const settleTimeout = 10 * time.Second
 
 // The mark in the transaction after which the handler's own writes begin.
 const (
-	setMark    = "SAVEPOINT hopbound"
-	dropMark   = "RELEASE SAVEPOINT hopbound"
-	backToMark = "ROLLBACK TO SAVEPOINT hopbound"
+	setMark    = "SAVEPOINT hopbound_7c1e9f40"
+	dropMark   = "RELEASE SAVEPOINT hopbound_7c1e9f40"
+	backToMark = "ROLLBACK TO SAVEPOINT hopbound_7c1e9f40"
 )
 
 // runner runs a handler in a transaction.

@@ -14,8 +14,10 @@ CREATE TABLE {schema}hopbound_idempotency (
     waited     boolean     NOT NULL DEFAULT false,
     -- The end of the lease, or of the retention.
     until      timestamptz NOT NULL,
+    -- For how long the record is kept after that while there is no outcome.
+    keep       interval    NOT NULL DEFAULT interval '0',
     -- When to see whether the record may be deleted. It is guessed when the record
-    -- is made, so that the outcome changes no column that is indexed.
+    -- is made, so that renewals and the outcome change no column that is indexed.
     expires    timestamptz NOT NULL,
     outcome    bytea,
     -- What a run that is not done has stored of its progress.
@@ -62,6 +64,7 @@ BEGIN
             attempts = CASE WHEN o_taken_over THEN r.attempts + 1 ELSE 1 END,
             created = CASE WHEN o_taken_over THEN r.created ELSE clock_timestamp() END,
             until = clock_timestamp() + p_lease * interval '1 microsecond',
+            keep = (p_expires - p_lease) * interval '1 microsecond',
             expires = clock_timestamp() + p_expires * interval '1 microsecond'
         WHERE r.id = p_id AND r.fence = o_fence AND r.done = o_done AND r.until <= clock_timestamp()
         RETURNING true, r.fence, r.checkpoint INTO o_claimed, o_fence, o_checkpoint;
