@@ -24,7 +24,10 @@ type Memory struct {
 	logger *slog.Logger
 	warned atomic.Int64 // the hour of the last warning, from 1
 	purged atomic.Int64
-	err    error // what was wrong with the options
+
+	soonest, looked atomic.Int64 // the first second in which a record is due, and when that was looked up
+
+	err error // what was wrong with the options
 }
 
 // MemoryOption configures a [Memory].
@@ -141,6 +144,9 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 		m.sweep()
 		b, fill, err = m.begin(ctx, &claim)
 	}
+	if errors.Is(err, ErrFull) {
+		err = m.full()
+	}
 	if fill > warnAt {
 		m.warn(claim.Tenant)
 	}
@@ -164,7 +170,7 @@ func (m *Memory) begin(ctx context.Context, claim *Claim) (b Begun, fill float64
 	}
 	if r == nil {
 		if r, fill = s.add(claim.ID, claim.Tenant); r == nil {
-			return Begun{}, fill, s.full(now)
+			return Begun{}, fill, ErrFull
 		}
 	}
 	s.fence++

@@ -97,6 +97,30 @@ func (m *Memory) sweep() {
 	}
 }
 
+// lookEvery is how often, in seconds, a full store looks up when there will be room, which
+// takes some 50 ms with a million records.
+const lookEvery = 10
+
+// full returns the error of a claim for which there is no room.
+func (m *Memory) full() error {
+	now := time.Since(m.begun)
+	second := int64(now/time.Second) + 1
+	if looked := m.looked.Load(); looked == 0 || second >= looked+lookEvery || second > looked && m.soonest.Load() < second {
+		m.looked.Store(second)
+		first := int64(0)
+		for i := range m.shards {
+			s := &m.shards[i]
+			s.mu.Lock()
+			if due := s.soonest(); due != 0 && (first == 0 || due < first) {
+				first = due
+			}
+			s.mu.Unlock()
+		}
+		m.soonest.Store(first)
+	}
+	return &FullError{Room: max(time.Duration(m.soonest.Load())*time.Second-now, time.Second)}
+}
+
 // warnAt is how full the store is when it warns.
 const warnAt = 0.8
 

@@ -18,8 +18,6 @@ type shard struct {
 	due     map[int64]place // the first of those to look at in a second of the store's time
 	next    int64           // the second to look at next
 	fence   uint64          // the last; it outlives the records
-
-	soonest, looked int64 // the first second in which a record is due, and when that was looked up
 }
 
 // place is where a record is among the records of its shard; 0 is nowhere.
@@ -142,17 +140,14 @@ func (s *shard) remove(r *memoryRecord) {
 	s.free = append(s.free, at)
 }
 
-// full returns the error of a claim for which there is no room.
-func (s *shard) full(now time.Duration) error {
-	if second := int64(now/time.Second) + 1; second != s.looked { // all of them, once a second
-		s.looked, s.soonest = second, 0
-		for due := range s.due {
-			if s.soonest == 0 || due < s.soonest {
-				s.soonest = due
-			}
+// soonest returns the first second in which a record is due, or 0 if there is none.
+func (s *shard) soonest() (first int64) {
+	for due := range s.due {
+		if first == 0 || due < first {
+			first = due
 		}
 	}
-	return &FullError{Room: max(time.Duration(s.soonest)*time.Second-now, time.Second)}
+	return first
 }
 
 // late is by how many seconds later than it is over a record may be dropped. Until then it

@@ -28,7 +28,7 @@ func Probe(ctx context.Context, store Inspector) error {
 		name string
 		take func() error
 	}{
-		{"extend", func() error { return store.Extend(ctx, lease, time.Minute) }},
+		{"extend", func() error { return store.Extend(ctx, lease, time.Hour) }}, // for longer, which writes
 		{"save", func() error { return store.Save(ctx, lease, []byte("checkpoint")) }},
 		{"complete", func() error { return store.Complete(ctx, lease, []byte("outcome"), time.Minute) }},
 	} {
