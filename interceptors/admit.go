@@ -106,7 +106,7 @@ func connectionOf(ctx context.Context) any {
 	if !ok || p.Addr == nil {
 		return nil
 	}
-	if reflect.TypeOf(p.Addr).Kind() == reflect.Pointer {
+	if t := reflect.TypeOf(p.Addr); t.Kind() == reflect.Pointer || t.Size() == 0 {
 		return p.Addr
 	}
 	return p.Addr.String()
