@@ -140,3 +140,30 @@ func FuzzOutcome(f *testing.F) {
 		}
 	})
 }
+
+// An outcome is not taken for a checkpoint, nor one write's checkpoint for another's.
+func TestCheckpointIsReadAsWhatItIs(t *testing.T) {
+	t.Parallel()
+	id, other := idempotency.NewID("", "/m", "k"), idempotency.NewID("", "/m", "l")
+	var codec idempotency.Codec
+	outcome, err := codec.Encode(id, &idempotency.Outcome{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkpoint, err := codec.EncodeCheckpoint(id, []byte("so far"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := codec.DecodeCheckpoint(id, checkpoint); err != nil || string(got) != "so far" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	for name, read := range map[string]func() error{
+		"an outcome as a checkpoint": func() error { _, err := codec.DecodeCheckpoint(id, outcome); return err },
+		"a checkpoint as an outcome": func() error { _, err := codec.Decode(id, checkpoint); return err },
+		"another's checkpoint":       func() error { _, err := codec.DecodeCheckpoint(other, checkpoint); return err },
+	} {
+		if err := read(); !errors.Is(err, idempotency.ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -135,6 +135,15 @@ func (s tampering) Save(ctx context.Context, l idempotency.Lease, checkpoint []b
 	return s.Store.Save(ctx, l, changed)
 }
 
+// garbled is a store whose transactions take over a checkpoint that cannot be read.
+type garbled struct{ takeover }
+
+func (garbled) Transact(ctx context.Context, _ idempotency.Claim, run func(context.Context, idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
+	begun := idempotency.Begun{State: idempotency.Run, TakenOver: true, Checkpoint: []byte("garbled")}
+	run(ctx, begun)
+	return begun, nil
+}
+
 func TestHandlerDoesNotRunWithACorruptCheckpoint(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -146,10 +155,19 @@ func TestHandlerDoesNotRunWithACorruptCheckpoint(t *testing.T) {
 		}}
 		c := b.open(t, tampering{idempotency.NewMemory()}).customer()
 		_, _ = c.pay(t.Context(), "k", rent())
-		_, err := c.pay(t.Context(), "k", rent())
-		wantError(t, err, codes.Internal, interceptors.ReasonRecordCorrupt)
+		for range 2 { // the key is not locked by a call that did not run
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err := c.pay(ctx, "k", rent())
+			cancel()
+			wantError(t, err, codes.Internal, interceptors.ReasonRecordCorrupt)
+		}
 		if n := b.calls.Load(); n != 1 {
 			t.Errorf("%d runs", n)
+		}
+		_, err := b.open(t, garbled{takeover{idempotency.NewMemory()}}).customer().pay(t.Context(), "k", rent())
+		wantError(t, err, codes.Internal, interceptors.ReasonRecordCorrupt)
+		if n := b.calls.Load(); n != 1 {
+			t.Errorf("%d runs with the transaction", n)
 		}
 	})
 }

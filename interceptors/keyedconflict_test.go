@@ -24,7 +24,9 @@ type contended struct {
 
 func (s contended) Transact(ctx context.Context, _ idempotency.Claim, run func(context.Context, idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
 	begun := idempotency.Begun{State: idempotency.Run}
-	run(ctx, begun)
+	if v := run(ctx, begun); v.Err != nil && !v.Keep { // as a store sees it that its database was in conflict
+		return begun, fmt.Errorf("a test: %w: %w", idempotency.ErrConflict, v.Err)
+	}
 	if *s.conflicts--; *s.conflicts >= 0 {
 		return begun, fmt.Errorf("a test: %w", idempotency.ErrConflict)
 	}
@@ -166,4 +168,28 @@ func TestFullStoreSaysWhenThereWillBeRoom(t *testing.T) {
 			t.Errorf("there will be room in %v (%v)", d, status.Convert(full).Message())
 		}
 	})
+}
+
+// The store sees the error of the handler, by which it tells a conflict.
+func TestStoreSeesTheErrorOfTheHandler(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bank{pay: func(context.Context, int64, *testv1.PayRequest) error { return errUnavailable }}
+		none := 0
+		_, err := b.open(t, contended{takeover{idempotency.NewMemory()}, &none}).customer().pay(t.Context(), "k", rent())
+		wantError(t, err, codes.Aborted, interceptors.ReasonConflict)
+	})
+}
+
+// Callers of whom the Tenant function knows nothing share one part of a bounded store.
+func TestCallersWithoutATenantShareOnePartOfTheStore(t *testing.T) {
+	t.Parallel()
+	for tenant, want := range map[string]string{"": "(none)", "acme": "acme"} {
+		spy := &claimSpy{Store: idempotency.NewMemory()}
+		b := &bank{}
+		_, _ = b.open(t, spy, idempotency.Tenant(func(context.Context) string { return tenant })).customer().pay(t.Context(), "k", rent())
+		if spy.last.Tenant != want {
+			t.Errorf("tenant %q takes the share of %q", tenant, spy.last.Tenant)
+		}
+	}
 }

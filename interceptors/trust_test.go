@@ -173,6 +173,14 @@ func TestReportOfMoreThanWasLentIsCounted(t *testing.T) {
 		_ = grpc.SetTrailer(ctx, metadata.Pairs("hop-report", "1;u=60000;e=1"))
 		return errUnavailable
 	})
+	honest := serve(t, func(ctx context.Context) error {
+		_ = grpc.SetTrailer(ctx, metadata.Pairs("hop-report", "1;u="+header(ctx, "b")+";e=1")) // all of it
+		return errUnavailable
+	})
+	_ = idempotent(honest.dial(newClient(t, meter, quick()).DialOptions()...))(t.Context())
+	if got := collected(t, reader); strings.Contains(got, "overreports") {
+		t.Error(got)
+	}
 	_ = idempotent(n.dial(newClient(t, meter, quick()).DialOptions()...))(t.Context())
 	if got := collected(t, reader); !strings.Contains(got, "hopbound.client.overreports {attempt} {grpc.target=passthrough:///node} ") {
 		t.Error(got)
