@@ -2,6 +2,7 @@ package idempotency_test
 
 import (
 	"errors"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -153,4 +154,38 @@ func TestMemoryRemembersAnEffectForTheRetention(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A record that is done holds on to nothing of the call that has made it.
+func TestDoneRecordLetsGoOfItsCall(t *testing.T) {
+	t.Parallel()
+	m := idempotency.NewMemory()
+	for how, end := range map[string]func(idempotency.Lease) error{
+		"completed": func(l idempotency.Lease) error { return m.Complete(t.Context(), l, []byte("outcome"), time.Hour) },
+		"released":  func(l idempotency.Lease) error { return m.Release(t.Context(), l, true, time.Hour) },
+	} {
+		freed := make(chan struct{})
+		func() {
+			running := new(atomic.Bool)
+			runtime.AddCleanup(running, func(c chan struct{}) { close(c) }, freed)
+			running.Store(true)
+			claim := idempotency.Claim{ID: idempotency.NewID("", "/m", idempotency.Key(how)), Owner: "a", Lease: time.Minute, Running: running}
+			b, err := m.Begin(t.Context(), claim)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := end(idempotency.Lease{ID: claim.ID, Owner: "a", Fence: b.Fence}); err != nil {
+				t.Fatal(err)
+			}
+		}()
+		for collected := false; !collected; { // or the test times out
+			runtime.GC()
+			select {
+			case <-freed:
+				collected = true
+			default:
+			}
+		}
+	}
+	runtime.KeepAlive(m)
 }

@@ -91,6 +91,9 @@ func TestTenantTakesHalfOfWhatTheOthersLeave(t *testing.T) {
 				t.Errorf("%s: another tenant took %d, %v", name, n, err)
 			}
 			rest, err := fillFor(t, tc.m, "", many, tc.outcome)
+			if n, err := fillFor(t, tc.m, "late", 10, tc.outcome); n > 0 || !errors.Is(err, idempotency.ErrFull) {
+				t.Errorf("%s: a tenant took %d of a full store, %v", name, n, err)
+			}
 			if all := first + second + 10 + rest; !errors.Is(err, idempotency.ErrFull) || all < many*9/10 {
 				t.Errorf("%s: %d of %d in all, %v", name, all, many, err)
 			}
@@ -119,6 +122,9 @@ func TestMemoryWarnsBeforeItIsFull(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour)
 		log.Reset()
+		if _, err := fillFor(t, m, "", 1, 0); err != nil || log.Len() > 0 { // those before are over
+			t.Error(err, log.String())
+		}
 		if _, err := fillFor(t, m, "greedy", 27_000, 0); err != nil {
 			t.Fatal(err)
 		}

@@ -331,7 +331,7 @@ func (k *call) readReport(a *attempt) {
 			k.target.reports.Store(true)
 		}
 		if k.childKey {
-			k.target.keepsOutcomes(k.fullMethod).Store(r.HasKeeps && r.Keeps == k.method.hash)
+			k.target.keepsOutcomes(k.fullMethod).Store(r.HasKeeps && r.Keeps == hashOf(k.fullMethod))
 		}
 		return
 	}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -216,4 +218,66 @@ func TestCheckpointsMayBeStoredWhileTheCallWaits(t *testing.T) {
 		close(stop)
 		time.Sleep(time.Minute)
 	})
+}
+
+// heldAnswer is a store whose first answer to Save is held back.
+type heldAnswer struct {
+	idempotency.Store
+	later   atomic.Bool   // the first has been stored
+	stored  chan struct{} // closed then
+	release chan struct{}
+}
+
+func (s *heldAnswer) Save(ctx context.Context, l idempotency.Lease, checkpoint []byte) error {
+	err := s.Store.Save(ctx, l, checkpoint)
+	if !s.later.Swap(true) {
+		close(s.stored)
+		<-s.release
+	}
+	return err
+}
+
+// Of two checkpoints, the one that the store has last is the last here too.
+func TestCheckpointsOfTwoGoroutinesHaveOneOrder(t *testing.T) {
+	t.Parallel()
+	store := &heldAnswer{Store: idempotency.NewMemory(), stored: make(chan struct{}), release: make(chan struct{})}
+	var last string
+	b := &bank{pay: func(ctx context.Context, n int64, _ *testv1.PayRequest) error {
+		if n == 2 {
+			if got := string(idempotency.LastCheckpoint(ctx)); got != last {
+				t.Errorf("the run had %q last, and the next gets %q", last, got)
+			}
+			return nil
+		}
+		checkpoint := func(text string) func() {
+			return func() {
+				if err := idempotency.Checkpoint(ctx, []byte(text)); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		var wg sync.WaitGroup
+		wg.Go(checkpoint("one"))
+		<-store.stored
+		second := make(chan struct{})
+		wg.Go(func() {
+			defer close(second)
+			checkpoint("two")()
+		})
+		select {
+		case <-second: // which it must not be, before the first is answered
+		case <-time.After(50 * time.Millisecond):
+		}
+		close(store.release)
+		wg.Wait()
+		last = string(idempotency.LastCheckpoint(ctx))
+		return errUnavailable
+	}}
+	c := b.open(t, store).customer()
+	for range 2 {
+		_, _ = c.pay(t.Context(), "k", rent())
+	}
+	if n := b.calls.Load(); n != 2 {
+		t.Errorf("%d runs", n)
+	}
 }

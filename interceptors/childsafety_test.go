@@ -61,6 +61,7 @@ func TestKeyOfACallerDoesNotMakeOtherCallsRepeatable(t *testing.T) {
 		"an edge, a callee that stores them":    {middle: edge, leaf: store(), runs: 3},
 		"a key that the application has chosen": {middle: edge, how: chosen, runs: 3},
 		"a policy that requires a key":          {middle: edge, policy: interceptors.MethodPolicies{write: {KeyRequired: true}}, runs: 3},
+		"a policy that names a key field":       {middle: edge, policy: interceptors.MethodPolicies{write: {KeyField: "text"}}, runs: 3},
 		"a policy that says it is idempotent":   {middle: edge, policy: interceptors.MethodPolicies{write: {Idempotency: interceptors.Idempotent}}, runs: 3},
 	} {
 		t.Run(name, func(t *testing.T) {

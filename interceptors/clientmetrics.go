@@ -2,7 +2,6 @@ package interceptors
 
 import (
 	"context"
-	"runtime"
 	"time"
 
 	"github.com/hopbound/hopbound/budget"
@@ -50,14 +49,10 @@ func (c *Client) observeBudget() error {
 	if i == nil {
 		return nil
 	}
-	gauge, err := i.meter.Float64ObservableGauge("hopbound.budget.balance", metric.WithUnit("{token}"),
-		metric.WithDescription("Tokens in the bucket of a target, which pays for the extra attempts that this client sends to it."))
-	if err != nil {
-		return err
-	}
+	gauge := i.gauge("hopbound.budget.balance", "{token}", "Tokens in the bucket of a target, which pays for the extra attempts that this client sends to it.")
 	name := attrBudget.String(c.budget.Name())
-	budgets, targets := [modeCount]*budget.Budget{c.budget, c.observed}, c.targets // the callback must not hold on to the client
-	registration, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	budgets, targets := [modeCount]*budget.Budget{c.budget, c.observed}, c.targets
+	return observe(i, c, func(_ context.Context, o metric.Observer) error {
 		for _, t := range targets.all() {
 			for mode, b := range budgets {
 				if t.series[mode].values.Load() != nil {
@@ -68,10 +63,6 @@ func (c *Client) observeBudget() error {
 		}
 		return nil
 	}, gauge)
-	if err == nil {
-		runtime.AddCleanup(c, func(r metric.Registration) { _ = r.Unregister() }, registration)
-	}
-	return err
 }
 
 // decisions are all there are, in the order of their series.

@@ -24,7 +24,8 @@ type keyedMethod struct {
 	keyField     protoreflect.FieldDescriptor // nil if there is none
 	fingerprints *idempotency.Fingerprinter
 	response     protoreflect.MessageType
-	unsupported  error // why its outcomes cannot be kept
+	hash         uint64 // of the full name, as reports have it
+	unsupported  error  // why its outcomes cannot be kept
 }
 
 // newKeyed returns how writes of a method are run once, or nil if they are not,
@@ -37,7 +38,7 @@ func (s *Server) newKeyed(m *method) *keyedMethod {
 	if level == Unspecified {
 		level = m.level
 	}
-	k := &keyedMethod{MethodSettings: s.keyed.ForMethod(m.full, m.declared.keys)}
+	k := &keyedMethod{MethodSettings: s.keyed.ForMethod(m.full, m.declared.keys), hash: hashOf(m.full)}
 	if k.Off || level == NoSideEffects {
 		return nil
 	}

@@ -15,7 +15,6 @@ import (
 type method struct {
 	full       string // /service/method
 	name       string // service/method, as spans and metrics have it
-	hash       uint64 // of the full name, as reports have it
 	level      IdempotencyLevel
 	declared   declaration
 	configured Policy // by the service config
@@ -32,7 +31,7 @@ type method struct {
 func newMethod(fullMethod string, declared declarations) *method {
 	name := strings.TrimPrefix(fullMethod, "/")
 	descriptor := findMethod(name)
-	m := &method{full: fullMethod, name: name, hash: hashOf(fullMethod), level: declaredLevel(descriptor), declared: declared[fullMethod]}
+	m := &method{full: fullMethod, name: name, level: declaredLevel(descriptor), declared: declared[fullMethod]}
 	m.known.Store(descriptor != nil)
 	return m
 }

@@ -3,6 +3,7 @@ package interceptors
 import (
 	"context"
 	"errors"
+	"runtime"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -63,6 +64,31 @@ func (i *instruments) seconds(name, description string, bounds metric.HistogramO
 	h, err := i.meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description), bounds)
 	i.errs = append(i.errs, err)
 	return h
+}
+
+func (i *instruments) gauge(name, unit, description string) metric.Float64ObservableGauge {
+	g, err := i.meter.Float64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description))
+	i.errs = append(i.errs, err)
+	return g
+}
+
+func (i *instruments) total(name, unit, description string) metric.Int64ObservableCounter {
+	c, err := i.meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
+	i.errs = append(i.errs, err)
+	return c
+}
+
+// observe lets the meter call back for the instruments that it observes, as long as there is
+// the owner. The callback must not hold on to the owner.
+func observe[T any](i *instruments, owner *T, callback metric.Callback, observed ...metric.Observable) error {
+	if err := i.err(); err != nil {
+		return err
+	}
+	registration, err := i.meter.RegisterCallback(callback, observed...)
+	if err == nil {
+		runtime.AddCleanup(owner, func(r metric.Registration) { _ = r.Unregister() }, registration)
+	}
+	return err
 }
 
 func (i *instruments) err() error { return errors.Join(i.errs...) }

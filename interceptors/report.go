@@ -32,7 +32,7 @@ func (in *incoming) sendReport(err error, used int, took time.Duration) {
 	}
 	r := wire.Report{Used: used, Elapsed: took.Microseconds(), HasElapsed: true}
 	if m := in.method.keyed; m != nil && m.unsupported == nil && in.mode == Enforce && !in.volatile {
-		r.Keeps, r.HasKeeps = in.method.hash, true
+		r.Keeps, r.HasKeeps = m.hash, true
 	}
 	marked := false
 	if err != nil && in.mode == Enforce {

@@ -3,7 +3,6 @@ package interceptors
 import (
 	"context"
 	"errors"
-	"runtime"
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
@@ -50,20 +49,13 @@ func (s *Server) observeClocks() error {
 	if i == nil {
 		return nil
 	}
-	forgotten, err := i.meter.Int64ObservableCounter("hopbound.server.forgotten_clocks", metric.WithUnit("{clock}"),
-		metric.WithDescription("Senders' clocks that were forgotten because there were too many: time that their next call queued is not deducted."))
-	if err != nil {
-		return err
-	}
-	delays := s.delays // the callback must not hold on to the server
-	registration, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	forgotten := i.total("hopbound.server.forgotten_clocks", "{clock}",
+		"Senders' clocks that were forgotten because there were too many: time that their next call queued is not deducted.")
+	delays := s.delays
+	return observe(i, s, func(_ context.Context, o metric.Observer) error {
 		o.ObserveInt64(forgotten, delays.Forgotten())
 		return nil
 	}, forgotten)
-	if err == nil {
-		runtime.AddCleanup(s, func(r metric.Registration) { _ = r.Unregister() }, registration)
-	}
-	return err
 }
 
 // serverSeries are the series of one method.

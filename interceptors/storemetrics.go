@@ -3,7 +3,6 @@ package interceptors
 import (
 	"context"
 	"errors"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -113,35 +112,19 @@ func (s *Server) observeStore() error {
 	if !ok || i == nil {
 		return nil
 	}
-	var errs [4]error
-	records, err := i.meter.Int64ObservableGauge("hopbound.idempotency.store.records", metric.WithUnit("{record}"),
-		metric.WithDescription("Records of a bounded store."))
-	errs[0] = err
-	fill, err := i.meter.Float64ObservableGauge("hopbound.idempotency.store.fill", metric.WithUnit("1"),
-		metric.WithDescription("How full a bounded store is, in records or bytes, whichever is more: it refuses new keys at 1, and those of one tenant earlier."))
-	errs[1] = err
-	purged, err := i.meter.Int64ObservableCounter("hopbound.idempotency.store.purged", metric.WithUnit("{record}"),
-		metric.WithDescription("Records that this process has deleted because their retention had ended."))
-	errs[2] = err
-	failures, err := i.meter.Int64ObservableCounter("hopbound.idempotency.store.purge_failures", metric.WithUnit("{failure}"),
-		metric.WithDescription("Attempts of this process to delete expired records that have failed."))
-	errs[3] = err
-	if err := errors.Join(errs[:]...); err != nil {
-		return err
-	}
+	records := i.gauge("hopbound.idempotency.store.records", "{record}", "Records of a bounded store.")
+	fill := i.gauge("hopbound.idempotency.store.fill", "1", "How full a bounded store is, in records or bytes, whichever is more: it refuses new keys at 1, and those of one tenant earlier.")
+	purged := i.total("hopbound.idempotency.store.purged", "{record}", "Records that this process has deleted because their retention had ended.")
+	failures := i.total("hopbound.idempotency.store.purge_failures", "{failure}", "Attempts of this process to delete expired records that have failed.")
 	kind := metric.WithAttributes(attrStore.String(s.storeKind))
-	registration, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	return observe(i, s, func(_ context.Context, o metric.Observer) error {
 		st := store.Stats()
 		if st.MaxRecords > 0 {
-			o.ObserveInt64(records, st.Records, kind)
+			o.ObserveFloat64(records, float64(st.Records), kind)
 			o.ObserveFloat64(fill, max(float64(st.Records)/float64(st.MaxRecords), float64(st.Bytes)/float64(max(1, st.MaxBytes))), kind)
 		}
 		o.ObserveInt64(purged, st.Purged, kind)
 		o.ObserveInt64(failures, st.PurgeFailures, kind)
 		return nil
 	}, records, fill, purged, failures)
-	if err == nil {
-		runtime.AddCleanup(s, func(r metric.Registration) { _ = r.Unregister() }, registration)
-	}
-	return err
 }

@@ -1,0 +1,116 @@
+package pgstore
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/jackc/pgx/v5"
+)
+
+// row is a record as it is read.
+type row struct {
+	owner       string
+	fence       int64
+	fingerprint idempotency.Fingerprint
+	done, live  bool // live: its lease or its retention lasts
+	effect      bool // a run may have had an effect, and it is not done
+	outcome     []byte
+	checkpoint  []byte
+}
+
+// begun returns what a record tells whoever claims it, or false if it is not
+// there any more.
+func (r *row) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
+	differs := claim.Fingerprint.Differs(r.fingerprint)
+	switch {
+	case r.done && !r.live, !r.done && r.owner == "" && !r.effect: // it has expired, or was released
+		return idempotency.Begun{}, false
+	case differs:
+		return idempotency.Begun{State: idempotency.Reused}, true
+	case r.done:
+		return idempotency.Begun{State: idempotency.Replay, Outcome: r.outcome}, true
+	case r.owner == claim.Owner && r.owner != "":
+		return idempotency.Begun{State: idempotency.Run, Fence: uint64(r.fence), TakenOver: r.effect, Checkpoint: r.checkpoint}, true //nolint:gosec // it is not negative
+	case r.live && r.owner != "":
+		return idempotency.Begun{State: idempotency.Join}, true
+	default:
+		return idempotency.Begun{}, false
+	}
+}
+
+// told is what a claim is told: that it has the record, or what that is, or
+// nothing if it is to be asked again.
+type told struct {
+	claimed, takenOver bool
+	row                *row
+}
+
+// scanInsert reads what the claim of a new record has returned.
+func scanInsert(from pgx.Row) (t told, err error) {
+	t.row = &row{}
+	err = from.Scan(&t.row.fence)
+	t.claimed = err == nil
+	return t, ignoreNone(err)
+}
+
+// scanClaim reads what the function for claims has returned.
+func scanClaim(from pgx.Row) (t told, err error) {
+	var (
+		fence                 *int64
+		takenOver, done, live *bool
+		effect                *bool
+		owner, schema         *string
+		sum, outcome, last    []byte
+	)
+	if err := from.Scan(&t.claimed, &takenOver, &fence, &owner, &schema, &sum, &done, &live, &effect, &outcome, &last); err != nil {
+		return t, err
+	}
+	switch {
+	case t.claimed:
+		t.takenOver = takenOver != nil && *takenOver
+		t.row = &row{fence: *fence, checkpoint: last}
+	case owner != nil:
+		t.row = &row{owner: *owner, fence: *fence, done: *done, live: *live, effect: *effect, outcome: outcome, checkpoint: last}
+		return t, t.row.setFingerprint(*schema, sum)
+	}
+	return t, nil
+}
+
+// scanRow reads a record, or nil if there is none.
+func scanRow(from pgx.Row) (*row, error) {
+	var (
+		r      row
+		schema string
+		sum    []byte
+	)
+	err := from.Scan(&r.fence, &r.owner, &schema, &sum, &r.done, &r.live, &r.effect, &r.outcome, &r.checkpoint)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil //nolint:nilnil // none
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &r, r.setFingerprint(schema, sum)
+}
+
+func (r *row) setFingerprint(schema string, sum []byte) error {
+	r.fingerprint.Schema = schema
+	if copy(r.fingerprint.Sum[:], sum) != len(r.fingerprint.Sum) || len(sum) != len(r.fingerprint.Sum) {
+		return fmt.Errorf("%w: its fingerprint has %d bytes", idempotency.ErrCorrupt, len(sum))
+	}
+	return nil
+}
+
+// begun returns what whoever claims a record is told, or false if it is to ask
+// again.
+func (t *told) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
+	switch {
+	case t.claimed:
+		return idempotency.Begun{State: idempotency.Run, Fence: uint64(t.row.fence), TakenOver: t.takenOver, Checkpoint: t.row.checkpoint}, true //nolint:gosec // it is not negative
+	case t.row == nil:
+		return idempotency.Begun{}, false
+	default:
+		return t.row.begun(claim)
+	}
+}
