@@ -113,7 +113,7 @@ that others used.`,
 				m.Delete(idOf(n - window))
 				return nil
 			}},
-			{"memory", with(idempotency.NewMemory(idempotency.MemoryCapacity(1<<24)), 50*time.Millisecond)},
+			{"memory", with(idempotency.NewMemory(idempotency.MemoryCapacity(1<<24), idempotency.MemoryBytes(1<<34)), 50*time.Millisecond)},
 			{"arithmetic", func(_ context.Context, n uint64) error {
 				_ = arithmetic(n)
 				return nil
