@@ -97,16 +97,12 @@ func (m *Memory) sweep() {
 	}
 }
 
-// lookEvery is how often, in seconds, a full store looks up when there will be room, which
-// takes some 50 ms with a million records.
-const lookEvery = 10
-
-// full returns the error of a claim for which there is no room.
+// full returns the error of a claim for which there is no room. It looks up at most once a
+// second when there will be room, since this takes some milliseconds with a million records.
 func (m *Memory) full() error {
 	now := time.Since(m.begun)
 	second := int64(now/time.Second) + 1
-	if looked := m.looked.Load(); looked == 0 || second >= looked+lookEvery || second > looked && m.soonest.Load() < second {
-		m.looked.Store(second)
+	if second > m.looked.Swap(second) {
 		first := int64(0)
 		for i := range m.shards {
 			s := &m.shards[i]
