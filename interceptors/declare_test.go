@@ -75,3 +75,23 @@ func TestDeclarationThatCannotBeMeantIsAnError(t *testing.T) {
 		}
 	}
 }
+
+// A method whose proto file says how its outcomes are stored may be repeated under a child key,
+// whatever its callee has said.
+func TestDeclaredKeysMakeACallRepeatable(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		declared declaration
+		want     bool
+	}{
+		"nothing":     {},
+		"retention":   {declaration{retention: time.Hour}, true},
+		"fingerprint": {declaration{fingerprint: []string{"account"}}, true},
+	} {
+		k := &call{childKey: true, wouldKey: true}
+		k.method, k.target = &method{declared: tc.declared}, &target{}
+		if got := k.safeByKey(); got != tc.want {
+			t.Errorf("%s: got %v, want %v", name, got, tc.want)
+		}
+	}
+}

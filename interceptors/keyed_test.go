@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -349,5 +350,38 @@ func TestManyCallersWithOneKeyGetOneOutcome(t *testing.T) {
 	wg.Wait()
 	if n := b.calls.Load(); n != 1 {
 		t.Errorf("%d calls", n)
+	}
+}
+
+// A call with a key of a method without a descriptor does not run, and no report says that the
+// method's outcomes are stored.
+func TestMethodWithoutADescriptorIsRefusedIfItHasAKey(t *testing.T) {
+	t.Parallel()
+	const do = "/no.Protobuf/Do"
+	n := newNode(t, newServer(t, interceptors.WithIdempotency(lasting{idempotency.NewMemory()})).ServerOptions()...)
+	n.server.RegisterService(&grpc.ServiceDesc{ServiceName: "no.Protobuf", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{
+		MethodName: "Do",
+		Handler: func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+			var req testv1.WriteRequest
+			if err := decode(&req); err != nil {
+				return nil, err
+			}
+			return intercept(ctx, &req, &grpc.UnaryServerInfo{FullMethod: do}, func(context.Context, any) (any, error) {
+				return nil, status.Error(codes.NotFound, "it ran")
+			})
+		},
+	}}}, struct{}{})
+	n.start()
+	conn := n.dial(grpc.WithDisableRetry())
+	for key, want := range map[string]codes.Code{"": codes.NotFound, "k": codes.Internal} {
+		ctx, why := t.Context(), ""
+		if key != "" {
+			ctx, why = metadata.AppendToOutgoingContext(ctx, idempotency.Header, key), interceptors.ReasonKeyUnsupported
+		}
+		var trailer metadata.MD
+		wantError(t, conn.Invoke(ctx, do, &testv1.WriteRequest{}, &testv1.WriteResponse{}, grpc.Trailer(&trailer)), want, why)
+		if report := strings.Join(trailer["hop-report"], ""); report == "" || strings.Contains(report, ";k=") {
+			t.Errorf("with the key %q the report is %q", key, report)
+		}
 	}
 }

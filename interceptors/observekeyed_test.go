@@ -259,6 +259,14 @@ func TestClientThatObservesDecidesAsIfItHadSentTheKey(t *testing.T) {
 	c := testv1.NewTestServiceClient(n.dial(newClient(t, quick(), interceptors.WithStrictSafety(), observing(), meter).DialOptions()...))
 	_, _ = c.Pay(t.Context(), rent())
 	_, _ = c.Write(t.Context(), &testv1.WriteRequest{})
+	if got, want := decisions(t, reader), map[string]int64{"Pay retried": 1, "Write unsafe": 1}; !maps.Equal(got, want) {
+		t.Errorf("decided %v, want %v", got, want)
+	}
+}
+
+// decisions returns how often a client decided what of each method.
+func decisions(t *testing.T, reader *sdkmetric.ManualReader) map[string]int64 {
+	t.Helper()
 	got := map[string]int64{}
 	for attributes, count := range sums(t, reader, "hopbound.client.attempts") {
 		method, rest, _ := strings.Cut(attributes, ",")
@@ -266,7 +274,23 @@ func TestClientThatObservesDecidesAsIfItHadSentTheKey(t *testing.T) {
 		decision, _, _ = strings.Cut(decision, ",")
 		got[strings.TrimPrefix(method, "grpc.method=hopbound.test.v1.TestService/")+" "+decision] += count
 	}
-	if want := map[string]int64{"Pay retried": 1, "Write unsafe": 1}; !maps.Equal(got, want) {
+	return got
+}
+
+// A child key that the write would have does not make it safe: its callee has not said that it
+// stores outcomes.
+func TestExpectedChildKeyDoesNotMakeACallSafe(t *testing.T) {
+	t.Parallel()
+	reader, meter := metered()
+	atBank := &bank{pay: func(context.Context, int64, *testv1.PayRequest) error { return errUnavailable }}
+	down := atBank.openWith(t, observing()).dial(newClient(t, quick(), interceptors.WithStrictSafety(), observing(), meter).DialOptions()...)
+	shop := &bank{pay: func(ctx context.Context, _ int64, _ *testv1.PayRequest) error {
+		_, err := testv1.NewTestServiceClient(down).Write(ctx, &testv1.WriteRequest{})
+		return err
+	}}
+	shopNode := shop.openWith(t, interceptors.WithIdempotency(idempotency.NewMemory()), observing())
+	_, _ = testv1.NewTestServiceClient(shopNode.dial(newClient(t, observing()).DialOptions()...)).Pay(t.Context(), rent())
+	if got, want := decisions(t, reader), map[string]int64{"Write unsafe": 1}; !maps.Equal(got, want) {
 		t.Errorf("decided %v, want %v", got, want)
 	}
 }

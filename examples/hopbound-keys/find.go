@@ -92,7 +92,7 @@ func (o *options) lists(r *idempotency.Record) bool {
 type wanted struct {
 	id   idempotency.ID
 	hash string // empty if the ID is known
-	none string // says that there is none
+	none string // the error if no record is found
 }
 
 // wanted reads the flags that name a record.

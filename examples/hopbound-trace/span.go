@@ -77,7 +77,7 @@ func readID(name, text string, size int) (string, error) {
 		raw, err = base64.StdEncoding.DecodeString(text)
 	}
 	if err != nil || len(raw) != size {
-		return "", fmt.Errorf("%s %q is none", name, text)
+		return "", fmt.Errorf("%s %q is not %d bytes in hexadecimal or base64", name, text, size)
 	}
 	id := hex.EncodeToString(raw)
 	if strings.Trim(id, "0") == "" && name != "parentSpanId" {
