@@ -233,8 +233,8 @@ func TestReserveIsAtMostAFifth(t *testing.T) {
 		{10 * ms, -sec, 0},
 		{-ms, sec, 0},
 	} {
-		if got := deadline.Held(tc.reserve, tc.remaining); got != tc.want {
-			t.Errorf("Held(%v, %v) = %v, want %v", tc.reserve, tc.remaining, got, tc.want)
+		if got := deadline.ClampReserve(tc.reserve, tc.remaining); got != tc.want {
+			t.Errorf("ClampReserve(%v, %v) = %v, want %v", tc.reserve, tc.remaining, got, tc.want)
 		}
 	}
 }

@@ -38,8 +38,8 @@ func (r *Reserve) Get(now time.Duration) time.Duration {
 	return d
 }
 
-// Held returns the part of a reserve that may be taken off a call with the
+// ClampReserve returns the part of a reserve that may be taken off a call with the
 // given time remaining: at most a fifth, and never less than nothing.
-func Held(reserve, remaining time.Duration) time.Duration {
+func ClampReserve(reserve, remaining time.Duration) time.Duration {
 	return max(0, min(reserve, remaining/5))
 }

@@ -135,9 +135,9 @@ func (m *Memory) open(ctx context.Context, step string, id *ID) (*shard, time.Du
 }
 
 // Begin claims a write, or returns its state.
-func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
+func (m *Memory) Begin(ctx context.Context, claim Claim) (BeginResult, error) {
 	if claim.Owner == "" || claim.Lease <= 0 {
-		return Begun{}, errors.New("idempotency: a claim must have an owner and a positive lease")
+		return BeginResult{}, errors.New("idempotency: a claim must have an owner and a positive lease")
 	}
 	b, fill, err := m.begin(ctx, &claim)
 	if errors.Is(err, ErrFull) { // unless records that are over take the room
@@ -154,10 +154,10 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (Begun, error) {
 }
 
 // begin is Begin, and returns how full the store is if it has added a record or has no room.
-func (m *Memory) begin(ctx context.Context, claim *Claim) (b Begun, fill float64, err error) {
+func (m *Memory) begin(ctx context.Context, claim *Claim) (b BeginResult, fill float64, err error) {
 	s, now, err := m.open(ctx, "begin", &claim.ID)
 	if err != nil {
-		return Begun{}, 0, err
+		return BeginResult{}, 0, err
 	}
 	defer s.mu.Unlock()
 	m.purged.Add(s.drop(now, 3)) // more than a write adds
@@ -170,7 +170,7 @@ func (m *Memory) begin(ctx context.Context, claim *Claim) (b Begun, fill float64
 	}
 	if r == nil {
 		if r, fill = s.add(claim.ID, claim.Tenant); r == nil {
-			return Begun{}, fill, ErrFull
+			return BeginResult{}, fill, ErrFull
 		}
 	}
 	s.fence++
@@ -182,10 +182,10 @@ func (m *Memory) begin(ctx context.Context, claim *Claim) (b Begun, fill float64
 }
 
 // Look returns the state of a write, and claims nothing.
-func (m *Memory) Look(ctx context.Context, claim Claim) (Begun, error) {
+func (m *Memory) Look(ctx context.Context, claim Claim) (BeginResult, error) {
 	s, now, err := m.open(ctx, "look", &claim.ID)
 	if err != nil {
-		return Begun{}, err
+		return BeginResult{}, err
 	}
 	defer s.mu.Unlock()
 	return s.find(claim.ID, now).known(claim.Fingerprint, now), nil

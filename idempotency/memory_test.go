@@ -18,7 +18,7 @@ func TestFullMemoryRefusesNewWritesAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := idempotency.NewMemory(idempotency.MemoryCapacity(640))
-		claim := func(i int) (idempotency.Begun, idempotency.Lease, error) {
+		claim := func(i int) (idempotency.BeginResult, idempotency.Lease, error) {
 			id := idempotency.NewID("tenant", "/m", idempotency.Key(strconv.Itoa(i)))
 			b, err := m.Begin(t.Context(), idempotency.Claim{ID: id, Owner: "a", Lease: time.Minute})
 			return b, idempotency.Lease{ID: id, Owner: "a", Fence: b.Fence}, err

@@ -66,24 +66,24 @@ func (r *memoryRecord) over(now time.Duration) bool {
 }
 
 // run returns what the owner of a pending record is told.
-func (r *memoryRecord) run() Begun {
-	return Begun{State: Run, Fence: r.fence, TakenOver: r.effect, Checkpoint: r.stored}
+func (r *memoryRecord) run() BeginResult {
+	return BeginResult{State: Run, Fence: r.fence, TakenOver: r.effect, Checkpoint: r.stored}
 }
 
 // known returns what is known of a record: Absent if whoever asks may claim it, or if the
 // record is nil.
-func (r *memoryRecord) known(fingerprint Fingerprint, now time.Duration) Begun {
+func (r *memoryRecord) known(fingerprint Fingerprint, now time.Duration) BeginResult {
 	switch {
 	case r == nil:
-		return Begun{State: Absent}
+		return BeginResult{State: Absent}
 	case fingerprint.Differs(r.fingerprint):
-		return Begun{State: Reused}
+		return BeginResult{State: Reused}
 	case r.done:
-		return Begun{State: Replay, Outcome: r.stored}
+		return BeginResult{State: Replay, Outcome: r.stored}
 	case r.owner != "" && (r.until > now || r.running != nil && r.running.Load()):
-		return Begun{State: Join}
+		return BeginResult{State: Join}
 	default:
-		return Begun{State: Absent, TakenOver: r.effect || r.owner != ""}
+		return BeginResult{State: Absent, TakenOver: r.effect || r.owner != ""}
 	}
 }
 

@@ -16,7 +16,7 @@ type HandlerRun struct {
 	// Secret is what child keys are made with, beside the key: see [ChildSecret].
 	Secret []byte
 
-	// TakenOver, Fence and Checkpoint are those of the claim: [Begun].
+	// TakenOver, Fence and Checkpoint are those of the claim: [BeginResult].
 	TakenOver  bool
 	Fence      uint64
 	Checkpoint []byte

@@ -28,10 +28,10 @@ import (
 // an ID, and every claim within the retention gets it.
 //
 // A store never forgets a possible effect: once a lease has run out, or a run was released
-// with an effect, [Begun.TakenOver] is true for every later owner, until an outcome is
+// with an effect, [BeginResult.TakenOver] is true for every later owner, until an outcome is
 // stored or the retention has passed. A pending record is therefore kept for
 // [Claim.KeepFor] after its lease has run out. The last checkpoint is kept for as long, and
-// every later owner gets it in [Begun.Checkpoint].
+// every later owner gets it in [BeginResult.Checkpoint].
 //
 // The store's clock measures leases and retentions, not its callers' clocks. They
 // may last some milliseconds longer than asked for, and never less. Each method is
@@ -41,11 +41,11 @@ import (
 // repeats a step gets the same answer.
 type Store interface {
 	// Begin claims a write, or returns its state.
-	Begin(ctx context.Context, claim Claim) (Begun, error)
+	Begin(ctx context.Context, claim Claim) (BeginResult, error)
 
 	// Look returns what Begin would return, and claims nothing: instead of Run it returns
 	// Absent. Only the claim's ID and fingerprint count.
-	Look(ctx context.Context, claim Claim) (Begun, error)
+	Look(ctx context.Context, claim Claim) (BeginResult, error)
 
 	// Complete stores the outcome of a write for the retention. The caller must not
 	// change the bytes afterwards.
@@ -129,11 +129,11 @@ type State int
 
 // The states that Begin returns.
 const (
-	// Run: the caller runs the write, with the fence in Begun.
+	// Run: the caller runs the write, with the fence in BeginResult.
 	Run State = iota + 1
 	// Join: another owner runs it. Wait, and call Begin again.
 	Join
-	// Replay: it is done, with the outcome in Begun.
+	// Replay: it is done, with the outcome in BeginResult.
 	Replay
 	// Reused: the key was used for another request.
 	Reused
@@ -159,8 +159,8 @@ func (s State) String() string {
 	}
 }
 
-// Begun is the result of Begin.
-type Begun struct {
+// BeginResult is the result of Begin.
+type BeginResult struct {
 	State State
 
 	// Fence is the fence of the run, if State is Run.

@@ -25,7 +25,7 @@ type Transactor interface {
 	// An error wraps [ErrOutcomeUnknown] if it is unknown whether the transaction was
 	// committed. Any other means that it was not. If it wraps [ErrConflict], the same run may
 	// succeed if it is repeated.
-	Transact(ctx context.Context, claim Claim, run func(ctx context.Context, claimed Begun) Verdict) (Begun, error)
+	Transact(ctx context.Context, claim Claim, run func(ctx context.Context, claimed BeginResult) Verdict) (BeginResult, error)
 
 	// Observe calls run without a claim, for servers in mode Observe: it reads and writes
 	// no record, and does not wait. The context that run gets holds a

@@ -140,8 +140,8 @@ func (s tampering) Save(ctx context.Context, l idempotency.Lease, checkpoint []b
 // garbled is a store whose transactions take over a checkpoint that cannot be read.
 type garbled struct{ takeover }
 
-func (garbled) Transact(ctx context.Context, _ idempotency.Claim, run func(context.Context, idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
-	begun := idempotency.Begun{State: idempotency.Run, TakenOver: true, Checkpoint: []byte("garbled")}
+func (garbled) Transact(ctx context.Context, _ idempotency.Claim, run func(context.Context, idempotency.BeginResult) idempotency.Verdict) (idempotency.BeginResult, error) {
+	begun := idempotency.BeginResult{State: idempotency.Run, TakenOver: true, Checkpoint: []byte("garbled")}
 	run(ctx, begun)
 	return begun, nil
 }

@@ -186,7 +186,7 @@ func (in *incoming) share(tenant string) string {
 }
 
 // lastCheckpoint returns the checkpoint of an earlier run, or nil.
-func (c *claim) lastCheckpoint(begun *idempotency.Begun) ([]byte, error) {
+func (c *claim) lastCheckpoint(begun *idempotency.BeginResult) ([]byte, error) {
 	if len(begun.Checkpoint) == 0 {
 		return nil, nil
 	}
@@ -235,7 +235,7 @@ func (c *claim) serve(req any, handler grpc.UnaryHandler) (any, error) {
 }
 
 // answer answers with what the store has said, other than to run or to wait.
-func (c *claim) answer(begun idempotency.Begun) (any, error) {
+func (c *claim) answer(begun idempotency.BeginResult) (any, error) {
 	switch begun.State {
 	case idempotency.Replay:
 		return c.replay(begun.Outcome)
@@ -252,7 +252,7 @@ func (c *claim) answer(begun idempotency.Begun) (any, error) {
 // ask asks the store, which it claims the write from unless the handler has run here. What it
 // does is not cut short by the caller, so that nothing is claimed that nobody knows of;
 // without an answer it is asked again.
-func (c *claim) ask() (begun idempotency.Begun, err error) {
+func (c *claim) ask() (begun idempotency.BeginResult, err error) {
 	name, ask := stepBegin, c.store.Begin
 	if c.outvoted {
 		name, ask = stepLook, c.store.Look

@@ -75,7 +75,7 @@ type txRun struct {
 }
 
 // run runs the handler, and says what becomes of its transaction.
-func (t *txRun) run(ctx context.Context, claimed idempotency.Begun) (v idempotency.Verdict) {
+func (t *txRun) run(ctx context.Context, claimed idempotency.BeginResult) (v idempotency.Verdict) {
 	t.ran = true
 	t.count.storeStep(ctx, t.storeKind, stepBegin, time.Since(t.began), nil)
 	t.takenOver = claimed.TakenOver
@@ -100,7 +100,7 @@ func (t *txRun) run(ctx context.Context, claimed idempotency.Begun) (v idempoten
 }
 
 // end returns what the caller gets when the transaction has ended.
-func (t *txRun) end(begun *idempotency.Begun, failed error) (any, error) {
+func (t *txRun) end(begun *idempotency.BeginResult, failed error) (any, error) {
 	switch {
 	case errors.Is(failed, idempotency.ErrConflict):
 		return nil, errConflict

@@ -232,9 +232,9 @@ func TestPushbackSaysWhatIsKnownOfTheKey(t *testing.T) {
 // hung is a store that does not answer at all.
 type hung struct{ idempotency.Store }
 
-func (hung) Begin(ctx context.Context, _ idempotency.Claim) (idempotency.Begun, error) {
+func (hung) Begin(ctx context.Context, _ idempotency.Claim) (idempotency.BeginResult, error) {
 	<-ctx.Done()
-	return idempotency.Begun{}, ctx.Err()
+	return idempotency.BeginResult{}, ctx.Err()
 }
 
 // deaf is a store that cannot wait.

@@ -22,8 +22,8 @@ type contended struct {
 	conflicts *int
 }
 
-func (s contended) Transact(ctx context.Context, _ idempotency.Claim, run func(context.Context, idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
-	begun := idempotency.Begun{State: idempotency.Run}
+func (s contended) Transact(ctx context.Context, _ idempotency.Claim, run func(context.Context, idempotency.BeginResult) idempotency.Verdict) (idempotency.BeginResult, error) {
+	begun := idempotency.BeginResult{State: idempotency.Run}
 	if v := run(ctx, begun); v.Err != nil && !v.Keep { // as a store sees it that its database was in conflict
 		return begun, fmt.Errorf("a test: %w: %w", idempotency.ErrConflict, v.Err)
 	}

@@ -49,7 +49,7 @@ func (r *rigged) step(name string, take func() error) error {
 	return errors.Join(take(), after)
 }
 
-func (r *rigged) Begin(ctx context.Context, c idempotency.Claim) (b idempotency.Begun, err error) {
+func (r *rigged) Begin(ctx context.Context, c idempotency.Claim) (b idempotency.BeginResult, err error) {
 	c.Running = nil // as in another process
 	err = r.step("begin", func() (err error) { b, err = r.Store.Begin(ctx, c); return err })
 	return b, err
@@ -117,7 +117,7 @@ type hookedStore struct {
 	hook func()
 }
 
-func (h hookedStore) Begin(ctx context.Context, c idempotency.Claim) (idempotency.Begun, error) {
+func (h hookedStore) Begin(ctx context.Context, c idempotency.Claim) (idempotency.BeginResult, error) {
 	h.hook()
 	return h.Store.Begin(ctx, c)
 }
@@ -316,7 +316,7 @@ func TestClaimOfACallerThatHasGoneIsReleased(t *testing.T) {
 // lateStore claims at once, and takes a second to say so.
 type lateStore struct{ idempotency.Store }
 
-func (l lateStore) Begin(ctx context.Context, c idempotency.Claim) (idempotency.Begun, error) {
+func (l lateStore) Begin(ctx context.Context, c idempotency.Claim) (idempotency.BeginResult, error) {
 	b, err := l.Store.Begin(ctx, c)
 	time.Sleep(time.Second)
 	return b, err

@@ -18,9 +18,9 @@ type takeover struct{ *idempotency.Memory }
 
 func (takeover) Transactional() bool { return true }
 
-func (takeover) Transact(ctx context.Context, _ idempotency.Claim, run func(context.Context, idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
-	run(ctx, idempotency.Begun{State: idempotency.Run, TakenOver: true})
-	return idempotency.Begun{State: idempotency.Run, TakenOver: true}, nil
+func (takeover) Transact(ctx context.Context, _ idempotency.Claim, run func(context.Context, idempotency.BeginResult) idempotency.Verdict) (idempotency.BeginResult, error) {
+	run(ctx, idempotency.BeginResult{State: idempotency.Run, TakenOver: true})
+	return idempotency.BeginResult{State: idempotency.Run, TakenOver: true}, nil
 }
 
 func (takeover) Observe(ctx context.Context, run func(context.Context) bool) error {
@@ -64,7 +64,7 @@ type waitRecorder struct {
 	waits *[]time.Duration
 }
 
-func (w waitRecorder) Transact(ctx context.Context, claim idempotency.Claim, run func(context.Context, idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
+func (w waitRecorder) Transact(ctx context.Context, claim idempotency.Claim, run func(context.Context, idempotency.BeginResult) idempotency.Verdict) (idempotency.BeginResult, error) {
 	*w.waits = append(*w.waits, claim.Wait)
 	return w.takeover.Transact(ctx, claim, run)
 }

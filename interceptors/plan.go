@@ -285,7 +285,7 @@ func (k *call) heldBack(now time.Time, remaining time.Duration) time.Duration {
 	default:
 		reserve = k.target.reserve.Get(k.mono(now))
 	}
-	return deadline.Held(reserve, remaining)
+	return deadline.ClampReserve(reserve, remaining)
 }
 
 // outOfRequestTime reports whether the time that the call ran out of was that of

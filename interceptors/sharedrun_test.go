@@ -100,10 +100,10 @@ type silent struct {
 	asked atomic.Int64
 }
 
-func (s *silent) Begin(ctx context.Context, _ idempotency.Claim) (idempotency.Begun, error) {
+func (s *silent) Begin(ctx context.Context, _ idempotency.Claim) (idempotency.BeginResult, error) {
 	s.asked.Add(1)
 	<-ctx.Done()
-	return idempotency.Begun{}, ctx.Err()
+	return idempotency.BeginResult{}, ctx.Err()
 }
 
 // If the call that the others wait for ends without a run, another takes its place.

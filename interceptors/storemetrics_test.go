@@ -137,7 +137,7 @@ type claimSpy struct {
 
 func (*claimSpy) Kind() string { return "memory" }
 
-func (s *claimSpy) Begin(ctx context.Context, c idempotency.Claim) (idempotency.Begun, error) {
+func (s *claimSpy) Begin(ctx context.Context, c idempotency.Claim) (idempotency.BeginResult, error) {
 	c.Running = nil // as in another process
 	s.last = c
 	return s.Store.Begin(ctx, c)

@@ -326,7 +326,7 @@ record in it, without any record, and with pgstore's. fsync is on.`,
 			{"with pgstore's", func(ctx context.Context, n uint64) error {
 				var failed error
 				begun, err := transactions.Transact(ctx, claimOf(n),
-					func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+					func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 						tx, _ := pgstore.Tx(ctx)
 						_, failed = tx.Exec(ctx, insert, int64(n))
 						return idempotency.Verdict{Keep: true, Commit: failed == nil, Outcome: bytesOf(outcomeOf(n)), Retention: retention}

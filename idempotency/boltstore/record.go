@@ -124,23 +124,23 @@ func parseRecord(raw []byte) (*record, error) {
 
 // known returns what is known of a record at a time: Absent if whoever asks may claim it,
 // or if the record is nil.
-func (r *record) known(fingerprint *idempotency.Fingerprint, now int64) idempotency.Begun {
+func (r *record) known(fingerprint *idempotency.Fingerprint, now int64) idempotency.BeginResult {
 	switch {
 	case r == nil, r.due() <= now:
-		return idempotency.Begun{State: idempotency.Absent}
+		return idempotency.BeginResult{State: idempotency.Absent}
 	case fingerprint.Differs(r.fingerprint):
-		return idempotency.Begun{State: idempotency.Reused}
+		return idempotency.BeginResult{State: idempotency.Reused}
 	case r.done:
-		return idempotency.Begun{State: idempotency.Replay, Outcome: bytes.Clone(r.stored)}
+		return idempotency.BeginResult{State: idempotency.Replay, Outcome: bytes.Clone(r.stored)}
 	case r.owner != "" && r.until > now:
-		return idempotency.Begun{State: idempotency.Join}
+		return idempotency.BeginResult{State: idempotency.Join}
 	default:
-		return idempotency.Begun{State: idempotency.Absent, TakenOver: r.effect || r.owner != ""}
+		return idempotency.BeginResult{State: idempotency.Absent, TakenOver: r.effect || r.owner != ""}
 	}
 }
 
 // begun returns the answer to a claim of a record: Absent if it is to be claimed anew.
-func (r *record) begun(claim *idempotency.Claim, now int64) idempotency.Begun {
+func (r *record) begun(claim *idempotency.Claim, now int64) idempotency.BeginResult {
 	if r != nil && !r.done && r.due() > now && r.owner == claim.Owner && !claim.Fingerprint.Differs(r.fingerprint) {
 		return r.run()
 	}
@@ -148,8 +148,8 @@ func (r *record) begun(claim *idempotency.Claim, now int64) idempotency.Begun {
 }
 
 // run returns what the owner of a pending record is told.
-func (r *record) run() idempotency.Begun {
-	return idempotency.Begun{State: idempotency.Run, Fence: r.fence, TakenOver: r.effect, Checkpoint: bytes.Clone(r.stored)}
+func (r *record) run() idempotency.BeginResult {
+	return idempotency.BeginResult{State: idempotency.Run, Fence: r.fence, TakenOver: r.effect, Checkpoint: bytes.Clone(r.stored)}
 }
 
 // owns reports whether a lease is that of the record.

@@ -141,7 +141,7 @@ func view(tx *bolt.Tx, id idempotency.ID) (*record, error) {
 }
 
 // Begin claims a write, or returns its state. It writes only if it claims.
-func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idempotency.Begun, err error) {
+func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idempotency.BeginResult, err error) {
 	if err := ctx.Err(); err != nil {
 		return begun, fmt.Errorf("boltstore: begin: %w", err)
 	}
@@ -154,24 +154,24 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idemp
 		return err
 	})
 	if err != nil {
-		return idempotency.Begun{}, wrap("begin", err)
+		return idempotency.BeginResult{}, wrap("begin", err)
 	}
 	if begun.State != idempotency.Absent {
 		return begun, nil
 	}
-	var got idempotency.Begun
+	var got idempotency.BeginResult
 	err = s.take(ctx, func(w *writer) (err error) {
 		got, err = w.claim(&claim)
 		return err
 	})
 	if err != nil {
-		return idempotency.Begun{}, wrap("begin", err)
+		return idempotency.BeginResult{}, wrap("begin", err)
 	}
 	return got, nil
 }
 
 // Look returns the state of a write, and claims nothing.
-func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (known idempotency.Begun, err error) {
+func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (known idempotency.BeginResult, err error) {
 	if err := ctx.Err(); err != nil {
 		return known, fmt.Errorf("boltstore: look: %w", err)
 	}

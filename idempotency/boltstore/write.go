@@ -178,10 +178,10 @@ func dueKey(id idempotency.ID, r *record) []byte {
 	return append(binary.BigEndian.AppendUint64(nil, uint64(max(0, r.due()))), id[:]...)
 }
 
-func (w *writer) claim(claim *idempotency.Claim) (idempotency.Begun, error) {
+func (w *writer) claim(claim *idempotency.Claim) (idempotency.BeginResult, error) {
 	old, err := w.get(claim.ID)
 	if err != nil {
-		return idempotency.Begun{}, err
+		return idempotency.BeginResult{}, err
 	}
 	known := old.begun(claim, w.now)
 	if known.State != idempotency.Absent {
@@ -190,7 +190,7 @@ func (w *writer) claim(claim *idempotency.Claim) (idempotency.Begun, error) {
 	fence, err := w.records.NextSequence()
 	if err != nil {
 		w.try(err)
-		return idempotency.Begun{}, err
+		return idempotency.BeginResult{}, err
 	}
 	r := &record{
 		fence: fence, until: w.now + int64(clamp(claim.Lease)), keep: int64(clamp(claim.KeepFor())),

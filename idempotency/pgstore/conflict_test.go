@@ -65,7 +65,7 @@ func TestSerializableTransactionThatConflictsSaysSo(t *testing.T) {
 	var committed, conflicts atomic.Int64
 	for _, name := range []string{"a", "b"} {
 		wg.Go(func() {
-			_, err := store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+			_, err := store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 				return verdict(leave(ctx, name, looked))
 			})
 			switch {
@@ -73,7 +73,7 @@ func TestSerializableTransactionThatConflictsSaysSo(t *testing.T) {
 				committed.Add(1)
 			case errors.Is(err, idempotency.ErrConflict):
 				conflicts.Add(1)
-				_, err := store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+				_, err := store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 					err := leave(ctx, name, func() {})
 					if err == nil {
 						t.Error("no doctor is on call")
@@ -106,7 +106,7 @@ func TestSerializableTransactionsOfDifferentKeysDoNotConflict(t *testing.T) {
 				for n := range 25 {
 					key := fmt.Sprint(level, i, ".", n)
 					for _, state := range []idempotency.State{idempotency.Run, idempotency.Replay} {
-						b, err := store.Transact(t.Context(), claimOf(key), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+						b, err := store.Transact(t.Context(), claimOf(key), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 							tx, _ := pgstore.Tx(ctx)
 							_, err := tx.Exec(ctx, "INSERT INTO ledger VALUES ($1, 1)", key)
 							return verdict(err)
@@ -134,7 +134,7 @@ func TestDuplicatesRunOnceAtAnyIsolation(t *testing.T) {
 			wg.Go(func() {
 				claim := claimOf(string(level))
 				claim.Owner = fmt.Sprint("owner ", i)
-				b, err := store.Transact(t.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict {
+				b, err := store.Transact(t.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict {
 					ran.Add(1)
 					time.Sleep(20 * time.Millisecond)
 					return commit
@@ -161,7 +161,7 @@ func TestTransactionInADeadlockSaysSo(t *testing.T) {
 	var conflicts atomic.Int64
 	for _, names := range [][]string{{"a", "b"}, {"b", "a"}} {
 		wg.Go(func() {
-			_, err := d.store.Transact(t.Context(), claimOf(names[0]), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+			_, err := d.store.Transact(t.Context(), claimOf(names[0]), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 				tx, _ := pgstore.Tx(ctx)
 				for i, name := range names {
 					if _, err := tx.Exec(ctx, "UPDATE doctors SET on_call = false WHERE name = $1", name); err != nil {

@@ -190,7 +190,7 @@ func (s *Store) Check(ctx context.Context) error {
 // probeTransaction stores an outcome in a transaction, and deletes it again.
 func (s *Store) probeTransaction(ctx context.Context) error {
 	claim := idempotency.Claim{ID: idempotency.NewID("", "probe", idempotency.NewKey()), Owner: "probe", Lease: time.Minute, Retention: time.Minute}
-	_, err := s.Transact(ctx, claim, func(context.Context, idempotency.Begun) idempotency.Verdict {
+	_, err := s.Transact(ctx, claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict {
 		return idempotency.Verdict{Keep: true, Commit: true, Retention: time.Minute}
 	})
 	if err != nil {

@@ -28,7 +28,7 @@ func TestLeasesWaitForTransactions(t *testing.T) {
 	} {
 		claim := claimOf(name)
 		claim.Owner = "under a lease"
-		if _, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+		if _, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 			b, err := leases.Begin(ctx, claim)
 			if err != nil || b.State != idempotency.Join {
 				t.Errorf("during a transaction %s: got %v, %v", name, b.State, err)
@@ -60,13 +60,13 @@ func TestTransactionsWaitForLeases(t *testing.T) {
 	}
 	waiting := claimOf("k")
 	waiting.Owner, waiting.Wait = "b", 50*time.Millisecond
-	b, err := d.store.Transact(t.Context(), waiting, func(context.Context, idempotency.Begun) idempotency.Verdict { return commit })
+	b, err := d.store.Transact(t.Context(), waiting, func(context.Context, idempotency.BeginResult) idempotency.Verdict { return commit })
 	if err != nil || b.State != idempotency.Join {
 		t.Errorf("got %v, %v", b, err)
 	}
 	waiting.Wait = 0
 	told := false
-	b, err = d.store.Transact(t.Context(), waiting, func(_ context.Context, claimed idempotency.Begun) idempotency.Verdict {
+	b, err = d.store.Transact(t.Context(), waiting, func(_ context.Context, claimed idempotency.BeginResult) idempotency.Verdict {
 		told = claimed.TakenOver && string(claimed.Checkpoint) == "so far"
 		return commit
 	})
@@ -110,9 +110,9 @@ func (c *clerk) serve(ctx context.Context, key string, handler func() idempotenc
 	}
 }
 
-func (c *clerk) ask(ctx context.Context, claim idempotency.Claim, handler func() idempotency.Verdict) (idempotency.Begun, error) {
+func (c *clerk) ask(ctx context.Context, claim idempotency.Claim, handler func() idempotency.Verdict) (idempotency.BeginResult, error) {
 	if c.store.Transactional() {
-		return c.store.Transact(ctx, claim, func(context.Context, idempotency.Begun) idempotency.Verdict { return handler() })
+		return c.store.Transact(ctx, claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict { return handler() })
 	}
 	b, err := c.store.Begin(ctx, claim)
 	if err != nil || b.State != idempotency.Run {

@@ -15,7 +15,7 @@ func TestHandlerCannotEndTheTransaction(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	var kept pgx.Tx
-	_, err := d.store.Transact(t.Context(), claimOf("polite"), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+	_, err := d.store.Transact(t.Context(), claimOf("polite"), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 		kept, _ = pgstore.Tx(ctx)
 		if kept.Commit(ctx) == nil || kept.Rollback(ctx) == nil {
 			t.Error("the handler has ended the transaction")
@@ -48,7 +48,7 @@ func TestHandlerCannotEndTheTransaction(t *testing.T) {
 		"to before its own mark": "ROLLBACK TO SAVEPOINT hopbound_7c1e9f40; ROLLBACK; BEGIN",
 		"in another schema":      "CREATE SCHEMA other; CREATE TABLE other.hopbound_idempotency (LIKE hopbound_idempotency INCLUDING ALL); SET LOCAL search_path = other, public",
 	} {
-		_, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+		_, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 			tx, _ := pgstore.Tx(ctx)
 			if _, err := tx.Conn().Exec(ctx, end); err != nil {
 				t.Errorf("%s: %v", name, err)
@@ -75,7 +75,7 @@ func TestHandlerThatLosesTheRecordItTookOverIsRefused(t *testing.T) {
 	d := newDesk(t)
 	for _, how := range []string{"DELETE FROM hopbound_idempotency", "COMMIT; BEGIN"} {
 		d.expired(how)
-		_, err := d.store.Transact(t.Context(), claimOf(how), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+		_, err := d.store.Transact(t.Context(), claimOf(how), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 			tx, _ := pgstore.Tx(ctx)
 			if _, err := tx.Conn().Exec(ctx, how); err != nil {
 				t.Error(err)

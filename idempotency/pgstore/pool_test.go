@@ -74,7 +74,7 @@ func TestHandlersInTransactionsMayUseThePool(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
-			_, err := store.Transact(ctx, claimOf(strconv.Itoa(i)), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+			_, err := store.Transact(ctx, claimOf(strconv.Itoa(i)), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 				query(ctx)
 				return commit
 			})

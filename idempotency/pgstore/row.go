@@ -21,21 +21,21 @@ type row struct {
 
 // begun returns what a record tells whoever claims it, or false if it is not
 // there any more.
-func (r *row) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
+func (r *row) begun(claim *idempotency.Claim) (idempotency.BeginResult, bool) {
 	differs := claim.Fingerprint.Differs(r.fingerprint)
 	switch {
 	case r.done && !r.live, !r.done && r.owner == "" && !r.effect: // it has expired, or was released
-		return idempotency.Begun{}, false
+		return idempotency.BeginResult{}, false
 	case differs:
-		return idempotency.Begun{State: idempotency.Reused}, true
+		return idempotency.BeginResult{State: idempotency.Reused}, true
 	case r.done:
-		return idempotency.Begun{State: idempotency.Replay, Outcome: r.outcome}, true
+		return idempotency.BeginResult{State: idempotency.Replay, Outcome: r.outcome}, true
 	case r.owner == claim.Owner && r.owner != "":
-		return idempotency.Begun{State: idempotency.Run, Fence: uint64(r.fence), TakenOver: r.effect, Checkpoint: r.checkpoint}, true //nolint:gosec // it is not negative
+		return idempotency.BeginResult{State: idempotency.Run, Fence: uint64(r.fence), TakenOver: r.effect, Checkpoint: r.checkpoint}, true //nolint:gosec // it is not negative
 	case r.live && r.owner != "":
-		return idempotency.Begun{State: idempotency.Join}, true
+		return idempotency.BeginResult{State: idempotency.Join}, true
 	default:
-		return idempotency.Begun{}, false
+		return idempotency.BeginResult{}, false
 	}
 }
 
@@ -104,12 +104,12 @@ func (r *row) setFingerprint(schema string, sum []byte) error {
 
 // begun returns what whoever claims a record is told, or false if it is to ask
 // again.
-func (t *told) begun(claim *idempotency.Claim) (idempotency.Begun, bool) {
+func (t *told) begun(claim *idempotency.Claim) (idempotency.BeginResult, bool) {
 	switch {
 	case t.claimed:
-		return idempotency.Begun{State: idempotency.Run, Fence: uint64(t.row.fence), TakenOver: t.takenOver, Checkpoint: t.row.checkpoint}, true //nolint:gosec // it is not negative
+		return idempotency.BeginResult{State: idempotency.Run, Fence: uint64(t.row.fence), TakenOver: t.takenOver, Checkpoint: t.row.checkpoint}, true //nolint:gosec // it is not negative
 	case t.row == nil:
-		return idempotency.Begun{}, false
+		return idempotency.BeginResult{}, false
 	default:
 		return t.row.begun(claim)
 	}

@@ -29,7 +29,7 @@ func TestTransactionTakesWhatALeaseHasReleased(t *testing.T) {
 		t.Fatal(err)
 	}
 	claim.Owner, claim.Fingerprint.Sum = "another", [32]byte{2}
-	b, err := d.store.Transact(t.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict { return commit })
+	b, err := d.store.Transact(t.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict { return commit })
 	if err != nil || b.State != idempotency.Run || b.TakenOver {
 		t.Errorf("got %+v, %v", b, err)
 	}
@@ -47,8 +47,8 @@ func TestStoresInTwoSchemasDoNotWaitForEachOther(t *testing.T) {
 	other := newStore(t, d.pool, pgstore.WithTransactions(), pgstore.WithSchema("other"))
 	claim := claimOf("k")
 	claim.Wait = 100 * time.Millisecond
-	_, err := d.store.Transact(t.Context(), claim, func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
-		b, err := other.Transact(ctx, claim, func(context.Context, idempotency.Begun) idempotency.Verdict { return record })
+	_, err := d.store.Transact(t.Context(), claim, func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
+		b, err := other.Transact(ctx, claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict { return record })
 		if err != nil || b.State != idempotency.Run {
 			t.Errorf("in the other schema: got %v, %v", b.State, err)
 		}
@@ -74,7 +74,7 @@ func TestTransactionWaitsForARowAsLongAsItMay(t *testing.T) {
 	}
 	claim := claimOf("k")
 	claim.Wait = 50 * time.Millisecond
-	b, err := d.store.Transact(t.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict { return commit })
+	b, err := d.store.Transact(t.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict { return commit })
 	if err != nil || b.State != idempotency.Join {
 		t.Errorf("got %v, %v", b.State, err)
 	}
@@ -113,7 +113,7 @@ func TestClaimSeesWhatItHasWaitedFor(t *testing.T) {
 		claim.Owner, claim.Lease, claim.Wait = "another", time.Minute, change.waits
 		var asked sync.WaitGroup
 		asked.Go(func() {
-			b, err := d.store.Transact(t.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict { return commit })
+			b, err := d.store.Transact(t.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict { return commit })
 			if err != nil || b.State != change.state || b.TakenOver {
 				t.Errorf("%s: got %v, taken over %v, %v", name, b.State, b.TakenOver, err)
 			}
@@ -133,9 +133,9 @@ func TestWaitEndsWithTheSessionsStatementTimeout(t *testing.T) {
 	d := newDeskAt(t, pool, newPool(t, server.URL()+"&statement_timeout=300"))
 	holder := newStore(t, pool, pgstore.WithTransactions())
 	claim := claimOf("k")
-	_, err := holder.Transact(t.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict {
+	_, err := holder.Transact(t.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict {
 		claim.Owner, claim.Wait = "another", time.Minute
-		b, err := d.store.Transact(t.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict { return commit })
+		b, err := d.store.Transact(t.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict { return commit })
 		if err != nil || b.State != idempotency.Join {
 			t.Errorf("got %v, %v", b.State, err)
 		}
@@ -179,7 +179,7 @@ func TestHandlerHasTheSettingsOfItsSession(t *testing.T) {
 			}
 			time.AfterFunc(50*time.Millisecond, func() { _ = holder.Rollback(context.Background()) })
 		}
-		b, err := d.store.Transact(t.Context(), claimOf(key), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+		b, err := d.store.Transact(t.Context(), claimOf(key), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 			tx, _ := pgstore.Tx(ctx)
 			var timeout string
 			if err := tx.QueryRow(ctx, "SHOW lock_timeout").Scan(&timeout); err != nil || timeout != "7s" {

@@ -25,7 +25,7 @@ func TestTransactionOfDatabaseSQL(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	run := func(key string, handler func(ctx context.Context) error) error {
-		_, err := d.store.Transact(t.Context(), claimOf(key), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+		_, err := d.store.Transact(t.Context(), claimOf(key), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 			return verdict(handler(ctx))
 		})
 		return err

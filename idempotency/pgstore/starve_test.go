@@ -31,7 +31,7 @@ func TestWaitersDoNotKeepLeasesFromBeingRenewed(t *testing.T) {
 	for i := range keys {
 		started.Add(1)
 		wg.Go(func() {
-			_, err := transactions.Transact(t.Context(), claimOf(strconv.Itoa(i)), func(context.Context, idempotency.Begun) idempotency.Verdict {
+			_, err := transactions.Transact(t.Context(), claimOf(strconv.Itoa(i)), func(context.Context, idempotency.BeginResult) idempotency.Verdict {
 				started.Done()
 				<-ended
 				return commit
@@ -78,11 +78,11 @@ func TestReplayDoesNotWaitForHandlers(t *testing.T) {
 	t.Parallel()
 	_, all := newDatabase(t)
 	s := newStore(t, bounded(t, all, 2), pgstore.WithTransactions())
-	done := func(context.Context, idempotency.Begun) idempotency.Verdict { return commit }
+	done := func(context.Context, idempotency.BeginResult) idempotency.Verdict { return commit }
 	if _, err := s.Transact(t.Context(), claimOf("done"), done); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.Transact(t.Context(), claimOf("runs"), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+	_, err := s.Transact(t.Context(), claimOf("runs"), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 		bound, stop := context.WithTimeout(ctx, time.Minute)
 		defer stop()
 		if b, err := s.Transact(bound, claimOf("done"), done); err != nil || b.State != idempotency.Replay {

@@ -144,9 +144,9 @@ func steadily(step func() error) error {
 const tries = 20
 
 // Begin claims a write, or returns its state.
-func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
+func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
 	if claim.Owner == "" || claim.Lease < time.Microsecond {
-		return idempotency.Begun{}, errors.New("pgstore: a claim must have an owner and a positive lease")
+		return idempotency.BeginResult{}, errors.New("pgstore: a claim must have an owner and a positive lease")
 	}
 	for range tries {
 		begun, ok, err := s.begin(ctx, &claim)
@@ -154,21 +154,21 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 			return begun, wrap("begin", err)
 		}
 	}
-	return idempotency.Begun{}, errors.New("pgstore: begin: the record changes too often")
+	return idempotency.BeginResult{}, errors.New("pgstore: begin: the record changes too often")
 }
 
-func (s *Store) begin(ctx context.Context, claim *idempotency.Claim) (idempotency.Begun, bool, error) {
+func (s *Store) begin(ctx context.Context, claim *idempotency.Claim) (idempotency.BeginResult, bool, error) {
 	t, err := scanInsert(s.own.QueryRow(ctx, s.sql.insert, s.claimArgs(claim)...))
 	if err == nil && !t.claimed {
 		t, err = scanClaim(s.own.QueryRow(ctx, s.sql.claim, s.claimArgs(claim, briefly)...))
 	}
 	switch {
 	case hasCode(err, codeSerialization): // under an isolation that is not the one to use
-		return idempotency.Begun{}, false, nil
+		return idempotency.BeginResult{}, false, nil
 	case hasCode(err, codeLockTimeout): // a transaction has it
-		return idempotency.Begun{State: idempotency.Join}, true, nil
+		return idempotency.BeginResult{State: idempotency.Join}, true, nil
 	case err != nil:
-		return idempotency.Begun{}, false, err
+		return idempotency.BeginResult{}, false, err
 	}
 	begun, ok := t.begun(claim)
 	return begun, ok, nil
@@ -240,19 +240,19 @@ func (s *Store) update(ctx context.Context, step, sql string, lease idempotency.
 }
 
 // Look returns the state of a write, and claims nothing.
-func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
+func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
 	r, err := scanRow(s.own.QueryRow(ctx, s.sql.read, claim.ID[:]))
 	switch {
 	case err != nil:
-		return idempotency.Begun{}, wrap("look", err)
+		return idempotency.BeginResult{}, wrap("look", err)
 	case r == nil:
-		return idempotency.Begun{State: idempotency.Absent}, nil
+		return idempotency.BeginResult{State: idempotency.Absent}, nil
 	}
 	claim.Owner = "" // nobody's
 	if begun, there := r.begun(&claim); there {
 		return begun, nil
 	}
-	return idempotency.Begun{State: idempotency.Absent, TakenOver: !r.done && (r.effect || r.owner != "")}, nil
+	return idempotency.BeginResult{State: idempotency.Absent, TakenOver: !r.done && (r.effect || r.owner != "")}, nil
 }
 
 // Release ends a run without an outcome.

@@ -44,9 +44,9 @@ func (f *flights) enter(id idempotency.ID) (leave func(), busy <-chan struct{}) 
 }
 
 // Transact claims a write and runs it in a transaction, or returns its state.
-func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context, claimed idempotency.Begun) idempotency.Verdict) (idempotency.Begun, error) {
+func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict) (idempotency.BeginResult, error) {
 	if claim.Owner == "" || claim.Lease < time.Microsecond {
-		return idempotency.Begun{}, errors.New("pgstore: a claim must have an owner and a positive lease")
+		return idempotency.BeginResult{}, errors.New("pgstore: a claim must have an owner and a positive lease")
 	}
 	patience := ctx
 	if claim.Wait > 0 {
@@ -66,7 +66,7 @@ func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(
 			left++
 		}
 	}
-	return idempotency.Begun{}, errors.New("pgstore: transact: the record changes too often")
+	return idempotency.BeginResult{}, errors.New("pgstore: transact: the record changes too often")
 }
 
 // flight is one write on its way through a transaction.
@@ -74,7 +74,7 @@ type flight struct {
 	store    *Store
 	claim    *idempotency.Claim
 	patience context.Context // bounds waits
-	run      func(ctx context.Context, claimed idempotency.Begun) idempotency.Verdict
+	run      func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict
 	waits    int // for others
 
 	// Of the transaction: whether it is to make the record rather than to change one
@@ -86,7 +86,7 @@ type flight struct {
 
 // attempt tries once. It is to be tried again if it returns neither an answer nor
 // an error.
-func (f *flight) attempt(ctx context.Context) (idempotency.Begun, bool, error) {
+func (f *flight) attempt(ctx context.Context) (idempotency.BeginResult, bool, error) {
 	if len(f.store.slots) == cap(f.store.slots) { // a stored outcome need not wait for handlers
 		if begun, ok, err := f.peek(ctx); ok || err != nil {
 			return begun, ok, err
@@ -110,13 +110,13 @@ func (f *flight) attempt(ctx context.Context) (idempotency.Begun, bool, error) {
 	}
 	f.waits++
 	if f.patience.Err() != nil {
-		return idempotency.Begun{State: idempotency.Join}, true, ctx.Err()
+		return idempotency.BeginResult{State: idempotency.Join}, true, ctx.Err()
 	}
 	return f.peek(ctx)
 }
 
 // peek asks what is known, without a claim.
-func (f *flight) peek(ctx context.Context) (begun idempotency.Begun, ok bool, err error) {
+func (f *flight) peek(ctx context.Context) (begun idempotency.BeginResult, ok bool, err error) {
 	r, err := scanRow(f.store.own.QueryRow(ctx, f.store.sql.read, f.claim.ID[:]))
 	if err != nil {
 		return begun, false, wrap("transact", err)
@@ -129,7 +129,7 @@ func (f *flight) peek(ctx context.Context) (begun idempotency.Begun, ok bool, er
 
 // fly claims the write, in a transaction in which it then runs it. If it is
 // claimed under a lease, it returns that without ok.
-func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun, ok bool, err error) {
+func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.BeginResult, ok bool, err error) {
 	defer leave()
 	pooled, release, err := f.store.acquire(ctx)
 	if err != nil {
@@ -142,7 +142,7 @@ func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.Begun
 	case hasCode(err, codeSerialization, codeDeadlock): // before the handler has run
 		return begun, false, f.rollback(ctx, conn)
 	case hasCode(err, codeLockTimeout), hasCode(err, codeCanceled) && ctx.Err() == nil: // by the role's own timeout
-		return idempotency.Begun{State: idempotency.Join}, true, f.rollback(ctx, conn)
+		return idempotency.BeginResult{State: idempotency.Join}, true, f.rollback(ctx, conn)
 	case err != nil:
 		_ = f.rollback(ctx, conn)
 		return begun, false, wrap("transact", err)

@@ -68,7 +68,7 @@ func (d *desk) expired(key string) {
 	d.Helper()
 	brief := commit
 	brief.Retention = time.Microsecond
-	if _, err := d.store.Transact(d.Context(), claimOf(key), func(context.Context, idempotency.Begun) idempotency.Verdict { return brief }); err != nil {
+	if _, err := d.store.Transact(d.Context(), claimOf(key), func(context.Context, idempotency.BeginResult) idempotency.Verdict { return brief }); err != nil {
 		d.Fatal(err)
 	}
 	const until = "SELECT count(*), pg_sleep(0.001) FROM hopbound_idempotency WHERE id = $1 AND until < clock_timestamp() GROUP BY id"
@@ -96,7 +96,7 @@ func (d *desk) want(key string, state idempotency.State, outcome string) {
 	d.Helper()
 	claim := claimOf(key)
 	claim.Owner = "another"
-	b, err := d.store.Transact(d.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict { return idempotency.Verdict{} })
+	b, err := d.store.Transact(d.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict { return idempotency.Verdict{} })
 	if err != nil || b.State != state || string(b.Outcome) != outcome {
 		d.Errorf("%s: got %v %q, %v, want %v %q", key, b.State, b.Outcome, err, state, outcome)
 	}
@@ -116,7 +116,7 @@ func TestHandlersWritesAndOutcomeAreOne(t *testing.T) {
 		"a failure that is not":    {idempotency.Verdict{}, false, idempotency.Run, ""},
 		"an outcome without bytes": {idempotency.Verdict{Keep: true, Commit: true, Retention: time.Hour}, true, idempotency.Replay, ""},
 	} {
-		b, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+		b, err := d.store.Transact(t.Context(), claimOf(name), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 			if err := pay(ctx, name); err != nil {
 				t.Error(err)
 			}
@@ -143,11 +143,11 @@ func TestTransactionThatFailedKeepsFailuresAlone(t *testing.T) {
 			t.Error("it has not failed")
 		}
 	}
-	if _, err := d.store.Transact(t.Context(), claimOf("kept"), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict { fail(ctx); return record }); err != nil {
+	if _, err := d.store.Transact(t.Context(), claimOf("kept"), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict { fail(ctx); return record }); err != nil {
 		t.Error(err)
 	}
 	d.want("kept", idempotency.Replay, "failed")
-	_, err := d.store.Transact(t.Context(), claimOf("success"), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict { fail(ctx); return commit })
+	_, err := d.store.Transact(t.Context(), claimOf("success"), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict { fail(ctx); return commit })
 	if err == nil || errors.Is(err, idempotency.ErrOutcomeUnknown) {
 		t.Errorf("got %v, want that it was not committed", err)
 	}
@@ -155,7 +155,7 @@ func TestTransactionThatFailedKeepsFailuresAlone(t *testing.T) {
 	if _, err := d.pool.Exec(t.Context(), "CREATE TABLE child (account text REFERENCES ledger DEFERRABLE INITIALLY DEFERRED)"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = d.store.Transact(t.Context(), claimOf("deferred"), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+	_, err = d.store.Transact(t.Context(), claimOf("deferred"), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 		tx, _ := pgstore.Tx(ctx)
 		if _, err := tx.Exec(ctx, "INSERT INTO child VALUES ('nonesuch')"); err != nil {
 			t.Error(err)
@@ -177,7 +177,7 @@ func TestPanicRollsBack(t *testing.T) {
 				t.Errorf("recovered %v", p)
 			}
 		}()
-		_, _ = d.store.Transact(t.Context(), claimOf("k"), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+		_, _ = d.store.Transact(t.Context(), claimOf("k"), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 			if err := pay(ctx, "k"); err != nil {
 				t.Error(err)
 			}
@@ -199,7 +199,7 @@ func TestDuplicatesWaitForTheTransaction(t *testing.T) {
 	running, finish := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if _, err := d.store.Transact(t.Context(), claimOf("k"), func(context.Context, idempotency.Begun) idempotency.Verdict {
+		if _, err := d.store.Transact(t.Context(), claimOf("k"), func(context.Context, idempotency.BeginResult) idempotency.Verdict {
 			close(running)
 			<-finish
 			return commit
@@ -211,7 +211,7 @@ func TestDuplicatesWaitForTheTransaction(t *testing.T) {
 	for name, s := range map[string]*pgstore.Store{"the same store": d.store, "another": other} {
 		claim := claimOf("k")
 		claim.Owner, claim.Wait = name, 100*time.Millisecond
-		b, err := s.Transact(t.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict {
+		b, err := s.Transact(t.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict {
 			t.Error("it ran twice")
 			return commit
 		})
@@ -220,7 +220,7 @@ func TestDuplicatesWaitForTheTransaction(t *testing.T) {
 		}
 		claim.Wait = 0
 		wg.Go(func() {
-			b, err := s.Transact(t.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict {
+			b, err := s.Transact(t.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict {
 				t.Error("it ran twice")
 				return commit
 			})
@@ -240,10 +240,10 @@ func TestDuplicatesWaitForATransactionThatTakesOver(t *testing.T) {
 	d := newDesk(t)
 	other := newStore(t, d.pool, pgstore.WithTransactions())
 	d.expired("k")
-	b, err := d.store.Transact(t.Context(), claimOf("k"), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+	b, err := d.store.Transact(t.Context(), claimOf("k"), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 		claim := claimOf("k")
 		claim.Owner, claim.Wait = "another", 50*time.Millisecond
-		b, err := other.Transact(ctx, claim, func(context.Context, idempotency.Begun) idempotency.Verdict {
+		b, err := other.Transact(ctx, claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict {
 			t.Error("it ran twice")
 			return commit
 		})
@@ -285,7 +285,7 @@ func TestCommitWithoutAnAnswerIsResolved(t *testing.T) {
 		mend := time.AfterFunc(time.Hour, func() { c.word.Store(nil) })
 		defer mend.Stop()
 		c.before.Store(before)
-		_, err := d.store.Transact(t.Context(), claimOf(key), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+		_, err := d.store.Transact(t.Context(), claimOf(key), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 			if err := pay(ctx, key); err != nil {
 				t.Error(err)
 			}
@@ -333,7 +333,7 @@ func TestTransactionsAreReadCommitted(t *testing.T) {
 	other := newStore(t, newPool(t, server.URL()+"&default_transaction_isolation=repeatable%20read"), pgstore.WithTransactions())
 	claim := claimOf("a")
 	var running sync.WaitGroup
-	begun, err := d.store.Transact(t.Context(), claim, func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+	begun, err := d.store.Transact(t.Context(), claim, func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 		tx, _ := pgstore.Tx(ctx)
 		var isolation string
 		if err := tx.QueryRow(ctx, "SHOW transaction_isolation").Scan(&isolation); err != nil || isolation != "read committed" {
@@ -341,7 +341,7 @@ func TestTransactionsAreReadCommitted(t *testing.T) {
 		}
 		running.Go(func() { // and waits, in another process
 			claim.Owner = "another"
-			b, err := other.Transact(t.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict {
+			b, err := other.Transact(t.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict {
 				t.Error("it ran twice")
 				return commit
 			})

@@ -111,28 +111,28 @@ func (r record) rest() []byte {
 }
 
 // begun returns what whoever claims a write is told of its record.
-func (r record) begun(claim *idempotency.Claim) idempotency.Begun {
+func (r record) begun(claim *idempotency.Claim) idempotency.BeginResult {
 	const forever = -1
 	known := r.known(claim, forever)
 	if known.State == idempotency.Join && bytes.Equal(appendOwner(nil, claim.Owner), r[ownerAt:fingerprintAt]) {
-		return idempotency.Begun{State: idempotency.Run, Fence: r.fence(), TakenOver: r[effectAt] != 0, Checkpoint: r.rest()}
+		return idempotency.BeginResult{State: idempotency.Run, Fence: r.fence(), TakenOver: r[effectAt] != 0, Checkpoint: r.rest()}
 	}
 	return known
 }
 
 // known returns what is known by a record that lives for some more milliseconds, or forever
 // if they are negative.
-func (r record) known(claim *idempotency.Claim, lives int64) idempotency.Begun {
+func (r record) known(claim *idempotency.Claim, lives int64) idempotency.BeginResult {
 	fingerprint := appendFingerprint(nil, &claim.Fingerprint)
 	sameSchema := bytes.Equal(fingerprint[:sumAt-fingerprintAt], r[fingerprintAt:sumAt])
 	switch {
 	case sameSchema && !bytes.Equal(fingerprint, r[fingerprintAt:effectAt]):
-		return idempotency.Begun{State: idempotency.Reused}
+		return idempotency.BeginResult{State: idempotency.Reused}
 	case r[0] == done:
-		return idempotency.Begun{State: idempotency.Replay, Outcome: r.rest()}
+		return idempotency.BeginResult{State: idempotency.Replay, Outcome: r.rest()}
 	case r[0] == pending && (lives < 0 || uint64(lives) > r.keep()):
-		return idempotency.Begun{State: idempotency.Join}
+		return idempotency.BeginResult{State: idempotency.Join}
 	default:
-		return idempotency.Begun{State: idempotency.Absent, TakenOver: true}
+		return idempotency.BeginResult{State: idempotency.Absent, TakenOver: true}
 	}
 }

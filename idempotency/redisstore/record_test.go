@@ -25,7 +25,7 @@ func FuzzRecord(f *testing.F) {
 		f.Add([]byte(r))
 	}
 	f.Fuzz(func(t *testing.T, record []byte) {
-		var begun idempotency.Begun
+		var begun idempotency.BeginResult
 		r, err := parse(record)
 		if err == nil {
 			begun = r.begun(&claim)

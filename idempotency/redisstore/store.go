@@ -132,9 +132,9 @@ func millis(d time.Duration) int64 {
 const argsLen = 224
 
 // Begin claims a write, or returns its state.
-func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
+func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
 	if claim.Owner == "" || claim.Lease <= 0 {
-		return idempotency.Begun{}, errors.New("redisstore: a claim must have an owner and a positive lease")
+		return idempotency.BeginResult{}, errors.New("redisstore: a claim must have an owner and a positive lease")
 	}
 	b := s.appendKey(make([]byte, 0, argsLen), &claim.ID)
 	claimAt := len(b)
@@ -143,7 +143,7 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 	text := rueidis.BinaryString(strconv.AppendInt(b, millis(claim.Lease)+millis(claim.KeepFor()), 10))
 	answer, err := s.run(ctx, &beginScript, []string{text[:claimAt]}, []string{text[claimAt:keptAt], text[keptAt:]}).ToMessage()
 	if err != nil {
-		return idempotency.Begun{}, wrap("begin", err)
+		return idempotency.BeginResult{}, wrap("begin", err)
 	}
 	begun, err := readAnswer(&answer, &claim)
 	return begun, wrap("begin", err)
@@ -151,18 +151,18 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 
 // readAnswer reads what a claim is answered with: a fence, or the record that is
 // there.
-func readAnswer(answer *rueidis.RedisMessage, claim *idempotency.Claim) (idempotency.Begun, error) {
+func readAnswer(answer *rueidis.RedisMessage, claim *idempotency.Claim) (idempotency.BeginResult, error) {
 	if answer.IsInt64() {
 		fence, err := answer.AsInt64()
-		return idempotency.Begun{State: idempotency.Run, Fence: uint64(fence)}, err //nolint:gosec // it is not negative
+		return idempotency.BeginResult{State: idempotency.Run, Fence: uint64(fence)}, err //nolint:gosec // it is not negative
 	}
 	value, err := answer.AsBytes()
 	if err != nil {
-		return idempotency.Begun{}, err
+		return idempotency.BeginResult{}, err
 	}
 	r, err := parse(value)
 	if err != nil {
-		return idempotency.Begun{}, err
+		return idempotency.BeginResult{}, err
 	}
 	return r.begun(claim), nil
 }
@@ -192,13 +192,13 @@ func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect boo
 }
 
 // Look returns the state of a write, and claims nothing.
-func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
+func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
 	r, lives, _, err := s.read(ctx, claim.ID, true)
 	switch {
 	case err != nil:
-		return idempotency.Begun{}, wrap("look", err)
+		return idempotency.BeginResult{}, wrap("look", err)
 	case r == nil:
-		return idempotency.Begun{State: idempotency.Absent}, nil
+		return idempotency.BeginResult{State: idempotency.Absent}, nil
 	default:
 		return r.known(&claim, lives), nil
 	}

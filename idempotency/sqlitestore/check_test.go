@@ -116,7 +116,7 @@ func TestInvalidOptionsAreReportedTogether(t *testing.T) {
 	if s.Kind() != "sqlite" || s.Transactional() {
 		t.Errorf("kind %s, transactional %v", s.Kind(), s.Transactional())
 	}
-	if _, err := s.Transact(t.Context(), idempotency.Claim{Lease: 1}, func(context.Context, idempotency.Begun) idempotency.Verdict { return commit }); err == nil {
+	if _, err := s.Transact(t.Context(), idempotency.Claim{Lease: 1}, func(context.Context, idempotency.BeginResult) idempotency.Verdict { return commit }); err == nil {
 		t.Error("a claim without an owner was taken")
 	}
 }

@@ -158,7 +158,7 @@ func TestStepAfterAFaultIsTaken(t *testing.T) {
 		f.fault.Store(fault)
 		_, _ = d.store.Begin(t.Context(), claimOf("lease"))
 		f.fault.Store(fault)
-		_, _ = d.store.Transact(t.Context(), claimOf("transaction"), func(context.Context, idempotency.Begun) idempotency.Verdict { return commit })
+		_, _ = d.store.Transact(t.Context(), claimOf("transaction"), func(context.Context, idempotency.BeginResult) idempotency.Verdict { return commit })
 		f.fault.Store(nil)
 		claim := claimOf("lease")
 		if b, err := d.store.Begin(t.Context(), claim); err != nil || b.State != idempotency.Run {

@@ -150,7 +150,7 @@ func (s *Store) checkSettings(ctx context.Context) error {
 func (s *Store) probeTransaction(ctx context.Context) error {
 	claim := idempotency.Claim{ID: idempotency.NewID("", "probe", idempotency.NewKey()), Owner: "probe", Lease: time.Minute, Retention: time.Minute}
 	handedOut := false
-	_, err := s.Transact(ctx, claim, func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+	_, err := s.Transact(ctx, claim, func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 		_, handedOut = Tx(ctx)
 		return idempotency.Verdict{Keep: true, Commit: true, Retention: time.Minute}
 	})

@@ -87,23 +87,23 @@ func (r *record) owns(lease idempotency.Lease) bool {
 
 // known returns what the record says to someone who owns nothing: Absent if the write can be
 // claimed. A nil record can be claimed.
-func (r *record) known(fingerprint *idempotency.Fingerprint, now int64) idempotency.Begun {
+func (r *record) known(fingerprint *idempotency.Fingerprint, now int64) idempotency.BeginResult {
 	switch {
 	case r == nil, r.due() <= now:
-		return idempotency.Begun{State: idempotency.Absent}
+		return idempotency.BeginResult{State: idempotency.Absent}
 	case fingerprint.Differs(r.fingerprint):
-		return idempotency.Begun{State: idempotency.Reused}
+		return idempotency.BeginResult{State: idempotency.Reused}
 	case r.done:
-		return idempotency.Begun{State: idempotency.Replay, Outcome: r.stored}
+		return idempotency.BeginResult{State: idempotency.Replay, Outcome: r.stored}
 	case r.owner != "" && r.until > now:
-		return idempotency.Begun{State: idempotency.Join}
+		return idempotency.BeginResult{State: idempotency.Join}
 	default:
-		return idempotency.Begun{State: idempotency.Absent, TakenOver: r.effect || r.owner != ""}
+		return idempotency.BeginResult{State: idempotency.Absent, TakenOver: r.effect || r.owner != ""}
 	}
 }
 
 // answer returns what the record says to a claim: Absent if the write can be claimed anew.
-func (r *record) answer(claim *idempotency.Claim, now int64) idempotency.Begun {
+func (r *record) answer(claim *idempotency.Claim, now int64) idempotency.BeginResult {
 	if r != nil && !r.done && r.due() > now && r.owner == claim.Owner && !claim.Fingerprint.Differs(r.fingerprint) {
 		return r.run()
 	}
@@ -111,8 +111,8 @@ func (r *record) answer(claim *idempotency.Claim, now int64) idempotency.Begun {
 }
 
 // run returns the answer to the owner of a pending record.
-func (r *record) run() idempotency.Begun {
-	return idempotency.Begun{State: idempotency.Run, Fence: uint64(r.fence), TakenOver: r.effect, Checkpoint: r.stored} //nolint:gosec // it is positive
+func (r *record) run() idempotency.BeginResult {
+	return idempotency.BeginResult{State: idempotency.Run, Fence: uint64(r.fence), TakenOver: r.effect, Checkpoint: r.stored} //nolint:gosec // it is positive
 }
 
 // left returns for how much longer the record is pending.

@@ -80,19 +80,19 @@ func (s *Store) view(ctx context.Context, id idempotency.ID) (r *record, now int
 }
 
 // ask returns what a claim would be answered, and claims nothing.
-func (s *Store) ask(ctx context.Context, claim *idempotency.Claim) (idempotency.Begun, error) {
+func (s *Store) ask(ctx context.Context, claim *idempotency.Claim) (idempotency.BeginResult, error) {
 	if claim.Owner == "" || claim.Lease <= 0 {
-		return idempotency.Begun{}, errors.New("a claim needs an owner and a positive lease")
+		return idempotency.BeginResult{}, errors.New("a claim needs an owner and a positive lease")
 	}
 	r, now, err := s.view(ctx, claim.ID)
 	if err != nil {
-		return idempotency.Begun{}, err
+		return idempotency.BeginResult{}, err
 	}
 	return r.answer(claim, now), nil
 }
 
 // Begin claims a write, or returns its state. It writes only if it claims.
-func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
+func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
 	begun, err := s.ask(ctx, &claim)
 	if err != nil || begun.State != idempotency.Absent {
 		return begun, wrap("begin", err)
@@ -102,16 +102,16 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 		return err
 	})
 	if err != nil {
-		return idempotency.Begun{}, err
+		return idempotency.BeginResult{}, err
 	}
 	return begun, nil
 }
 
 // Look returns the state of a write, and claims nothing.
-func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.Begun, error) {
+func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
 	r, now, err := s.view(ctx, claim.ID)
 	if err != nil {
-		return idempotency.Begun{}, wrap("look", err)
+		return idempotency.BeginResult{}, wrap("look", err)
 	}
 	return r.known(&claim.Fingerprint, now), nil
 }

@@ -21,7 +21,7 @@ const (
 )
 
 // runner runs a handler in a transaction.
-type runner = func(ctx context.Context, claimed idempotency.Begun) idempotency.Verdict
+type runner = func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict
 
 // Transactional reports whether the store has [WithTransactions].
 func (s *Store) Transactional() bool { return s.transactions }
@@ -29,7 +29,7 @@ func (s *Store) Transactional() bool { return s.transactions }
 // Transact claims a write and runs it in a transaction, or returns its state. It waits for the write
 // lock, whichever write has it, until ctx ends, or for [idempotency.Claim.Wait]. A write that is done
 // is answered without the lock. It never returns [idempotency.ErrConflict].
-func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context, claimed idempotency.Begun) idempotency.Verdict) (begun idempotency.Begun, err error) {
+func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict) (begun idempotency.BeginResult, err error) {
 	wait := ctx
 	if claim.Wait > 0 {
 		var cancel context.CancelFunc
@@ -50,7 +50,7 @@ func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(
 		}
 		begun.Waited = true
 		if err != nil && wait.Err() != nil && ctx.Err() == nil {
-			return idempotency.Begun{State: idempotency.Join, Waited: true}, nil
+			return idempotency.BeginResult{State: idempotency.Join, Waited: true}, nil
 		}
 	}
 	return begun, wrap("transact", err)
@@ -58,7 +58,7 @@ func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(
 
 // transact claims the write in a transaction in which it then runs it. If it reports that the
 // handler has not run, the transaction was rolled back.
-func (s *Store) transact(ctx, wait context.Context, claim *idempotency.Claim, run runner) (begun idempotency.Begun, ran bool, err error) {
+func (s *Store) transact(ctx, wait context.Context, claim *idempotency.Claim, run runner) (begun idempotency.BeginResult, ran bool, err error) {
 	w, err := s.write(wait)
 	if err != nil {
 		return begun, false, err

@@ -55,9 +55,9 @@ var (
 )
 
 // never is a handler that must not run.
-func never(t *testing.T) func(context.Context, idempotency.Begun) idempotency.Verdict {
+func never(t *testing.T) func(context.Context, idempotency.BeginResult) idempotency.Verdict {
 	t.Helper()
-	return func(context.Context, idempotency.Begun) idempotency.Verdict {
+	return func(context.Context, idempotency.BeginResult) idempotency.Verdict {
 		t.Error("it ran again")
 		return commit
 	}
@@ -75,7 +75,7 @@ func (d *desk) paid(account string) bool {
 // transact runs a handler with a key in a transaction.
 func (d *desk) transact(key string, handler func(ctx context.Context) idempotency.Verdict) error {
 	d.Helper()
-	b, err := d.store.Transact(d.Context(), claimOf(key), func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict { return handler(ctx) })
+	b, err := d.store.Transact(d.Context(), claimOf(key), func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict { return handler(ctx) })
 	if err == nil && b.State != idempotency.Run {
 		d.Errorf("%s: told %v, want run", key, b.State)
 	}
@@ -87,7 +87,7 @@ func (d *desk) want(key string, state idempotency.State, outcome string) {
 	d.Helper()
 	claim := claimOf(key)
 	claim.Owner = "another"
-	b, err := d.store.Transact(d.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict { return idempotency.Verdict{} })
+	b, err := d.store.Transact(d.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict { return idempotency.Verdict{} })
 	if err != nil || b.State != state || string(b.Outcome) != outcome {
 		d.Errorf("%s: got %v %q, %v, want %v %q", key, b.State, b.Outcome, err, state, outcome)
 	}
@@ -303,7 +303,7 @@ func TestHandlerThatCommitsInSQLIsFoundOut(t *testing.T) {
 	d := newDesk(t)
 	claim := claimOf("k")
 	claim.Lease = time.Nanosecond
-	_, err := d.store.Transact(t.Context(), claim, func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+	_, err := d.store.Transact(t.Context(), claim, func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 		tx, _ := sqlitestore.Tx(ctx)
 		if err := pay(ctx, "k"); err != nil {
 			t.Error(err)
@@ -320,7 +320,7 @@ func TestHandlerThatCommitsInSQLIsFoundOut(t *testing.T) {
 		t.Errorf("got %v, want that the outcome is unknown; alone %v", err, d.paid("alone"))
 	}
 	claim.Owner = "another"
-	b, err := d.store.Transact(t.Context(), claim, func(context.Context, idempotency.Begun) idempotency.Verdict { return commit })
+	b, err := d.store.Transact(t.Context(), claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict { return commit })
 	if err != nil || b.State != idempotency.Run || !b.TakenOver {
 		t.Errorf("the next run was told %+v, %v, want a possible effect", b, err)
 	}

@@ -65,7 +65,7 @@ func TestDuplicatesRunOnceAcrossStores(t *testing.T) {
 			wg.Go(func() {
 				claim := claimOf(strconv.Itoa(round))
 				claim.Owner = fmt.Sprint("owner ", i)
-				b, err := stores[i%2].Transact(t.Context(), claim, func(ctx context.Context, _ idempotency.Begun) idempotency.Verdict {
+				b, err := stores[i%2].Transact(t.Context(), claim, func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 					ran.Add(1)
 					if err := pay(ctx, strconv.Itoa(round)); err != nil {
 						t.Error(err)

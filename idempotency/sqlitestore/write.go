@@ -75,10 +75,10 @@ func clamp(d time.Duration) int64 {
 	return int64(max(0, min(d, longest)))
 }
 
-func (w *writer) claim(claim *idempotency.Claim) (idempotency.Begun, error) {
+func (w *writer) claim(claim *idempotency.Claim) (idempotency.BeginResult, error) {
 	old, err := w.get(claim.ID)
 	if err != nil {
-		return idempotency.Begun{}, err
+		return idempotency.BeginResult{}, err
 	}
 	known := old.answer(claim, w.now)
 	if known.State != idempotency.Absent {
@@ -93,7 +93,7 @@ func (w *writer) claim(claim *idempotency.Claim) (idempotency.Begun, error) {
 		r.created, r.attempts, r.stored = old.created, old.attempts+1, old.stored
 	}
 	if err := w.put(r); err != nil {
-		return idempotency.Begun{}, err
+		return idempotency.BeginResult{}, err
 	}
 	return r.run(), nil
 }

@@ -23,12 +23,12 @@ func (s *twoHandles) pick() idempotency.Store {
 }
 
 // Begin claims a write.
-func (s *twoHandles) Begin(ctx context.Context, c idempotency.Claim) (idempotency.Begun, error) {
+func (s *twoHandles) Begin(ctx context.Context, c idempotency.Claim) (idempotency.BeginResult, error) {
 	return s.pick().Begin(ctx, c)
 }
 
 // Look asks for a record.
-func (s *twoHandles) Look(ctx context.Context, c idempotency.Claim) (idempotency.Begun, error) {
+func (s *twoHandles) Look(ctx context.Context, c idempotency.Claim) (idempotency.BeginResult, error) {
 	return s.pick().Look(ctx, c)
 }
 

@@ -23,7 +23,7 @@ type broken struct {
 	leases map[idempotency.ID]idempotency.Lease // the last of each
 }
 
-func (b *broken) Begin(ctx context.Context, c idempotency.Claim) (idempotency.Begun, error) {
+func (b *broken) Begin(ctx context.Context, c idempotency.Claim) (idempotency.BeginResult, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	begun, err := b.Store.Begin(ctx, c)
@@ -77,8 +77,8 @@ func TestStoreThatIgnoresTheFenceIsFoundOut(t *testing.T) {
 // failing is a store that never answers.
 type failing struct{ idempotency.Store }
 
-func (failing) Begin(context.Context, idempotency.Claim) (idempotency.Begun, error) {
-	return idempotency.Begun{}, errors.New("no answer")
+func (failing) Begin(context.Context, idempotency.Claim) (idempotency.BeginResult, error) {
+	return idempotency.BeginResult{}, errors.New("no answer")
 }
 
 func TestStoreThatNeverAnswersIsFoundOut(t *testing.T) {

@@ -77,7 +77,7 @@ type scene struct {
 	claimed, before time.Time // when the last two claims that were told to run were made
 }
 
-func (s *scene) begin(owner string, fp ...idempotency.Fingerprint) idempotency.Begun {
+func (s *scene) begin(owner string, fp ...idempotency.Fingerprint) idempotency.BeginResult {
 	s.Helper()
 	claim := idempotency.Claim{ID: s.id, Owner: owner, Lease: lease}
 	if len(fp) > 0 {
@@ -104,7 +104,7 @@ func (s *scene) run(owner string) idempotency.Lease {
 	return idempotency.Lease{ID: s.id, Owner: owner, Fence: b.Fence}
 }
 
-func (s *scene) want(b idempotency.Begun, state idempotency.State) {
+func (s *scene) want(b idempotency.BeginResult, state idempotency.State) {
 	s.Helper()
 	if state == idempotency.Join && b.State == idempotency.Run && time.Since(s.before) >= lease {
 		s.Skip("the machine is too slow: the lease has run out before the next step")
@@ -126,7 +126,7 @@ func (s *scene) releaseEffect(l idempotency.Lease) error {
 	return s.store.Release(s.Context(), l, true, time.Hour)
 }
 
-func (s *scene) look(fp ...idempotency.Fingerprint) idempotency.Begun {
+func (s *scene) look(fp ...idempotency.Fingerprint) idempotency.BeginResult {
 	s.Helper()
 	claim := idempotency.Claim{ID: s.id}
 	if len(fp) > 0 {

@@ -30,10 +30,10 @@ func (unreliable) cut(step func() error) error {
 }
 
 // Begin claims a write.
-func (u unreliable) Begin(ctx context.Context, c idempotency.Claim) (b idempotency.Begun, err error) {
+func (u unreliable) Begin(ctx context.Context, c idempotency.Claim) (b idempotency.BeginResult, err error) {
 	err = u.cut(func() (err error) { b, err = u.Store.Begin(ctx, c); return err })
 	if err != nil {
-		b = idempotency.Begun{}
+		b = idempotency.BeginResult{}
 	}
 	return b, err
 }
@@ -59,10 +59,10 @@ func (u unreliable) Release(ctx context.Context, l idempotency.Lease, effect boo
 }
 
 // Look asks for a record.
-func (u unreliable) Look(ctx context.Context, c idempotency.Claim) (b idempotency.Begun, err error) {
+func (u unreliable) Look(ctx context.Context, c idempotency.Claim) (b idempotency.BeginResult, err error) {
 	err = u.cut(func() (err error) { b, err = u.Store.Look(ctx, c); return err })
 	if err != nil {
-		b = idempotency.Begun{}
+		b = idempotency.BeginResult{}
 	}
 	return b, err
 }
