@@ -118,12 +118,6 @@ func (m *Memory) Stats() Stats {
 	}
 }
 
-// clamp bounds a time to what can be added to others.
-func clamp(d time.Duration) time.Duration {
-	const longest = 70 * 365 * 24 * time.Hour
-	return max(0, min(d, longest))
-}
-
 // open locks the shard of an ID, and returns it with the store's time.
 func (m *Memory) open(ctx context.Context, step string, id *ID) (*shard, time.Duration, error) {
 	if err := ctx.Err(); err != nil {
@@ -162,23 +156,19 @@ func (m *Memory) begin(ctx context.Context, claim *Claim) (b BeginResult, fill f
 	defer s.mu.Unlock()
 	m.purged.Add(s.drop(now, 3)) // more than a write adds
 	r := s.find(claim.ID, now)
-	if r != nil && r.owner == claim.Owner && !r.done && !claim.Fingerprint.Differs(r.fingerprint) { // asked again, for want of an answer
-		return r.run(), 0, nil
-	}
-	if b := r.known(claim.Fingerprint, now); b.State != Absent {
-		return b, 0, nil
-	}
-	if r == nil {
-		if r, fill = s.add(claim.ID, claim.Tenant); r == nil {
-			return BeginResult{}, fill, ErrFull
+	if r != nil {
+		if asked := r.Ask(claim, now); asked.State != Absent {
+			return asked, 0, nil
 		}
+	} else if r, fill = s.add(claim.ID, claim.Tenant); r == nil {
+		return BeginResult{}, fill, ErrFull
 	}
 	s.fence++
-	r.effect = r.effect || r.owner != "" // its lease has run out
-	r.fence, r.owner, r.fingerprint, r.running = s.fence, claim.Owner, claim.Fingerprint, claim.Running
-	r.until, r.keep = now+clamp(claim.Lease), clamp(claim.KeepFor())
+	b = r.Claim(claim, s.fence, now)
+	r.Method, r.KeyHash = "", "" // no operator looks at the records of a process
+	r.running = claim.Running
 	s.changed(r, now)
-	return r.run(), fill, nil
+	return b, fill, nil
 }
 
 // Look returns the state of a write, and claims nothing.
@@ -188,93 +178,54 @@ func (m *Memory) Look(ctx context.Context, claim Claim) (BeginResult, error) {
 		return BeginResult{}, err
 	}
 	defer s.mu.Unlock()
-	return s.find(claim.ID, now).known(claim.Fingerprint, now), nil
+	r := s.find(claim.ID, now)
+	if r == nil {
+		return BeginResult{State: Absent}, nil
+	}
+	return r.Look(claim.Fingerprint, now), nil
 }
 
-// owned opens the record of a lease. It is nil if there is none, or if it is another's.
-func (m *Memory) owned(ctx context.Context, step string, lease *Lease) (s *shard, r *memoryRecord, now time.Duration, err error) {
-	s, now, err = m.open(ctx, step, &lease.ID)
+// step takes a step of the owner of a record.
+func (m *Memory) step(ctx context.Context, name string, id *ID, take func(r *StoredRecord, now time.Duration) error) error {
+	s, now, err := m.open(ctx, name, id)
 	if err != nil {
-		return nil, nil, 0, err
+		return err
 	}
-	if r = s.find(lease.ID, now); r != nil && (r.owner != lease.Owner || r.fence != lease.Fence) {
-		r = nil
+	defer s.mu.Unlock()
+	r := s.find(*id, now)
+	if r == nil {
+		var absent StoredRecord
+		return take(&absent, now)
 	}
-	return s, r, now, nil
+	if err := take(&r.StoredRecord, now); err != nil {
+		return err
+	}
+	if r.State() == "" {
+		s.remove(r)
+	} else {
+		s.changed(r, now)
+	}
+	return nil
 }
 
 // Complete ends a write with its outcome.
 func (m *Memory) Complete(ctx context.Context, lease Lease, outcome []byte, retention time.Duration) error {
-	s, r, now, err := m.owned(ctx, "complete", &lease)
-	if err != nil {
-		return err
-	}
-	defer s.mu.Unlock()
-	switch {
-	case r == nil:
-		return ErrLeaseLost
-	case r.done: // asked again, for want of an answer
-		return nil
-	}
-	r.done, r.effect, r.stored, r.running = true, false, outcome, nil
-	r.until, r.keep = now+clamp(retention), 0
-	s.changed(r, now)
-	return nil
+	return m.step(ctx, "complete", &lease.ID, func(r *StoredRecord, now time.Duration) error { return r.Complete(lease, outcome, retention, now) })
 }
 
 // Extend makes the lease last for d from now.
 func (m *Memory) Extend(ctx context.Context, lease Lease, d time.Duration) error {
-	return m.step(ctx, "extend", &lease, func(_ *shard, r *memoryRecord, now time.Duration) {
-		r.until = max(r.until, now+clamp(d))
-	})
+	return m.step(ctx, "extend", &lease.ID, func(r *StoredRecord, now time.Duration) error { return r.Extend(lease, d, now) })
 }
 
 // Save stores a checkpoint.
 func (m *Memory) Save(ctx context.Context, lease Lease, checkpoint []byte) error {
-	return m.step(ctx, "save", &lease, func(s *shard, r *memoryRecord, _ time.Duration) {
-		r.stored = checkpoint
-		s.resize(r)
-	})
-}
-
-// step takes a step of the owner of a pending record.
-func (m *Memory) step(ctx context.Context, name string, lease *Lease, take func(*shard, *memoryRecord, time.Duration)) error {
-	s, r, now, err := m.owned(ctx, name, lease)
-	if err != nil {
-		return err
-	}
-	defer s.mu.Unlock()
-	if r == nil || r.done {
-		return ErrLeaseLost
-	}
-	take(s, r, now)
-	return nil
+	return m.step(ctx, "save", &lease.ID, func(r *StoredRecord, _ time.Duration) error { return r.Save(lease, checkpoint) })
 }
 
 // Release ends a run without an outcome.
 func (m *Memory) Release(ctx context.Context, lease Lease, effect bool, retention time.Duration) error {
-	s, r, now, err := m.owned(ctx, "release", &lease)
-	if err != nil {
-		return err
-	}
-	defer s.mu.Unlock()
-	if r == nil {
-		if other := s.find(lease.ID, now); other != nil && other.owner != "" {
-			return ErrLeaseLost
-		}
-		return nil // it was released before, and the answer was lost
-	}
-	if r.done {
-		return ErrLeaseLost
-	}
-	if !effect && !r.effect {
-		s.remove(r)
-		return nil
-	}
-	r.owner, r.effect, r.running = "", true, nil
-	r.until, r.keep = now, clamp(max(retention, r.keep))
-	s.changed(r, now)
-	return nil
+	return m.step(ctx, "release", &lease.ID, func(r *StoredRecord, now time.Duration) error { return r.Release(lease, effect, retention, now) })
 }
 
 // Wait returns when the record may no longer be pending.
@@ -284,7 +235,7 @@ func (m *Memory) Wait(ctx context.Context, id ID) error {
 		return err
 	}
 	r := s.find(id, now)
-	if r.known(Fingerprint{}, now).State != Join {
+	if r == nil || r.Left(now) <= 0 {
 		s.mu.Unlock()
 		return nil
 	}
@@ -292,8 +243,8 @@ func (m *Memory) Wait(ctx context.Context, id ID) error {
 		r.waited = make(chan struct{})
 	}
 	waited := r.waited
-	// A run that goes on after its lease ends it by a step of its own.
-	timer := time.NewTimer(max(r.until-now, time.Second))
+	// The owner of a run that goes on ends it by a step, and may do so after its lease.
+	timer := time.NewTimer(max(r.Left(now), time.Second))
 	s.mu.Unlock()
 	defer timer.Stop()
 	select {

@@ -23,23 +23,17 @@ type shard struct {
 // place is where a record is among the records of its shard; 0 is nowhere.
 type place int32
 
-// memoryRecord is pending, released (without an owner) or done.
+// memoryRecord is a record, and where it is in the store.
 type memoryRecord struct {
+	StoredRecord
+
 	id           ID
-	fence        uint64
-	owner        string
-	fingerprint  Fingerprint
-	until        time.Duration // the end of the lease, or of the retention
-	keep         time.Duration // how long it is kept after that while it is pending
+	running      Running       // of the claim, while the record is pending
 	due          int64         // the second in which it is looked at; 0 if it is not filed
 	before, next place         // those that are looked at in the same second
 	size         int64         // the bytes that it is taken to use
 	tenant       *use          // nil if it has none
-	done         bool
-	effect       bool // a run may have had an effect, and no outcome is stored
-	running      Running
-	stored       []byte        // the outcome or, until it is done, the checkpoint
-	waited       chan struct{} // closed when it changes; nil if nobody waits
+	waited       chan struct{} // closed when the record is no longer pending; nil if nobody waits
 }
 
 // recordBytes is about how much memory a record takes, beside what is stored: its place in
@@ -60,38 +54,23 @@ func (s *shard) find(id ID, now time.Duration) *memoryRecord {
 	return &s.records[at]
 }
 
-// over reports whether a record may be dropped.
+// over reports whether a record may be dropped. If the handler of its owner runs, the record's
+// lease does not end before the handler does.
 func (r *memoryRecord) over(now time.Duration) bool {
-	return r.until+r.keep <= now && (r.running == nil || !r.running.Load())
-}
-
-// run returns what the owner of a pending record is told.
-func (r *memoryRecord) run() BeginResult {
-	return BeginResult{State: Run, Fence: r.fence, TakenOver: r.effect, Checkpoint: r.stored}
-}
-
-// known returns what is known of a record: Absent if whoever asks may claim it, or if the
-// record is nil.
-func (r *memoryRecord) known(fingerprint Fingerprint, now time.Duration) BeginResult {
-	switch {
-	case r == nil:
-		return BeginResult{State: Absent}
-	case fingerprint.Differs(r.fingerprint):
-		return BeginResult{State: Reused}
-	case r.done:
-		return BeginResult{State: Replay, Outcome: r.stored}
-	case r.owner != "" && (r.until > now || r.running != nil && r.running.Load()):
-		return BeginResult{State: Join}
-	default:
-		return BeginResult{State: Absent, TakenOver: r.effect || r.owner != ""}
+	if r.running != nil && r.running.Load() {
+		r.Until = max(r.Until, now+1)
 	}
+	return r.End() <= now
 }
 
-// changed files a record that has changed, and wakes those who wait for it.
+// changed files a record that has changed, and wakes those who wait for the end of a run.
 func (s *shard) changed(r *memoryRecord, now time.Duration) {
 	s.resize(r)
 	s.file(r, now)
-	r.wake()
+	if r.State() != Pending {
+		r.running = nil
+		r.wake()
+	}
 }
 
 func (r *memoryRecord) wake() {
@@ -103,7 +82,7 @@ func (r *memoryRecord) wake() {
 
 // resize counts the bytes of a record that has changed.
 func (s *shard) resize(r *memoryRecord) {
-	more := recordBytes + int64(len(r.owner)+len(r.stored)) - r.size
+	more := recordBytes + int64(len(r.Owner)+len(r.Data)) - r.size
 	r.size += more
 	s.room.grow(r.tenant, more)
 }
@@ -156,7 +135,7 @@ const late = 10
 
 // file makes sure that a record is looked at when it is over, or a little later.
 func (s *shard) file(r *memoryRecord, now time.Duration) {
-	second := int64(max(r.until+r.keep, now)/time.Second) + 1
+	second := int64(max(r.End(), now)/time.Second) + 1
 	if r.due != 0 && second >= r.due-late {
 		return // it is looked at soon enough, and filed again then
 	}

@@ -29,9 +29,9 @@ const (
 
 // Store is an [idempotency.Store] in a file. It is safe for concurrent use.
 type Store struct {
-	db    *bolt.DB
-	base  int64 // of the store's time, in nanoseconds
-	begun time.Time
+	db     *bolt.DB
+	base   time.Duration // the store's time when it was opened
+	opened time.Time
 
 	waiting watch.Group
 	steps   chan *step
@@ -87,7 +87,7 @@ func Open(path string, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("boltstore: %s: %w", path, err)
 	}
-	s := &Store{db: db, begun: time.Now(), steps: make(chan *step, mostAtOnce), closing: make(chan struct{}), gone: make(chan struct{})}
+	s := &Store{db: db, opened: time.Now(), steps: make(chan *step, mostAtOnce), closing: make(chan struct{}), gone: make(chan struct{})}
 	if err := s.prepare(); err != nil {
 		return nil, errors.Join(fmt.Errorf("boltstore: %s: %w", path, err), db.Close())
 	}
@@ -97,7 +97,7 @@ func Open(path string, opts ...Option) (*Store, error) {
 
 // prepare makes the buckets and sets the time.
 func (s *Store) prepare() error {
-	s.base = s.begun.UnixNano()
+	s.base = time.Duration(s.opened.UnixNano())
 	return s.db.Update(func(tx *bolt.Tx) error {
 		for _, name := range [...]string{bucketRecords, bucketDue, bucketMeta} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
@@ -105,7 +105,7 @@ func (s *Store) prepare() error {
 			}
 		}
 		if raw := tx.Bucket([]byte(bucketMeta)).Get([]byte(keyTime)); len(raw) == 8 {
-			s.base = max(s.base, int64(binary.BigEndian.Uint64(raw))) //nolint:gosec // it is read as it is written
+			s.base = max(s.base, time.Duration(binary.BigEndian.Uint64(raw))) //nolint:gosec // commit wrote it
 		}
 		return nil
 	})
@@ -127,96 +127,100 @@ func (s *Store) Stats() idempotency.Stats {
 	return idempotency.Stats{Purged: s.purged.Load(), PurgeFailures: s.failures.Load()}
 }
 
-// now returns the store's time.
-func (s *Store) now() int64 { return s.base + int64(time.Since(s.begun)) }
+// now returns the store's time, since the beginning of 1970.
+func (s *Store) now() time.Duration { return s.base + time.Since(s.opened) }
 
-// view reads a record, or nil if there is none. It must not outlive the
-// transaction that it is read in.
-func view(tx *bolt.Tx, id idempotency.ID) (*record, error) {
-	raw := tx.Bucket([]byte(bucketRecords)).Get(id[:])
-	if raw == nil {
-		return nil, nil //nolint:nilnil // none
-	}
-	return parse(raw)
+// view reads the record of an ID, which is the zero value if there is none.
+func (s *Store) view(id idempotency.ID) (r *idempotency.StoredRecord, err error) {
+	err = s.db.View(func(tx *bolt.Tx) (err error) {
+		r, err = read(tx.Bucket([]byte(bucketRecords)), id)
+		return err
+	})
+	return r, err
 }
 
 // Begin claims a write, or returns its state. It writes only if it claims.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idempotency.BeginResult, err error) {
 	if err := ctx.Err(); err != nil {
-		return begun, fmt.Errorf("boltstore: begin: %w", err)
+		return begun, wrap("begin", err)
 	}
 	if claim.Owner == "" || claim.Lease <= 0 {
 		return begun, errors.New("boltstore: a claim must have an owner and a positive lease")
 	}
-	err = s.db.View(func(tx *bolt.Tx) error {
-		r, err := view(tx, claim.ID)
-		begun = r.begun(&claim, s.now())
-		return err
-	})
+	r, err := s.view(claim.ID)
 	if err != nil {
-		return idempotency.BeginResult{}, wrap("begin", err)
+		return begun, wrap("begin", err)
 	}
-	if begun.State != idempotency.Absent {
+	if begun = r.Ask(&claim, s.now()); begun.State != idempotency.Absent {
 		return begun, nil
 	}
-	var got idempotency.BeginResult
+	var claimed idempotency.BeginResult // written by the goroutine that writes, which may outlive this call
 	err = s.take(ctx, func(w *writer) (err error) {
-		got, err = w.claim(&claim)
+		claimed, err = w.claim(&claim)
 		return err
 	})
 	if err != nil {
 		return idempotency.BeginResult{}, wrap("begin", err)
 	}
-	return got, nil
+	return claimed, nil
 }
 
 // Look returns the state of a write, and claims nothing.
-func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (known idempotency.BeginResult, err error) {
+func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
 	if err := ctx.Err(); err != nil {
-		return known, fmt.Errorf("boltstore: look: %w", err)
+		return idempotency.BeginResult{}, wrap("look", err)
 	}
-	err = s.db.View(func(tx *bolt.Tx) error {
-		r, err := view(tx, claim.ID)
-		if err == nil {
-			known = r.known(&claim.Fingerprint, s.now())
-		}
-		return err
-	})
-	return known, wrap("look", err)
+	r, err := s.view(claim.ID)
+	if err != nil {
+		return idempotency.BeginResult{}, wrap("look", err)
+	}
+	return r.Look(claim.Fingerprint, s.now()), nil
+}
+
+// change takes a step with the record of an ID, and waits until it is on the disk.
+func (s *Store) change(ctx context.Context, name string, id idempotency.ID, step func(r *idempotency.StoredRecord, now time.Duration) error) error {
+	return wrap(name, s.take(ctx, func(w *writer) error {
+		return w.change(id, func(r *idempotency.StoredRecord) error { return step(r, w.now) })
+	}))
 }
 
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	return wrap("complete", s.take(ctx, func(w *writer) error { return w.complete(lease, outcome, retention) }))
+	return s.change(ctx, "complete", lease.ID, func(r *idempotency.StoredRecord, now time.Duration) error {
+		return r.Complete(lease, outcome, retention, now)
+	})
 }
 
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
-	return wrap("extend", s.take(ctx, func(w *writer) error { return w.extend(lease, d) }))
+	return s.change(ctx, "extend", lease.ID, func(r *idempotency.StoredRecord, now time.Duration) error {
+		return r.Extend(lease, d, now)
+	})
 }
 
 // Save stores a checkpoint.
 func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []byte) error {
-	return wrap("save", s.take(ctx, func(w *writer) error { return w.save(lease, checkpoint) }))
+	return s.change(ctx, "save", lease.ID, func(r *idempotency.StoredRecord, _ time.Duration) error {
+		return r.Save(lease, checkpoint)
+	})
 }
 
 // Release ends a run without an outcome.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
-	return wrap("release", s.take(ctx, func(w *writer) error { return w.release(lease, effect, retention) }))
+	return s.change(ctx, "release", lease.ID, func(r *idempotency.StoredRecord, now time.Duration) error {
+		return r.Release(lease, effect, retention, now)
+	})
 }
 
 // Wait returns when the record may no longer be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
-	never := watch.Pace{Least: math.MaxInt64 / 2, Most: math.MaxInt64 / 2} // it is always woken
-	return wrap("wait", s.waiting.Wait(ctx, id, never, func(context.Context) (left time.Duration, err error) {
-		err = s.db.View(func(tx *bolt.Tx) error {
-			r, err := view(tx, id)
-			if r != nil {
-				left = r.left(s.now())
-			}
-			return err
-		})
-		return left, err
+	never := watch.Pace{Least: math.MaxInt64 / 2, Most: math.MaxInt64 / 2} // every change wakes it
+	return wrap("wait", s.waiting.Wait(ctx, id, never, func(context.Context) (time.Duration, error) {
+		r, err := s.view(id)
+		if err != nil {
+			return 0, err
+		}
+		return r.Left(s.now()), nil
 	}))
 }
 
