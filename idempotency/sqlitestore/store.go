@@ -19,7 +19,7 @@ type Store struct {
 	settings
 	file    file
 	waiting watch.Group
-	wall    func() int64 // the machine's clock, in nanoseconds since 1970
+	wall    func() time.Duration // the machine's clock, since the beginning of 1970
 
 	purged, purgeFailures atomic.Int64
 
@@ -50,7 +50,7 @@ func New(db *sql.DB, opts ...Option) (*Store, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Store{settings: settings, file: newFile(db), wall: func() int64 { return time.Now().UnixNano() }, stop: stop}
+	s := &Store{settings: settings, file: newFile(db), wall: func() time.Duration { return time.Duration(time.Now().UnixNano()) }, stop: stop}
 	if s.expireEvery > 0 {
 		s.done.Go(func() { s.keepExpiring(ctx) })
 	}
@@ -66,12 +66,12 @@ func (s *Store) Close() {
 // Kind returns "sqlite", as metrics name the store.
 func (s *Store) Kind() string { return "sqlite" }
 
-// view reads a record, which is nil if there is none, and the time. It does not wait for
-// transactions.
-func (s *Store) view(ctx context.Context, id idempotency.ID) (r *record, now int64, err error) {
+// view reads the record of an ID, which is the zero value if there is none, and the time. It does
+// not wait for transactions.
+func (s *Store) view(ctx context.Context, id idempotency.ID) (r *record, now time.Duration, err error) {
 	now = s.wall()
 	err = whileBusy(ctx, func() (err error) {
-		var fileTime int64
+		var fileTime time.Duration
 		r, fileTime, err = readRecord(ctx, s.file.db, id)
 		now = max(now, fileTime)
 		return err
@@ -88,7 +88,7 @@ func (s *Store) ask(ctx context.Context, claim *idempotency.Claim) (idempotency.
 	if err != nil {
 		return idempotency.BeginResult{}, err
 	}
-	return r.answer(claim, now), nil
+	return r.Ask(claim, now), nil
 }
 
 // Begin claims a write, or returns its state. It writes only if it claims.
@@ -113,27 +113,27 @@ func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.
 	if err != nil {
 		return idempotency.BeginResult{}, wrap("look", err)
 	}
-	return r.known(&claim.Fingerprint, now), nil
+	return r.Look(claim.Fingerprint, now), nil
 }
 
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	return s.step(ctx, "complete", lease.ID, func(w *writer) error { return w.complete(lease, outcome, retention) })
+	return s.change(ctx, "complete", lease.ID, func(r *record, now time.Duration) error { return r.Complete(lease, outcome, retention, now) })
 }
 
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
-	return s.step(ctx, "extend", lease.ID, func(w *writer) error { return w.extend(lease, d) })
+	return s.change(ctx, "extend", lease.ID, func(r *record, now time.Duration) error { return r.Extend(lease, d, now) })
 }
 
 // Save stores a checkpoint.
 func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []byte) error {
-	return s.step(ctx, "save", lease.ID, func(w *writer) error { return w.save(lease, checkpoint) })
+	return s.change(ctx, "save", lease.ID, func(r *record, _ time.Duration) error { return r.Save(lease, checkpoint) })
 }
 
 // Release ends a run without an outcome.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
-	return s.step(ctx, "release", lease.ID, func(w *writer) error { return w.release(lease, effect, retention) })
+	return s.change(ctx, "release", lease.ID, func(r *record, now time.Duration) error { return r.Release(lease, effect, retention, now) })
 }
 
 // Wait returns when the record may no longer be pending. It sees a change by this store at
@@ -143,7 +143,10 @@ func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
 	pace := watch.Pace{Least: 5 * time.Millisecond, Most: 250 * time.Millisecond}
 	return wrap("wait", s.waiting.Wait(ctx, id, pace, func(ctx context.Context) (time.Duration, error) {
 		r, now, err := s.view(ctx, id)
-		return r.left(now), err
+		if err != nil {
+			return 0, err
+		}
+		return r.Left(now), nil
 	}))
 }
 

@@ -128,9 +128,9 @@ func (s *Store) resolve(ctx context.Context, lease idempotency.Lease, failed err
 	defer cancel()
 	r, _, err := s.view(ctx, lease.ID)
 	switch {
-	case err == nil && !r.owns(lease):
+	case err == nil && (r.Owner != lease.Owner || r.Fence != lease.Fence):
 		return wrap("transact: it was not committed", failed)
-	case err == nil && r.done:
+	case err == nil && r.Done:
 		return nil
 	default: // it cannot be read, or the handler has committed the claim
 		return fmt.Errorf("sqlitestore: transact: %w: %w", idempotency.ErrOutcomeUnknown, errors.Join(failed, err))
