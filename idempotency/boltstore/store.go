@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 	bolt "go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 )

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"

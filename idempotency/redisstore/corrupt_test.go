@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/idempotency/storetest/services"
 	"github.com/redis/rueidis"
 )
 

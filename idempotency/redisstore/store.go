@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 	"github.com/redis/rueidis"
 )
 

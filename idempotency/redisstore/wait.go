@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 )
 
 // How often a record that is waited for is looked at, by one of all who wait for

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 )
 
 // Store is an [idempotency.Store] in a SQLite file. It is safe for concurrent use. Any number of

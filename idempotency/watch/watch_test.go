@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 )
 
 var pace = watch.Pace{Least: 5 * time.Millisecond, Most: 250 * time.Millisecond}
