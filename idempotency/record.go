@@ -92,7 +92,7 @@ func (r *StoredRecord) Look(fingerprint Fingerprint, now time.Duration) BeginRes
 // state is Absent. A store then draws a fence and calls Claim.
 func (r *StoredRecord) Ask(claim *Claim, now time.Duration) BeginResult {
 	if r.Owner == claim.Owner && r.State() == Pending && r.End() > now && !claim.Fingerprint.Differs(r.Fingerprint) {
-		return r.run() // the owner repeats its claim, because it got no answer
+		return r.run() // the owner repeats its claim after a lost answer
 	}
 	return r.Look(claim.Fingerprint, now)
 }
@@ -150,7 +150,7 @@ func (r *StoredRecord) Complete(lease Lease, outcome []byte, retention, now time
 	switch {
 	case !r.owns(&lease):
 		return ErrLeaseLost
-	case r.Done: // the owner repeats the step, because it got no answer
+	case r.Done: // the owner repeats the step after a lost answer
 		return nil
 	}
 	r.Done, r.Effect, r.Data = true, false, outcome

@@ -214,7 +214,7 @@ func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect boo
 
 // Wait returns when the record may no longer be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
-	never := watch.Pace{Least: math.MaxInt64 / 2, Most: math.MaxInt64 / 2} // every change wakes it
+	never := watch.Pace{Min: math.MaxInt64 / 2, Max: math.MaxInt64 / 2} // every change wakes it
 	return wrap("wait", s.waiting.Wait(ctx, id, never, func(context.Context) (time.Duration, error) {
 		r, err := s.view(id)
 		if err != nil {

@@ -22,12 +22,12 @@ const (
 
 // Wait returns when the record may no longer be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
-	pace := watch.Pace{Least: leastPause, Most: mostPause}
+	pace := watch.Pace{Min: leastPause, Max: mostPause}
 	if s.listen {
 		s.listener.join()
 		defer s.listener.leave()
 		if s.listener.listens() {
-			pace.Most = relaxedPause
+			pace.Max = relaxedPause
 		}
 	}
 	return wrap("wait", s.waiting.Wait(ctx, id, pace, func(ctx context.Context) (time.Duration, error) { return s.look(ctx, id) }))

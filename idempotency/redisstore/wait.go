@@ -17,7 +17,7 @@ const (
 
 // Wait returns when the record may no longer be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
-	err := s.waiting.Wait(ctx, id, watch.Pace{Least: leastLook, Most: mostLook}, func(ctx context.Context) (time.Duration, error) {
+	err := s.waiting.Wait(ctx, id, watch.Pace{Min: leastLook, Max: mostLook}, func(ctx context.Context) (time.Duration, error) {
 		ms, err := s.run(ctx, &lookScript, []string{string(s.appendKey(nil, &id))}, nil).AsInt64()
 		return time.Duration(ms) * time.Millisecond, err
 	})

@@ -140,7 +140,7 @@ func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect boo
 // once, and one by another process when it next reads the record, which is less often the longer
 // the wait lasts.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
-	pace := watch.Pace{Least: 5 * time.Millisecond, Most: 250 * time.Millisecond}
+	pace := watch.Pace{Min: 5 * time.Millisecond, Max: 250 * time.Millisecond}
 	return wrap("wait", s.waiting.Wait(ctx, id, pace, func(ctx context.Context) (time.Duration, error) {
 		r, now, err := s.view(ctx, id)
 		if err != nil {
