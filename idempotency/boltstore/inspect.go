@@ -10,7 +10,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// Find returns the record of an ID, or nil.
+// Find returns the record of an ID, or nil if there is none.
 func (s *Store) Find(ctx context.Context, id idempotency.ID) (*idempotency.Record, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, wrap("find", err)
@@ -22,8 +22,8 @@ func (s *Store) Find(ctx context.Context, id idempotency.ID) (*idempotency.Recor
 	return r.Inspect(id, s.now()), nil
 }
 
-// listed is how many records are read at once.
-const listed = 100
+// pageSize is how many records are read at once.
+const pageSize = 100
 
 // Records returns all records, in the order of their IDs.
 func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, error] {
@@ -40,7 +40,7 @@ func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, erro
 					return
 				}
 			}
-			if len(page) < listed {
+			if len(page) < pageSize {
 				return
 			}
 			last := page[len(page)-1].record.ID
@@ -49,14 +49,14 @@ func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, erro
 	}
 }
 
-// listedRecord is a record, with an error if it cannot be read.
+// listedRecord is a record, and an error if it cannot be read.
 type listedRecord struct {
 	record *idempotency.Record
 	err    error
 }
 
-// page reads the next records after an ID. The caller looks at them when the file is not read any
-// more: a write waits for readers when the file grows.
+// page reads the next records after an ID. It ends its transaction before the caller looks at them,
+// because a write that makes the file grow waits for readers.
 func (s *Store) page(ctx context.Context, after []byte) (page []listedRecord, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket([]byte(bucketRecords)).Cursor()
@@ -64,7 +64,7 @@ func (s *Store) page(ctx context.Context, after []byte) (page []listedRecord, er
 		if bytes.Equal(key, after) && after != nil {
 			key, raw = c.Next()
 		}
-		for ; key != nil && len(page) < listed && ctx.Err() == nil; key, raw = c.Next() {
+		for ; key != nil && len(page) < pageSize && ctx.Err() == nil; key, raw = c.Next() {
 			if len(key) != len(idempotency.ID{}) {
 				continue
 			}

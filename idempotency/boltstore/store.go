@@ -16,15 +16,15 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
-// lockTimeout is how long to wait for a file that another process has open.
+// lockTimeout is how long Open waits for a file that another process has open.
 const lockTimeout = time.Second
 
 // Buckets of the file.
 const (
 	bucketRecords = "records" // by ID
-	bucketDue     = "due"     // when a record may be dropped, and its ID
+	bucketDue     = "due"     // by the end of a record and its ID
 	bucketMeta    = "meta"
-	keyTime       = "time" // of the last write
+	keyTime       = "time" // in bucketMeta: the time of the last write
 )
 
 // Store is an [idempotency.Store] in a file. It is safe for concurrent use.
@@ -36,11 +36,11 @@ type Store struct {
 	waiting watch.Group
 	steps   chan *step
 	closing chan struct{}
-	gone    chan struct{} // closed when nothing is written any more
+	stopped chan struct{} // closed when the goroutine that writes has ended
 	closed  sync.Once
-	written sync.WaitGroup
+	writing sync.WaitGroup
 
-	purged, failures atomic.Int64 // records that were deleted, and transactions that failed
+	purged, failures atomic.Int64 // deleted records, and failed transactions
 }
 
 var (
@@ -48,37 +48,18 @@ var (
 	_ idempotency.Measured  = (*Store)(nil)
 )
 
-// Option configures a [Store].
-type Option func(*bolt.Options) error
-
-// WithoutSync does not wait for the disk: a crash of the machine may lose the last
-// writes or damage the file. A crash of the process does neither.
-func WithoutSync() Option {
-	return func(o *bolt.Options) error {
-		o.NoSync = true
-		return nil
-	}
-}
-
 // ErrLocked is returned by [Open] for a file that another process has open.
 var ErrLocked = errors.New("boltstore: another process has the file open")
 
-// Open opens a file, and creates it if there is none. It starts a goroutine that
-// writes until the store is closed.
+// Open opens a file, and creates it if it does not exist. It returns an error that wraps [ErrLocked] if
+// another process has the file open. It starts a goroutine that runs until [Store.Close].
 func Open(path string, opts ...Option) (*Store, error) {
-	o := *bolt.DefaultOptions
-	o.Timeout, o.NoFreelistSync, o.FreelistType = lockTimeout, true, bolt.FreelistMapType
-	var errs []error
-	for i, opt := range opts {
-		if opt == nil {
-			errs = append(errs, fmt.Errorf("option %d is nil", i+1))
-			continue
-		}
-		errs = append(errs, opt(&o))
-	}
-	if err := errors.Join(errs...); err != nil {
+	settings, err := newSettings(opts)
+	if err != nil {
 		return nil, err
 	}
+	o := *bolt.DefaultOptions
+	o.Timeout, o.NoFreelistSync, o.FreelistType, o.NoSync = lockTimeout, true, bolt.FreelistMapType, !settings.sync
 	const ownersAlone = 0o600
 	db, err := bolt.Open(path, ownersAlone, &o)
 	if errors.Is(err, bbolterrors.ErrTimeout) {
@@ -87,15 +68,15 @@ func Open(path string, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("boltstore: %s: %w", path, err)
 	}
-	s := &Store{db: db, opened: time.Now(), steps: make(chan *step, mostAtOnce), closing: make(chan struct{}), gone: make(chan struct{})}
+	s := &Store{db: db, opened: time.Now(), steps: make(chan *step, maxBatch), closing: make(chan struct{}), stopped: make(chan struct{})}
 	if err := s.prepare(); err != nil {
 		return nil, errors.Join(fmt.Errorf("boltstore: %s: %w", path, err), db.Close())
 	}
-	s.written.Go(s.write)
+	s.writing.Go(s.write)
 	return s, nil
 }
 
-// prepare makes the buckets and sets the time.
+// prepare creates the buckets and sets the store's time.
 func (s *Store) prepare() error {
 	s.base = time.Duration(s.opened.UnixNano())
 	return s.db.Update(func(tx *bolt.Tx) error {
@@ -111,18 +92,18 @@ func (s *Store) prepare() error {
 	})
 }
 
-// Close closes the file when the write in progress has ended. Later steps fail.
+// Close ends the write in progress and closes the file. Later steps fail.
 func (s *Store) Close() error {
 	s.closed.Do(func() { close(s.closing) })
-	s.written.Wait()
+	s.writing.Wait()
 	return s.db.Close()
 }
 
-// Kind returns "bolt", as metrics name the store.
+// Kind returns "bolt", the name of the store in metrics.
 func (s *Store) Kind() string { return "bolt" }
 
-// Stats returns how many expired records were deleted, and how many writes to the file, each of
-// which also deletes expired records, have failed.
+// Stats returns how many expired records were deleted, and how many writes to the file have failed.
+// Each write also deletes expired records.
 func (s *Store) Stats() idempotency.Stats {
 	return idempotency.Stats{Purged: s.purged.Load(), PurgeFailures: s.failures.Load()}
 }
@@ -154,7 +135,7 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idemp
 	if begun = r.Ask(&claim, s.now()); begun.State != idempotency.Absent {
 		return begun, nil
 	}
-	var claimed idempotency.BeginResult // written by the goroutine that writes, which may outlive this call
+	var claimed idempotency.BeginResult // not begun, because the step may be taken after this call has returned
 	err = s.take(ctx, func(w *writer) (err error) {
 		claimed, err = w.claim(&claim)
 		return err

@@ -10,21 +10,21 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// mostAtOnce is how many steps are written together.
-const mostAtOnce = 1024
+// maxBatch is how many steps are written together at most.
+const maxBatch = 1024
 
 var errClosed = errors.New("the store is closed")
 
-// step is one step on its way to the disk. Its error is there when it is done.
+// step is a step that is to be written.
 type step struct {
 	ctx  context.Context
 	take func(w *writer) error
 	err  error
-	done chan struct{}
+	done chan struct{} // closed when the step has ended, after err is set
 }
 
-// take has a step written, and waits for it or for the end of ctx: the step may
-// then be taken or not.
+// take passes a step to the goroutine that writes, and waits until it is on the disk. If ctx ends
+// before, it is unknown whether the step is taken.
 func (s *Store) take(ctx context.Context, take func(w *writer) error) error {
 	st := &step{ctx: ctx, take: take, done: make(chan struct{})}
 	select {
@@ -39,7 +39,7 @@ func (s *Store) take(ctx context.Context, take func(w *writer) error) error {
 		return st.err
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-s.gone: // and what was not taken by then never is
+	case <-s.stopped: // a step that was not taken by now never is
 		select {
 		case <-st.done:
 			return st.err
@@ -49,11 +49,11 @@ func (s *Store) take(ctx context.Context, take func(w *writer) error) error {
 	}
 }
 
-// write writes steps until the store is closed: all that have come while the last
-// were written, at once.
+// write writes steps until the store is closed. It writes all steps together that have arrived during
+// the last write.
 func (s *Store) write() {
-	defer close(s.gone)
-	steps := make([]*step, 0, mostAtOnce)
+	defer close(s.stopped)
+	steps := make([]*step, 0, maxBatch)
 	for {
 		steps = steps[:0]
 		select {
@@ -63,7 +63,7 @@ func (s *Store) write() {
 			s.refuse()
 			return
 		}
-		for more := true; more && len(steps) < mostAtOnce; {
+		for more := true; more && len(steps) < maxBatch; {
 			select {
 			case st := <-s.steps:
 				steps = append(steps, st)
@@ -75,7 +75,7 @@ func (s *Store) write() {
 	}
 }
 
-// refuse ends the steps that have come too late.
+// refuse ends the steps that have arrived too late.
 func (s *Store) refuse() {
 	for {
 		select {
@@ -88,7 +88,7 @@ func (s *Store) refuse() {
 	}
 }
 
-// commit takes steps in one transaction. If that fails, it fails for all of them.
+// commit takes steps in one transaction. If the transaction fails, all steps fail.
 func (s *Store) commit(steps []*step) {
 	w := &writer{}
 	dropped := 0
@@ -104,7 +104,7 @@ func (s *Store) commit(steps []*step) {
 				st.err = st.take(w)
 			}
 		}
-		dropped = w.drop(2*len(steps) + 1)
+		dropped = w.drop(2*len(steps) + 1) // more records than the steps add
 		var now [8]byte
 		binary.BigEndian.PutUint64(now[:], uint64(w.now)) //nolint:gosec // prepare reverses it
 		return errors.Join(w.failed, w.meta.Put([]byte(keyTime), now[:]))
@@ -125,12 +125,12 @@ func (s *Store) commit(steps []*step) {
 	}
 }
 
-// writer takes steps in a transaction. The first error of bbolt is in failed, and undoes all
-// steps.
+// writer takes steps in a transaction. If bbolt returns an error, it is in failed, and no step is
+// written.
 type writer struct {
 	now                time.Duration
 	records, due, meta *bolt.Bucket
-	changed            []idempotency.ID // their waiters look at them again
+	changed            []idempotency.ID // whose waiters look at the record again
 	failed             error
 }
 
@@ -148,7 +148,8 @@ func (w *writer) claim(claim *idempotency.Claim) (begun idempotency.BeginResult,
 	return begun, err
 }
 
-// change takes a step with the record of an ID. If the step fails, nothing is written.
+// change takes a step with the record of an ID, and writes the record. If the step fails, it writes
+// nothing.
 func (w *writer) change(id idempotency.ID, step func(r *idempotency.StoredRecord) error) error {
 	r, err := read(w.records, id)
 	if err != nil {
@@ -179,12 +180,12 @@ func dueKey(id idempotency.ID, r *idempotency.StoredRecord) []byte {
 	return append(binary.BigEndian.AppendUint64(nil, uint64(max(0, r.End()))), id[:]...) //nolint:gosec // it is not negative
 }
 
-// drop deletes records that are due, at most some: more than one step adds. What
-// is due is read in order, so that nothing is scanned. It returns how many there were.
-func (w *writer) drop(most int) int {
+// drop deletes up to limit records that have ended, and returns how many there were. It reads them in
+// the order of their ends, and no others.
+func (w *writer) drop(limit int) int {
 	var due [][]byte
 	c := w.due.Cursor()
-	for key, _ := c.First(); key != nil && len(due) < most; key, _ = c.Next() {
+	for key, _ := c.First(); key != nil && len(due) < limit; key, _ = c.Next() {
 		if len(key) == 8+len(idempotency.ID{}) && binary.BigEndian.Uint64(key) > uint64(max(0, w.now)) {
 			break
 		}
