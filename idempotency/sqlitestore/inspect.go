@@ -8,8 +8,8 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// page is how many records are read at once.
-const page = 100
+// pageSize is how many records are read at once.
+const pageSize = 100
 
 // Find returns the record of an ID, or nil if there is none.
 func (s *Store) Find(ctx context.Context, id idempotency.ID) (*idempotency.Record, error) {
@@ -43,7 +43,7 @@ func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, erro
 					return
 				}
 			}
-			if len(list) < page {
+			if len(list) < pageSize {
 				return
 			}
 			last := list[len(list)-1].id
@@ -63,7 +63,7 @@ func (s *Store) list(ctx context.Context, after []byte) (list []listed, now time
 	now = s.wall()
 	err = whileBusy(ctx, func() error {
 		list = nil
-		rows, err := s.file.db.QueryContext(ctx, selectRecords+"WHERE id > ? ORDER BY id LIMIT ?", after, page)
+		rows, err := s.file.db.QueryContext(ctx, selectRecords+"WHERE id > ? ORDER BY id LIMIT ?", after, pageSize)
 		if err != nil {
 			return err
 		}

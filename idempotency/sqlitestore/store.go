@@ -34,7 +34,8 @@ var (
 )
 
 // New returns a store in the file of a pool. It does not read the file; see [Migrate] and
-// [Store.Check]. It deletes expired records from time to time until it is closed.
+// [Store.Check]. It deletes expired records from time to time until [Store.Close]. It returns the
+// errors of all invalid options, joined.
 //
 // The store uses at most one connection of the pool to write, and one for each call that reads.
 // With [WithTransactions] the pool must allow at least two connections.
@@ -42,7 +43,7 @@ func New(db *sql.DB, opts ...Option) (*Store, error) {
 	settings, err := newSettings(opts)
 	switch {
 	case db == nil:
-		err = errors.Join(err, errors.New("sqlitestore: no database"))
+		err = errors.Join(err, errors.New("sqlitestore: the database is nil"))
 	case settings.transactions && db.Stats().MaxOpenConnections == 1:
 		err = errors.Join(err, errors.New("sqlitestore: WithTransactions: the pool must allow at least two connections, because a handler's transaction holds one"))
 	}
@@ -52,7 +53,7 @@ func New(db *sql.DB, opts ...Option) (*Store, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Store{settings: settings, file: newFile(db), wall: func() time.Duration { return time.Duration(time.Now().UnixNano()) }, stop: stop}
 	if s.expireEvery > 0 {
-		s.done.Go(func() { s.keepExpiring(ctx) })
+		s.done.Go(func() { s.expireRegularly(ctx) })
 	}
 	return s, nil
 }
@@ -63,7 +64,7 @@ func (s *Store) Close() {
 	s.done.Wait()
 }
 
-// Kind returns "sqlite", as metrics name the store.
+// Kind returns "sqlite", the name of the store in metrics.
 func (s *Store) Kind() string { return "sqlite" }
 
 // view reads the record of an ID, which is the zero value if there is none, and the time. It does
@@ -79,10 +80,10 @@ func (s *Store) view(ctx context.Context, id idempotency.ID) (r *record, now tim
 	return r, now, err
 }
 
-// ask returns what a claim would be answered, and claims nothing.
+// ask returns the state of a write for a claim, without claiming it.
 func (s *Store) ask(ctx context.Context, claim *idempotency.Claim) (idempotency.BeginResult, error) {
 	if claim.Owner == "" || claim.Lease <= 0 {
-		return idempotency.BeginResult{}, errors.New("a claim needs an owner and a positive lease")
+		return idempotency.BeginResult{}, errors.New("a claim must have an owner and a positive lease")
 	}
 	r, now, err := s.view(ctx, claim.ID)
 	if err != nil {
@@ -93,18 +94,18 @@ func (s *Store) ask(ctx context.Context, claim *idempotency.Claim) (idempotency.
 
 // Begin claims a write, or returns its state. It writes only if it claims.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
-	begun, err := s.ask(ctx, &claim)
-	if err != nil || begun.State != idempotency.Absent {
-		return begun, wrap("begin", err)
+	result, err := s.ask(ctx, &claim)
+	if err != nil || result.State != idempotency.Absent {
+		return result, wrap("begin", err)
 	}
 	err = s.step(ctx, "begin", claim.ID, func(w *writer) (err error) {
-		begun, err = w.claim(&claim)
+		result, err = w.claim(&claim)
 		return err
 	})
 	if err != nil {
 		return idempotency.BeginResult{}, err
 	}
-	return begun, nil
+	return result, nil
 }
 
 // Look returns the state of a write, and claims nothing.

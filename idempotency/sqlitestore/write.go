@@ -79,12 +79,12 @@ func (w *writer) change(id idempotency.ID, step func(r *record) error) error {
 }
 
 // claim claims a write, or returns its state.
-func (w *writer) claim(claim *idempotency.Claim) (begun idempotency.BeginResult, err error) {
+func (w *writer) claim(claim *idempotency.Claim) (result idempotency.BeginResult, err error) {
 	err = w.change(claim.ID, func(r *record) error {
-		begun = r.Claim(claim, w.fence, w.now)
+		result = r.Claim(claim, w.fence, w.now)
 		return nil
 	})
-	return begun, err
+	return result, err
 }
 
 func (w *writer) complete(lease idempotency.Lease, outcome []byte, retention time.Duration) error {
