@@ -121,21 +121,21 @@ func (s *Store) view(id idempotency.ID) (r *idempotency.StoredRecord, err error)
 }
 
 // Begin claims a write, or returns its state. It writes only if it claims.
-func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idempotency.BeginResult, err error) {
+func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (result idempotency.BeginResult, err error) {
 	if err := ctx.Err(); err != nil {
-		return begun, wrap("begin", err)
+		return result, wrap("begin", err)
 	}
 	if claim.Owner == "" || claim.Lease <= 0 {
-		return begun, errors.New("boltstore: a claim must have an owner and a positive lease")
+		return result, errors.New("boltstore: a claim must have an owner and a positive lease")
 	}
 	r, err := s.view(claim.ID)
 	if err != nil {
-		return begun, wrap("begin", err)
+		return result, wrap("begin", err)
 	}
-	if begun = r.Ask(&claim, s.now()); begun.State != idempotency.Absent {
-		return begun, nil
+	if result = r.Ask(&claim, s.now()); result.State != idempotency.Absent {
+		return result, nil
 	}
-	var claimed idempotency.BeginResult // not begun, because the step may be taken after this call has returned
+	var claimed idempotency.BeginResult // not result, because the step may be taken after this call has returned
 	err = s.take(ctx, func(w *writer) (err error) {
 		claimed, err = w.claim(&claim)
 		return err

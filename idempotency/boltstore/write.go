@@ -135,17 +135,17 @@ type writer struct {
 }
 
 // claim claims a write, or returns its state.
-func (w *writer) claim(claim *idempotency.Claim) (begun idempotency.BeginResult, err error) {
+func (w *writer) claim(claim *idempotency.Claim) (result idempotency.BeginResult, err error) {
 	err = w.change(claim.ID, func(r *idempotency.StoredRecord) error {
-		if begun = r.Ask(claim, w.now); begun.State != idempotency.Absent {
+		if result = r.Ask(claim, w.now); result.State != idempotency.Absent {
 			return nil
 		}
 		fence, err := w.records.NextSequence()
 		w.try(err)
-		begun = r.Claim(claim, fence, w.now)
+		result = r.Claim(claim, fence, w.now)
 		return err
 	})
-	return begun, err
+	return result, err
 }
 
 // change takes a step with the record of an ID, and writes the record. If the step fails, it writes
@@ -177,7 +177,7 @@ func (w *writer) try(err error) {
 }
 
 func dueKey(id idempotency.ID, r *idempotency.StoredRecord) []byte {
-	return append(binary.BigEndian.AppendUint64(nil, uint64(max(0, r.End()))), id[:]...) //nolint:gosec // it is not negative
+	return append(binary.BigEndian.AppendUint64(nil, uint64(max(0, r.End()))), id[:]...)
 }
 
 // drop deletes up to limit records that have ended, and returns how many there were. It reads them in
