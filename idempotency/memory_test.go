@@ -166,7 +166,10 @@ func TestDoneRecordLetsGoOfItsCall(t *testing.T) {
 	} {
 		freed := make(chan struct{})
 		func() {
-			running := new(atomic.Bool)
+			running := &struct {
+				atomic.Bool
+				_ [16]byte // beyond the size that the runtime allocates in blocks with others, which keep it alive
+			}{}
 			runtime.AddCleanup(running, func(c chan struct{}) { close(c) }, freed)
 			running.Store(true)
 			claim := idempotency.Claim{ID: idempotency.NewID("", "/m", idempotency.Key(how)), Owner: "a", Lease: time.Minute, Running: running}
