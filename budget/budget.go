@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hopbound/hopbound/internal/lru"
+	"github.com/hopbound/hopbound/internal/cache"
 )
 
 // targetLimit is how many targets a [Budget] keeps a bucket for. Beyond it, the
@@ -23,7 +23,7 @@ type Budget struct {
 	settings settings
 
 	mu      sync.Mutex
-	targets *lru.Cache[string, *bucket] // nil in the zero value
+	targets *cache.LRU[string, *bucket] // nil in the zero value
 }
 
 // New returns a budget. An option out of its range is replaced by the nearest
@@ -37,7 +37,7 @@ func New(opts ...Option) *Budget {
 			perRequest:   DefaultPerRequest,
 			burst:        DefaultBurst,
 		},
-		targets: lru.New[string, *bucket](targetLimit),
+		targets: cache.NewLRU[string, *bucket](targetLimit),
 	}
 	for i, opt := range opts {
 		if opt == nil {
@@ -64,7 +64,7 @@ func (b *Budget) Err() error { return b.settings.err() }
 
 // Clone returns a new budget with the same settings, whose buckets are as new.
 func (b *Budget) Clone() *Budget {
-	return &Budget{settings: b.settings, targets: lru.New[string, *bucket](targetLimit)}
+	return &Budget{settings: b.settings, targets: cache.NewLRU[string, *bucket](targetLimit)}
 }
 
 // Balance returns how many tokens a target's bucket holds now, with fractions. The

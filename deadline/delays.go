@@ -4,7 +4,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hopbound/hopbound/internal/lru"
+	"github.com/hopbound/hopbound/internal/cache"
 )
 
 // maxExcess bounds what may be taken off one call, whatever the stamps say.
@@ -34,12 +34,12 @@ type Sender struct {
 // next message has no excess. It is safe for concurrent use.
 type Delays struct {
 	mu    sync.Mutex
-	bases *lru.Cache[Sender, *smallest]
+	bases *cache.LRU[Sender, *smallest]
 }
 
 // NewDelays returns a Delays for at most limit senders, and at least one.
 func NewDelays(limit int) *Delays {
-	return &Delays{bases: lru.New[Sender, *smallest](limit)}
+	return &Delays{bases: cache.NewLRU[Sender, *smallest](limit)}
 }
 
 // Forgotten returns how many senders were forgotten because of the limit.

@@ -77,3 +77,6 @@ func ParseReport(value string) (Report, bool) {
 		}
 	}
 }
+
+// PushbackKey is the trailer by which a server says whether and when to retry (gRFC A6).
+const PushbackKey = "grpc-retry-pushback-ms"
