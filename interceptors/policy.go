@@ -3,6 +3,7 @@ package interceptors
 import (
 	"time"
 
+	"github.com/hopbound/hopbound/internal/outbound"
 	"github.com/hopbound/hopbound/internal/policy"
 	"google.golang.org/grpc/codes"
 )
@@ -37,7 +38,7 @@ func (m MethodPolicies) byName() policy.ByName {
 }
 
 // source returns policies as a source for package outbound.
-func source(p Policies) interface{ ForMethod(string) policy.Policy } {
+func source(p Policies) outbound.Source {
 	if m, ok := p.(MethodPolicies); ok {
 		return m.byName()
 	}

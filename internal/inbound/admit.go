@@ -53,7 +53,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn
 	if !c.observe && c.rejection == nil && grpc-remaining > minTimerGain {
 		ctx, c.cancel = context.WithDeadline(ctx, c.arrived.Add(remaining))
 	}
-	c.request.Context = ctx
+	c.request.Context = ctx //nolint:fatcontext // each call has its own
 	return c
 }
 

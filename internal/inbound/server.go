@@ -140,7 +140,7 @@ func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor {
 		c := s.admit(ctx, info.FullMethod, true, s.config.AdaptiveFloor)
 		defer c.reportPanic()
 		if err = c.rejection; err == nil {
-			reply, err, c.replayed = s.once.Serve(c.keyedCall(), req, handler)
+			reply, c.replayed, err = s.once.Serve(c.keyedCall(), req, handler)
 		}
 		c.report(err)
 		return reply, err

@@ -64,7 +64,7 @@ func (c *call) limitStream() *streamLimits {
 		return nil
 	}
 	ctx, cancel := context.WithCancelCause(c.request.Context)
-	c.request.Context = ctx
+	c.request.Context = ctx //nolint:fatcontext // each stream has its own
 	l.cancel, l.unwatch = cancel, func() bool { return true }
 	if c.cancel != nil {
 		l.unwatch = context.AfterFunc(ctx, l.deadlinePassed)

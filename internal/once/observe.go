@@ -67,7 +67,7 @@ func (c *claim) observe(req any, run func() (any, error)) (reply any, err error)
 		return run()
 	}
 	c.outcome = c.server.sightings.begin(&c.claim)
-	switch c.outcome {
+	switch c.outcome { //nolint:exhaustive // a sighting has no other
 	case "":
 		c.outcome = telemetry.KeyReleased // if the handler panics
 		stored := false

@@ -77,33 +77,33 @@ type Call struct {
 
 // Serve runs the handler: once for the call's key, or as it is if the call has none. It also reports
 // whether the result is that of an earlier run.
-func (s *Server) Serve(call *Call, req any, handler grpc.UnaryHandler) (reply any, err error, replayed bool) { //nolint:revive,staticcheck // the third belongs to the first two
+func (s *Server) Serve(call *Call, req any, handler grpc.UnaryHandler) (reply any, replayed bool, err error) {
 	if call.Observe {
 		reply, err = s.observe(call, req, handler)
-		return reply, err, false
+		return reply, false, err
 	}
 	if call.Method == nil {
 		reply, err = handler(s.withoutStore(call), req)
-		return reply, err, false
+		return reply, false, err
 	}
 	key, rejected := readKey(call, req)
 	call.Request.Key = key
 	if rejected != nil {
 		call.Request.Telemetry.Rejected(call.Request, rejected.reason)
-		return nil, rejected.err, false
+		return nil, false, rejected.err
 	}
 	if key == "" {
 		reply, err = handler(s.withoutStore(call), req)
-		return reply, err, false
+		return reply, false, err
 	}
 	c := claim{server: s, call: call, key: key}
 	defer c.record()
 	if err = c.prepare(req); err != nil {
 		c.outcome = unsupported
-		return nil, err, false
+		return nil, false, err
 	}
 	reply, err = c.once(req, handler)
-	return reply, err, c.replayed
+	return reply, c.replayed, err
 }
 
 // Method is how the writes of a method are run once for each key.

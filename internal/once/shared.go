@@ -135,7 +135,7 @@ func (c *claim) endShared(err error) {
 		return
 	}
 	result := runGivenUp
-	switch c.outcome {
+	switch c.outcome { //nolint:exhaustive // the run was given up
 	case telemetry.KeyExecuted, telemetry.KeyReplayed, telemetry.KeyJoined, telemetry.KeyReused, telemetry.KeyCorrupt:
 		result = runSettled
 	case telemetry.KeyReleased:

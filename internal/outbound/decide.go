@@ -19,9 +19,9 @@ func (c *Call) Attempts(failed *Attempt, err error, try func() (*Attempt, error)
 		failed, err = try()
 	}
 	for err != nil {
-		again := false
-		if again, err = c.retry(failed, err); !again {
-			break
+		again, result := c.retry(failed, err)
+		if !again {
+			return result
 		}
 		c.awaitConnection()
 		failed, err = try()
@@ -70,12 +70,12 @@ func (c *Call) judge(a *Attempt, err error) {
 		c.Decision, c.Reason = telemetry.Deadline, telemetry.ReasonTooShort
 		return
 	}
-	paid := false
-	if paid, c.noTokens = c.pay(now, a, err); !paid {
-		c.Decision = telemetry.BudgetEmpty
+	paid, noTokens := c.pay(now, a, err)
+	if !paid {
+		c.Decision, c.noTokens = telemetry.BudgetEmpty, noTokens
 		return
 	}
-	c.noTokens, c.pause = false, pause
+	c.pause = pause
 }
 
 // verdict returns whether another attempt may follow one that has ended with err, apart from time and

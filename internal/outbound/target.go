@@ -1,6 +1,8 @@
 package outbound
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,7 +104,20 @@ func (c *Call) channelPolicy() *policy.Policy {
 	if last := kept.Load(); last != nil && last.wait == config.WaitForReady && last.timeout == config.Timeout && last.retry == config.RetryPolicy {
 		return &last.policy
 	}
-	next := &channelPolicy{config.WaitForReady, config.Timeout, config.RetryPolicy, policy.FromChannel(&config)}
+	next := &channelPolicy{wait: config.WaitForReady, timeout: config.Timeout, retry: config.RetryPolicy}
+	if config.Timeout != nil {
+		next.policy.Timeout = max(*config.Timeout, 1) // 0 is valid, and no call can meet it
+	}
+	if config.WaitForReady != nil {
+		next.policy.WaitForReady = *config.WaitForReady
+	}
+	if r := config.RetryPolicy; r != nil {
+		next.policy.Retry = &policy.Retry{
+			MaxAttempts: min(r.MaxAttempts, policy.MaxConfigured),
+			Codes:       slices.Collect(maps.Keys(r.RetryableStatusCodes)),
+			Backoff:     policy.Backoff{Base: min(r.InitialBackoff, r.MaxBackoff), Max: r.MaxBackoff, Multiplier: r.BackoffMultiplier},
+		}
+	}
 	kept.Store(next)
 	return &next.policy
 }

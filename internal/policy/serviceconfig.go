@@ -4,14 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -27,9 +25,9 @@ type ServiceConfig struct {
 // Throttle is the retryThrottling of gRFC A6, in thousandths of a token.
 type Throttle struct{ MaxTokens, TokenRatio int }
 
-// maxConfigured is the largest number of attempts that a service config may ask for. A larger
+// MaxConfigured is the largest number of attempts that a service config may ask for. A larger
 // number counts as this, and is not an error (gRFC A6).
-const maxConfigured = 5
+const MaxConfigured = 5
 
 // The JSON of a service config. An optional field that is null is not set.
 type (
@@ -332,13 +330,13 @@ func (r *configReader) throttle(path string, j field[throttleJSON]) *Throttle {
 	return &Throttle{MaxTokens: int(min(tokens.value, 1000)) * 1000, TokenRatio: int(min(math.Floor(ratio*1000+1e-9), 1000*1000))}
 }
 
-// attempts reads a number of attempts: at least 2, and maxConfigured if it is larger than that.
+// attempts reads a number of attempts: at least 2, and MaxConfigured if it is larger than that.
 func (r *configReader) attempts(path string, f field[float64]) int {
 	n := r.integer(path, f)
 	if f.set && f.err == nil && n == math.Trunc(n) && n < 2 {
 		r.failf(path, "must be at least 2")
 	}
-	return int(max(0, min(n, maxConfigured)))
+	return int(max(0, min(n, MaxConfigured)))
 }
 
 func (r *configReader) integer(path string, f field[float64]) float64 {
@@ -360,24 +358,4 @@ func (r *configReader) pause(path string, f field[durationJSON]) time.Duration {
 		r.failf(path, "must be positive")
 	}
 	return time.Duration(f.value)
-}
-
-// FromChannel returns what the service config of a connection says of a method. gRPC has
-// validated it.
-func FromChannel(c *grpc.MethodConfig) Policy {
-	var p Policy
-	if c.Timeout != nil {
-		p.Timeout = max(*c.Timeout, 1) // 0 is valid, and no call can meet it
-	}
-	if c.WaitForReady != nil {
-		p.WaitForReady = *c.WaitForReady
-	}
-	if r := c.RetryPolicy; r != nil {
-		p.Retry = &Retry{
-			MaxAttempts: min(r.MaxAttempts, maxConfigured),
-			Codes:       slices.Collect(maps.Keys(r.RetryableStatusCodes)),
-			Backoff:     Backoff{Base: min(r.InitialBackoff, r.MaxBackoff), Max: r.MaxBackoff, Multiplier: r.BackoffMultiplier},
-		}
-	}
-	return p
 }

@@ -220,7 +220,7 @@ func FuzzServiceConfig(f *testing.F) {
 			return
 		}
 		for name, p := range c.Methods {
-			if p.Timeout < 0 || p.Retry != nil && p.Hedge != nil || p.Attempts() < 2 || p.Attempts() > maxConfigured {
+			if p.Timeout < 0 || p.Retry != nil && p.Hedge != nil || p.Attempts() < 2 || p.Attempts() > MaxConfigured {
 				t.Errorf("%q: %+v", name, p)
 			}
 			if p.Retry != nil && (p.Retry.Backoff.Bound(1) <= 0 || p.Retry.Backoff.Bound(100) < 0) {

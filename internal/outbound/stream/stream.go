@@ -140,7 +140,7 @@ func (c *Client) Interceptor(native bool) grpc.StreamClientInterceptor {
 func (s *Stream) makeCancellable() {
 	bounded := s.call.Release
 	ctx, cancel := context.WithCancel(s.call.Context)
-	s.call.Context, s.cancel = ctx, cancel
+	s.call.Context, s.cancel = ctx, cancel //nolint:fatcontext // each stream has its own
 	unwatch := context.AfterFunc(ctx, s.contextEnded)
 	s.call.Release = func() {
 		unwatch()
