@@ -97,7 +97,7 @@ type Policy struct {
 // deadline, less the pauses, between this attempt and those that both budgets could pay for now. An
 // attempt has at least twice the recent 95th percentile of the method's latency, so that healthy attempts
 // are not cut short. A call that has no deadline or could not be retried has no attempt timeout.
-const AttemptTimeoutShared = policy.Shared
+const AttemptTimeoutShared time.Duration = -1
 
 // IdempotencyLevel says whether a method is safe to repeat, in the terms of protobuf's method option
 // idempotency_level.
@@ -148,7 +148,7 @@ type HedgePolicy struct {
 // HedgeAtP95 is a Delay of a [HedgePolicy]. The next attempt starts when the last has taken longer than
 // the recent 95th percentile of the attempts of the same method to the same target. Until enough attempts
 // have been measured, the delay does not end.
-const HedgeAtP95 = policy.AtP95
+const HedgeAtP95 time.Duration = -1
 
 // Backoff is the pause before an attempt: exponential, with jitter. The zero value pauses for up to
 // 50 ms, then 100 ms, and so on up to a second.

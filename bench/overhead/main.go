@@ -33,7 +33,7 @@ func main() {
 
 // The first of each table is what the others are compared with.
 var (
-	stacks = []bench.Stack{bench.Bare, bench.Header, bench.Hopbound}
+	stacks = []bench.Stack{bench.Bare, bench.SameHeader, bench.Header, bench.Hopbound}
 	traced = []bench.Stack{bench.Bare, bench.Otelgrpc, bench.Traced}
 	stream = []bench.Stack{bench.Bare, bench.Hopbound, bench.Limited}
 )

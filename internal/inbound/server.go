@@ -116,6 +116,7 @@ type call struct {
 	request request.Request // the context of the handler
 	method  *method
 	observe bool
+	keyed   once.Call // what package once is told of a unary call
 
 	cancel    context.CancelFunc // of the deadline; nil if it is gRPC's
 	floor     *deadline.Floor    // nil if it is not learned
@@ -140,17 +141,14 @@ func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor {
 		c := s.admit(ctx, info.FullMethod, true, s.config.AdaptiveFloor)
 		defer c.reportPanic()
 		if err = c.rejection; err == nil {
-			reply, c.replayed, err = s.once.Serve(c.keyedCall(), req, handler)
+			c.keyed = once.Call{
+				Request: &c.request, Method: c.method.keyed, FullMethod: c.method.full, Floor: c.method.floor,
+				Observe: c.observe, KeyExpected: c.keyExpected,
+			}
+			reply, c.replayed, err = s.once.Serve(&c.keyed, req, handler)
 		}
 		c.report(err)
 		return reply, err
-	}
-}
-
-func (c *call) keyedCall() *once.Call {
-	return &once.Call{
-		Request: &c.request, Method: c.method.keyed, FullMethod: c.method.full, Floor: c.method.floor,
-		Observe: c.observe, KeyExpected: c.keyExpected,
 	}
 }
 

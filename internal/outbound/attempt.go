@@ -203,10 +203,12 @@ func (c *Call) mayFollow(a *Attempt) int {
 	return max(0, min(c.policy.Attempts()-a.n, a.loan.Tokens()+c.allotment.Free(), affordable))
 }
 
-// header returns what an attempt tells its callee, and the time that is kept in reserve.
+// header returns what an attempt tells its callee, and the time that is kept in reserve. The timestamp is
+// rounded down and the deadline up to a millisecond, so that calls of one millisecond send the same value,
+// which HPACK sends as one byte.
 func (c *Call) header(ctx context.Context, a *Attempt) (h wire.Context, reserve time.Duration) {
 	sent, id := c.client.clock.Read(a.started, c.client.mono(a.started))
-	h = wire.Context{Sent: sent, ClockID: id, HasSent: sent >= 0, Attempt: a.n}
+	h = wire.Context{Sent: sent - sent%1000, ClockID: id, HasSent: sent >= 0, Attempt: a.n}
 	if !c.Observe {
 		h.Budget, h.HasBudget = a.loan.Tokens(), true
 	}
@@ -215,7 +217,8 @@ func (c *Call) header(ctx context.Context, a *Attempt) (h wire.Context, reserve 
 		remaining := d.Sub(a.started)
 		reserve = c.reserve(a.started, remaining)
 		a.allowed = remaining - reserve
-		h.Deadline, h.HasDeadline = sent+a.allowed.Microseconds(), true
+		until := sent + a.allowed.Microseconds() + 999
+		h.Deadline, h.HasDeadline = until-until%1000, true
 	}
 	return h, reserve
 }
