@@ -96,9 +96,9 @@ func (c *call) timeLeft(ctx context.Context, h wire.Context) (grpc, remaining, e
 		grpc = d.Sub(c.arrived)
 	}
 	remaining = grpc
-	if h.HasSent {
-		sender := deadline.Sender{Peer: connectionOf(ctx), Clock: h.ClockID}
-		excess = c.server.delays.Excess(sender, h.Sent, c.arrived.Sub(c.server.started))
+	// Nothing is deducted if connections cannot be distinguished: another caller could send the clock id.
+	if peer := connectionOf(ctx); h.HasSent && peer != nil {
+		excess = c.server.delays.Excess(deadline.Sender{Peer: peer, Clock: h.ClockID}, h.Sent, c.arrived.Sub(c.server.started))
 	}
 	if h.HasDeadline {
 		remaining = deadline.OnArrival(h.Deadline, h.Sent, excess, grpc)
@@ -116,17 +116,22 @@ func (c *call) timeLeft(ctx context.Context, h wire.Context) (grpc, remaining, e
 	return grpc, remaining, excess
 }
 
-// connectionOf returns what identifies the connection of a call, or nil: the pointer to its remote
-// address, which gRPC allocates for each connection, or else the address as text.
+// connectionOf returns what identifies the connection of a call: the pointer to its remote address, which
+// gRPC allocates for each connection, or else the address as text. It returns nil if the address does not
+// distinguish connections, as that of grpc-go's bufconn.
 func connectionOf(ctx context.Context) any {
 	p, ok := peer.FromContext(ctx)
 	if !ok || p.Addr == nil {
 		return nil
 	}
-	if t := reflect.TypeOf(p.Addr); t.Kind() == reflect.Pointer || t.Size() == 0 {
+	switch t := reflect.TypeOf(p.Addr); {
+	case t.Kind() == reflect.Pointer:
 		return p.Addr
+	case t.Size() == 0:
+		return nil
+	default:
+		return p.Addr.String()
 	}
-	return p.Addr.String()
 }
 
 // reject sets the error of a call that cannot finish in time: it is cancelled, its time is over, or
