@@ -84,21 +84,21 @@ func WithIdempotency(store idempotency.Store, opts ...idempotency.Option) Server
 // WithMaxDeadline limits the time that any request may take, whatever its caller asks for. The default
 // is no limit.
 func WithMaxDeadline(d time.Duration) ServerOption {
-	return serverOption(func(s *serverSettings) {
-		if d <= 0 {
-			s.errs = append(s.errs, fmt.Errorf("WithMaxDeadline(%v): must be positive", d))
-		}
-		s.limits.MaxDeadline = d
-	})
+	return withLimit("WithMaxDeadline", d, func(l *Limits) { l.MaxDeadline = d })
 }
 
 // WithDefaultDeadline limits the time of requests that have no deadline. The default is no limit.
 func WithDefaultDeadline(d time.Duration) ServerOption {
+	return withLimit("WithDefaultDeadline", d, func(l *Limits) { l.DefaultDeadline = d })
+}
+
+// withLimit returns an option that sets a limit, which must be positive.
+func withLimit(name string, d time.Duration, set func(*Limits)) ServerOption {
 	return serverOption(func(s *serverSettings) {
 		if d <= 0 {
-			s.errs = append(s.errs, fmt.Errorf("WithDefaultDeadline(%v): must be positive", d))
+			s.errs = append(s.errs, fmt.Errorf("%s(%v): must be positive", name, d))
 		}
-		s.limits.DefaultDeadline = d
+		set(&s.limits)
 	})
 }
 
@@ -117,12 +117,7 @@ func WithFloor(d time.Duration) ServerOption {
 // DEADLINE_EXCEEDED at once, the handler's context ends, and its pending RecvMsg or SendMsg returns that
 // error. The default is no limit. Choose d longer than a handler works between two messages.
 func WithStreamIdleLimit(d time.Duration) ServerOption {
-	return serverOption(func(s *serverSettings) {
-		if d <= 0 {
-			s.errs = append(s.errs, fmt.Errorf("WithStreamIdleLimit(%v): must be positive", d))
-		}
-		s.limits.StreamIdle = d
-	})
+	return withLimit("WithStreamIdleLimit", d, func(l *Limits) { l.StreamIdle = d })
 }
 
 // WithStreamSendTimeout ends streams whose client does not read, so that a message could not be sent
@@ -130,12 +125,7 @@ func WithStreamIdleLimit(d time.Duration) ServerOption {
 // ([grpc.Server.ServeHTTP]), a pending SendMsg returns only when the client reads or disconnects. The
 // default is no limit.
 func WithStreamSendTimeout(d time.Duration) ServerOption {
-	return serverOption(func(s *serverSettings) {
-		if d <= 0 {
-			s.errs = append(s.errs, fmt.Errorf("WithStreamSendTimeout(%v): must be positive", d))
-		}
-		s.limits.StreamSendTimeout = d
-	})
+	return withLimit("WithStreamSendTimeout", d, func(l *Limits) { l.StreamSendTimeout = d })
 }
 
 // WithAdaptiveFloor rejects requests that have less time left when they arrive than the shortest time

@@ -194,12 +194,12 @@ func (s *Stream) commitLocked(a *attempt, by string) {
 	if by == telemetry.CommittedByMessage || by == telemetry.CommittedByHeader {
 		a.answered()
 	}
-	if s.final.Load() != nil {
+	if s.committed.Load() != nil {
 		return
 	}
 	a.committedBy = by
 	s.sent.drop(s.client)
-	s.final.Store(a)
+	s.committed.Store(a)
 	s.change()
 }
 
@@ -261,14 +261,14 @@ func (s *Stream) failed(a *attempt, err error, sending bool) (again bool, _ erro
 	switch {
 	case s.over: // the status that belongs to the trailer counts
 		err = s.explain(a, err)
-	case s.final.Load() != nil: // what was sent has become too much to keep
+	case s.committed.Load() != nil: // what was sent has become too much to keep
 		s.finishLocked(a, err)
 		err = s.result
 	default:
 		s.driving = true
 	}
 	driving := s.driving
-	messages, half := s.sent.messages, s.half // the last attempt drops them
+	messages, closedSend := s.sent.messages, s.closedSend // the last attempt drops them
 	s.unlock()
 	if !driving {
 		s.send.Unlock()
@@ -293,7 +293,7 @@ func (s *Stream) failed(a *attempt, err error, sending bool) (again bool, _ erro
 		return false, err
 	}
 	next := s.lastAttempt()
-	s.sendAgain(next, messages, half)
+	s.sendAgain(next, messages, closedSend)
 	s.endReplacement(next)
 	return true, nil
 }
@@ -330,8 +330,8 @@ func (s *Stream) replace(a *attempt, err error) error {
 //
 // It does so in its own goroutine: a server may not read on before its responses are read, and the
 // caller of sendAgain is the one who reads them.
-func (s *Stream) sendAgain(a *attempt, messages []message, half bool) {
-	if len(messages) == 0 && !half {
+func (s *Stream) sendAgain(a *attempt, messages []message, closedSend bool) {
+	if len(messages) == 0 && !closedSend {
 		s.send.Unlock()
 		return
 	}
@@ -349,7 +349,7 @@ func (s *Stream) sendAgain(a *attempt, messages []message, half bool) {
 			}
 			a.sent.Add(1)
 		}
-		if half {
+		if closedSend {
 			_ = a.cs.CloseSend()
 		}
 	}()

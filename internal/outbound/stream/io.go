@@ -13,7 +13,7 @@ import (
 // sendMsg sends a message, and keeps it while the stream is open.
 func (s *Stream) sendMsg(m any) error {
 	var sent message
-	if s.final.Load() == nil {
+	if s.committed.Load() == nil {
 		sent = s.encode(m)
 	}
 	s.send.Lock()
@@ -37,7 +37,7 @@ func (s *Stream) sendMsg(m any) error {
 		s.readReply(a, err)
 		s.finish(a, err)
 		return err
-	case s.final.Load() != nil:
+	case s.committed.Load() != nil:
 		return err
 	case !s.recv.TryLock(): // the receiver finds out why; the message is kept
 		return nil
@@ -65,7 +65,7 @@ func (s *Stream) sendMsg(m any) error {
 func (s *Stream) keep(m message) *attempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch a := s.final.Load(); {
+	switch a := s.committed.Load(); {
 	case a != nil:
 		return a
 	case s.over:
@@ -81,7 +81,7 @@ func (s *Stream) closeSend() error {
 	s.send.Lock()
 	defer s.send.Unlock()
 	s.mu.Lock()
-	s.half = true
+	s.closedSend = true
 	a := s.current
 	s.mu.Unlock()
 	if a == nil || a.cs == nil {
@@ -92,7 +92,7 @@ func (s *Stream) closeSend() error {
 
 // recvMsg receives a message. The first commits the stream.
 func (s *Stream) recvMsg(m any) error {
-	if a := s.final.Load(); a != nil {
+	if a := s.committed.Load(); a != nil {
 		return s.recvOn(a, m)
 	}
 	s.recv.Lock()
@@ -102,7 +102,7 @@ func (s *Stream) recvMsg(m any) error {
 		if err != nil {
 			return err
 		}
-		if s.final.Load() == a {
+		if s.committed.Load() == a {
 			return s.recvOn(a, m)
 		}
 		err = a.cs.RecvMsg(m)
@@ -134,7 +134,7 @@ func (s *Stream) recvMsg(m any) error {
 func (s *Stream) underWay() (*attempt, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over && s.final.Load() == nil {
+	if s.over && s.committed.Load() == nil {
 		if s.result == nil {
 			return nil, io.EOF
 		}
@@ -231,7 +231,7 @@ func (s *Stream) responseHeader() (metadata.MD, error) {
 		if err != nil || s.ended() {
 			return s.lastHeader()
 		}
-		if s.final.Load() == a {
+		if s.committed.Load() == a {
 			return s.headerOf(a)
 		}
 		header, err := s.headerOf(a)

@@ -43,20 +43,20 @@ type Stream struct {
 	streamer grpc.Streamer
 	cancel   context.CancelFunc // of the call's context
 
-	recv  mutex
-	send  mutex
-	final atomic.Pointer[attempt] // set when the stream is committed
+	recv      mutex
+	send      mutex
+	committed atomic.Pointer[attempt] // the last attempt; nil while the stream is open
 
 	panicked atomic.Pointer[any] // the value with which something below has panicked
 
-	mu      sync.Mutex
-	driving bool
-	current *attempt // the last that was opened
-	sent    sentBuffer
-	half    bool // the application has closed its side
-	over    bool
-	result  error         // of the call when it is over
-	changed chan struct{} // closed when current, final or over has changed
+	mu         sync.Mutex
+	driving    bool
+	current    *attempt // the last that was opened
+	sent       sentBuffer
+	closedSend bool // the application has closed its side
+	over       bool
+	result     error         // of the call when it is over
+	changed    chan struct{} // closed when current, committed or over has changed
 
 	notify func() // the user's OnFinish, to be called when no lock is held
 	inside int    // calls of the application to the stream that are under way
@@ -318,7 +318,7 @@ func (s *Stream) Trailer() metadata.MD {
 // open, it ends with the call, and has the values of the attempt under way, such as
 // [grpc.PreparedMsg] needs. Unlike gRPC's, it does not commit the stream.
 func (s *Stream) Context() context.Context {
-	if a := s.final.Load(); a != nil {
+	if a := s.committed.Load(); a != nil {
 		return a.cs.Context()
 	}
 	a := s.lastAttempt()
