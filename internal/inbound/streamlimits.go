@@ -13,28 +13,25 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// streamLimits are the limits of one stream that gRPC does not know: a deadline earlier
-// than gRPC's (of the server, or of the caller's hop-context), a limit on idle time, and a
-// timeout of sends.
+// streamLimits are the limits of one stream that gRPC does not enforce: a deadline earlier than gRPC's
+// (of the server, or of the caller's hop-context), a limit on idle time, and a timeout of sends.
 //
-// The stream is open, cut or over. It is cut when a limit is reached: its context ends,
-// and the stream itself ends with the status of the limit. A pending RecvMsg or SendMsg of
-// the handler then returns; nothing else of gRPC's public methods would end it. If the
-// deadline passes while the handler is in neither, the stream is cut at its next call of
-// one; until then, the handler may succeed. The stream is over when the handler has
-// returned.
+// A stream is open, cut or over. It is cut when a limit is reached: its context ends, and the stream
+// itself ends with the status of the limit, so that a pending RecvMsg or SendMsg of the handler returns. No
+// other public method of gRPC ends such a call. If the deadline passes while no such call is pending, the
+// stream is cut at the handler's next call; until then, the handler may succeed. A stream is over when its
+// handler has returned.
 //
-// A message costs a counter and a time that is stored. One timer for each stream does
-// the rest.
+// A message costs a counter and the storing of a time. Each stream has one timer.
 type streamLimits struct {
 	call       *call
 	idle, send time.Duration // 0 is no limit
 	cancel     context.CancelCauseFunc
 	unwatch    func() bool // ends the watch of the deadline
 
-	waiting atomic.Int32 // calls of the handler's to gRPC that are under way
-	last    atomic.Int64 // when a message last went either way, in ns since the call arrived
-	sending atomic.Int64 // when the handler began to send the message it is sending, plus 1 ns, or 0
+	waiting atomic.Int32 // pending calls of RecvMsg and SendMsg
+	last    atomic.Int64 // when a message was last sent or received, in ns since the call arrived
+	sending atomic.Int64 // when the pending SendMsg started, in ns plus 1; 0 if there is none
 
 	mu    sync.Mutex // not held for messages
 	timer *time.Timer
@@ -42,19 +39,19 @@ type streamLimits struct {
 	over  bool
 }
 
-// statusWriter is a stream of gRPC's own server. Its status ends it.
+// statusWriter is a stream of gRPC's own server. WriteStatus ends the stream.
 type statusWriter interface {
 	WriteStatus(s *status.Status) error
 }
 
-// What cuts a stream.
+// Errors of streams that are cut.
 var (
-	errIdle        = hoperr.New(codes.DeadlineExceeded, hoperr.StreamIdle, "no message has gone either way for longer than the server allows")
-	errSendTimeout = hoperr.New(codes.DeadlineExceeded, hoperr.SendTimeout, "the client has not made room for a message in time")
+	errIdle        = hoperr.New(codes.DeadlineExceeded, hoperr.StreamIdle, "no message was sent or received for longer than the server allows")
+	errSendTimeout = hoperr.New(codes.DeadlineExceeded, hoperr.SendTimeout, "the client did not read, so that a message could not be sent in time")
 	errExpired     = hoperr.New(codes.DeadlineExceeded, hoperr.DeadlineExpired, "the deadline has passed")
 )
 
-// limitStream returns the limits of an incoming stream, or nil if gRPC knows them all.
+// limitStream returns the limits of an incoming stream, or nil if gRPC enforces all of them.
 func (c *call) limitStream() *streamLimits {
 	l := &streamLimits{call: c}
 	if !c.observe {
@@ -80,7 +77,7 @@ func (c *call) limitStream() *streamLimits {
 // now returns the time since the call arrived.
 func (l *streamLimits) now() time.Duration { return time.Since(l.call.arrived) }
 
-// enter begins a wait of the handler's, unless the stream's time is over.
+// enter starts a RecvMsg or SendMsg, unless the stream's time is over.
 func (l *streamLimits) enter() error {
 	l.waiting.Add(1)
 	if l.call.request.Err() == nil {
@@ -93,11 +90,11 @@ func (l *streamLimits) enter() error {
 		l.waiting.Add(-1)
 		return cause
 	}
-	return nil // gRPC has the error
+	return nil // gRPC returns the error
 }
 
-// leave ends a wait of the handler's, which gRPC ended with err. It returns the error
-// for the handler.
+// leave ends a RecvMsg or SendMsg, for which gRPC has returned err. It returns the error for the
+// handler.
 func (l *streamLimits) leave(err error) error {
 	l.waiting.Add(-1)
 	if err == nil {
@@ -126,7 +123,7 @@ func (l *streamLimits) next(now time.Duration) time.Duration {
 	return max(0, next)
 }
 
-// check cuts the stream if a limit is reached, or else sets the timer for when one may be.
+// check cuts the stream if a limit is reached. Otherwise it sets the timer for the time when one may be.
 func (l *streamLimits) check() {
 	now := l.now()
 	sending := l.sending.Load()
@@ -145,8 +142,8 @@ func (l *streamLimits) check() {
 	}
 }
 
-// deadlinePassed cuts the stream if its handler waits. It is called when the stream's
-// context has ended, whatever has ended it.
+// deadlinePassed cuts the stream if its handler waits in gRPC. It is called when the stream's context has
+// ended, for any reason.
 func (l *streamLimits) deadlinePassed() {
 	if l.waiting.Load() > 0 && errors.Is(l.call.request.Err(), context.DeadlineExceeded) {
 		l.cut(errExpired)
@@ -173,15 +170,15 @@ func (l *streamLimits) cut(cause error) {
 	}()
 }
 
-// cutBy returns what has cut the stream, or nil.
+// cutBy returns the error with which the stream was cut, or nil.
 func (l *streamLimits) cutBy() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.cause
 }
 
-// end ends the limits of a stream whose handler has returned err. It returns the error
-// for the client: if the stream was cut, what the handler made of it tells less.
+// end ends the limits of a stream whose handler has returned err. It returns the error for the client. If
+// the stream was cut, that is the error of the limit, which says more than what the handler made of it.
 func (l *streamLimits) end(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

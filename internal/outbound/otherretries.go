@@ -15,16 +15,14 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// An interceptor of another library in the same chain may retry, too. With three
-// attempts each, a failing call would be made nine times. When Hopbound notices the other
-// interceptor, it stops retrying the call:
+// An interceptor of another library in the same chain may retry too. With three attempts each, a failing
+// call would be made nine times. When Hopbound notices the other interceptor, it does not retry the call:
 //
-//   - An interceptor after Hopbound's makes several calls to gRPC for one attempt, of
-//     which an earlier one has failed. Then Hopbound makes no other attempt.
-//   - An interceptor before Hopbound's makes a call again with the request and the reply
-//     message of one that failed a moment ago, which generated code does not; of a stream
-//     it may say in the metadata which attempt this is. Then Hopbound makes a single
-//     attempt.
+//   - An interceptor after Hopbound's makes several calls to gRPC for one attempt, of which an earlier
+//     one has failed. Then Hopbound makes no other attempt.
+//   - An interceptor before Hopbound's makes a call with the request and reply messages of a call that
+//     has just failed, which generated code never does. For a stream, the metadata may contain the number
+//     of the attempt. Then Hopbound makes a single attempt.
 
 // attemptMetadata is the metadata by which go-grpc-middleware counts its retries.
 const attemptMetadata = "x-retry-attempt"

@@ -163,8 +163,7 @@ func (t *throttle) closed() bool {
 
 // latency is the recent latency of a method at a target. It
 // counts them in buckets that grow by a tenth each, so that a quantile is at most
-// a tenth too long, in two windows, of which the older is dropped when the newer
-// is full. It is safe for concurrent use.
+// a tenth too long. It has two windows; when the newer one is full, the older is dropped. It is safe for concurrent use.
 type latency struct {
 	mu       sync.Mutex
 	started  time.Time // when the current window began
@@ -188,8 +187,8 @@ const (
 	shortWindow = 10 * time.Second
 	longWindow  = 5 * time.Minute
 
-	// fewCalls are too few to tell what 95 % of them take.
-	fewCalls = 40
+	// With fewer calls than minCalls, the percentile is unknown.
+	minCalls = 40
 )
 
 func bucketOf(d time.Duration) int {
@@ -213,13 +212,12 @@ func (l *latency) add(now time.Time, took time.Duration) {
 	l.current.total++
 }
 
-// p95 returns how long 95 % of the calls have taken at the most, or false if
-// there have been too few to tell.
+// p95 returns the 95th percentile, or false if there have been too few calls.
 func (l *latency) p95(now time.Time) (time.Duration, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	total := l.current.total + l.previous.total
-	if total < fewCalls || now.Sub(l.started) >= 2*longWindow {
+	if total < minCalls || now.Sub(l.started) >= 2*longWindow {
 		return 0, false
 	}
 	slower := 0

@@ -9,17 +9,16 @@ import (
 	"google.golang.org/grpc"
 )
 
-// spanMaker is a stats handler of a connection that makes a CLIENT span of every
-// call to gRPC, which each attempt is, or leaves that to an interceptor of its own.
+// spanMaker is a stats handler of a connection that makes a CLIENT span below each attempt.
 type spanMaker int
 
 const (
 	noSpanMaker spanMaker = iota
-	byOtelgrpc            // it puts its trace context in the place of ours
-	byGRPC                // it adds it to ours
+	byOtelgrpc            // it replaces the trace context of the attempt by its own
+	byGRPC                // it adds its own trace context
 )
 
-// spanMakers are those that are known, by package and type.
+// spanMakers are the known ones, by package and type.
 func spanMakers() map[[2]string]spanMaker {
 	return map[[2]string]spanMaker{
 		{"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc", "clientHandler"}: byOtelgrpc,
@@ -27,7 +26,7 @@ func spanMakers() map[[2]string]spanMaker {
 	}
 }
 
-// spanMaker returns what else makes spans on a connection.
+// spanMaker returns the stats handler of a connection that makes spans.
 func (t *tracing) spanMaker(cc *grpc.ClientConn) spanMaker {
 	if cc == nil {
 		return noSpanMaker
@@ -44,8 +43,8 @@ func (t *tracing) spanMaker(cc *grpc.ClientConn) spanMaker {
 	return maker
 }
 
-// clientSpan reports whether attempts are CLIENT spans: unless something else on
-// their connection makes one below each.
+// clientSpan reports whether attempts are CLIENT spans. They are INTERNAL if a stats handler makes a
+// CLIENT span below each.
 func (t *tracing) clientSpan(maker spanMaker) bool {
 	if t.attemptKind != trace.SpanKindUnspecified {
 		return t.attemptKind == trace.SpanKindClient
