@@ -264,13 +264,14 @@ func TestFailureForGoodOutweighsOneForWantOfATokenAlone(t *testing.T) {
 // budget have one bucket for a target. Either way an outage is not amplified.
 func TestOutageWithAClientForEachConnection(t *testing.T) {
 	t.Parallel()
+	const burst = 3 // the default
 	shared := budget.New(budget.MinPerSecond(0))
 	for name, tc := range map[string]struct {
 		opts []interceptors.ClientOption
 		most int64 // extra attempts
 	}{
-		"each with a budget of its own": {[]interceptors.ClientOption{quick()}, 10 * budget.DefaultBurst},
-		"all with one budget":           {[]interceptors.ClientOption{quick(), interceptors.WithBudget(shared)}, budget.DefaultBurst},
+		"each with a budget of its own": {[]interceptors.ClientOption{quick()}, 10 * burst},
+		"all with one budget":           {[]interceptors.ClientOption{quick(), interceptors.WithBudget(shared)}, burst},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
