@@ -254,7 +254,7 @@ func TestFailureForGoodOutweighsOneForWantOfATokenAlone(t *testing.T) {
 		ctx := metadata.AppendToOutgoingContext(t.Context(), wire.ContextKey, "1;b=0")
 		_ = idempotent(n.dial())(ctx, grpc.Trailer(&trailer))
 		r, ok := wire.ParseReport(trailer[wire.ReportKey][0])
-		if !ok || r.Wanting != tc.want || trailer["grpc-retry-pushback-ms"][0] != "-1" {
+		if !ok || r.NoTokens != tc.want || trailer["grpc-retry-pushback-ms"][0] != "-1" {
 			t.Errorf("%s: report %+v, trailer %v; want wanting %v, and the mark", name, r, trailer, tc.want)
 		}
 	}
@@ -307,7 +307,7 @@ func TestEmptyBucketMakesAFailureFinalUnlessItIsNew(t *testing.T) {
 			time.Sleep(age)
 			var trailer metadata.MD
 			_ = do(metadata.AppendToOutgoingContext(t.Context(), wire.ContextKey, "1;b=5"), grpc.Trailer(&trailer))
-			if r, ok := wire.ParseReport(trailer[wire.ReportKey][0]); !ok || r.Wanting != want || trailer["grpc-retry-pushback-ms"][0] != "-1" {
+			if r, ok := wire.ParseReport(trailer[wire.ReportKey][0]); !ok || r.NoTokens != want || trailer["grpc-retry-pushback-ms"][0] != "-1" {
 				t.Errorf("%v after the first call: report %+v, trailer %v; want n=1: %v", age, r, trailer, want)
 			}
 		})
