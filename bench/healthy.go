@@ -29,22 +29,22 @@ func (echo) Idempotent(_ context.Context, req *testv1.IdempotentRequest) (*testv
 	return &testv1.IdempotentResponse{Text: req.GetText()}, nil
 }
 
-// Stack is what a call is made with.
+// Stack is the software that makes and serves a call.
 type Stack int
 
 // The stacks.
 const (
-	Bare     Stack = iota // gRPC alone
-	Header                // gRPC with one header whose value is new in each call
-	SameHeader            // gRPC with one header whose value never changes
-	Hopbound              // gRPC with Hopbound on both ends
-	Limited               // gRPC with Hopbound on both ends, and all its limits of streams
+	Bare       Stack = iota // gRPC alone
+	Header                  // gRPC with one header whose value is new in each call
+	SameHeader              // gRPC with one header whose value never changes
+	Hopbound                // gRPC with Hopbound on client and server
+	Limited                 // gRPC with Hopbound on client and server, and all its limits of streams
 
-	Otelgrpc // gRPC with otelgrpc on both ends, which records one trace in a hundred
-	Traced   // gRPC with Hopbound on both ends, which does
+	Otelgrpc // gRPC with otelgrpc on client and server, which records one trace in a hundred
+	Traced   // gRPC with Hopbound on client and server, which records one trace in a hundred
 )
 
-// Sampled is the share of traces that are recorded, of stacks that record any.
+// Sampled is the share of traces that Otelgrpc and Traced record.
 const Sampled = 0.01
 
 // String returns the stack's name in tables.
@@ -55,7 +55,7 @@ func (s Stack) String() string {
 	}[s]
 }
 
-// options returns what to dial and to serve with.
+// options returns the stack's options for the client and the server.
 func (s Stack) options() ([]grpc.DialOption, []grpc.ServerOption, error) {
 	switch s {
 	case Header:
@@ -105,8 +105,7 @@ func hopbound(opts ...interceptors.Option) ([]grpc.DialOption, []grpc.ServerOpti
 	return client.DialOptions(), server.ServerOptions(), nil
 }
 
-// newProvider returns a provider that records some traces, and drops them when
-// they have ended.
+// newProvider returns a provider that records some traces and drops them when they have ended.
 func newProvider() *sdktrace.TracerProvider {
 	return sdktrace.NewTracerProvider(
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(Sampled))),
@@ -133,8 +132,7 @@ func withHeader(step int64) grpc.UnaryClientInterceptor {
 	}
 }
 
-// Healthy is a unary call with a deadline, over a connection in memory, that
-// succeeds.
+// Healthy makes unary calls with a deadline over a connection in memory. All calls succeed.
 type Healthy struct {
 	client testv1.TestServiceClient
 	close  func()

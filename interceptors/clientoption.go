@@ -63,7 +63,9 @@ func WithBudget(b *budget.Budget) ClientOption {
 			return
 		}
 		s.budget = b
-		s.errs = append(s.errs, b.Err())
+		if err := b.Err(); err != nil {
+			s.errs = append(s.errs, fmt.Errorf("WithBudget: %w", err))
+		}
 	})
 }
 

@@ -130,7 +130,7 @@ func TestStreamThatIsCutIsMarkedAsAnyFailure(t *testing.T) {
 					t.Errorf("pushback %s, want %s", got, tc.push)
 				}
 				reports := s.Trailer()[wire.ReportKey]
-				if r, ok := wire.ParseReport(strings.Join(reports, ",")); !ok || r.Wanting != tc.wanting {
+				if r, ok := wire.ParseReport(strings.Join(reports, ",")); !ok || r.NoTokens != tc.wanting {
 					t.Errorf("reports %q, want one with n=1: %v", reports, tc.wanting)
 				}
 			})

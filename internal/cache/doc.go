@@ -1,4 +1,4 @@
-// Package cache has the two bounded maps in which the other packages keep what they know of
-// methods, targets and senders. [LRU] drops the entry used least recently. [Names] is read
-// without a lock, and keeps nothing more once it is full.
+// Package cache has two maps of limited size, in which other packages keep what they know about methods,
+// targets and senders. A full [LRU] drops the entry that was used least recently. A full [Names] takes no
+// new entries; reading it needs no lock.
 package cache

@@ -5,8 +5,8 @@ import (
 	"iter"
 )
 
-// LRU is a map of at most limit entries. It is not safe for concurrent use.
-// Make one with [NewLRU].
+// LRU is a map with a limited number of entries. It is not safe for concurrent use. Make one with
+// [NewLRU].
 type LRU[K comparable, V any] struct {
 	limit  int
 	byKey  map[K]*list.Element // of *entry[K, V]
@@ -20,14 +20,13 @@ type entry[K comparable, V any] struct {
 	value V
 }
 
-// NewLRU returns an empty cache of at most limit entries, and of at least one.
+// NewLRU returns an empty map for at most limit entries. A limit below 1 counts as 1.
 func NewLRU[K comparable, V any](limit int) *LRU[K, V] {
 	return &LRU[K, V]{limit: max(1, limit), byKey: make(map[K]*list.Element)}
 }
 
-// Get returns the value of a key and makes it the most recently used. If there
-// is none, Get stores what create returns, and drops the least recently used
-// entry of a full cache.
+// Get returns the value of a key and makes its entry the most recently used. If there is none, Get stores
+// the value that create returns. If the map is full, Get drops the least recently used entry before.
 func (c *LRU[K, V]) Get(key K, create func() V) V {
 	if e, ok := c.byKey[key]; ok {
 		c.recent.MoveToFront(e)
@@ -44,10 +43,10 @@ func (c *LRU[K, V]) Get(key K, create func() V) V {
 	return value
 }
 
-// Dropped returns how many entries a full cache has dropped.
+// Dropped returns how many entries were dropped because the map was full.
 func (c *LRU[K, V]) Dropped() int64 { return c.dropped }
 
-// Peek returns the value of a key, if there is one, and changes nothing.
+// Peek returns the value of a key, or false if there is none. It does not count as a use.
 func (c *LRU[K, V]) Peek(key K) (value V, ok bool) {
 	e, ok := c.byKey[key]
 	if ok {
@@ -68,5 +67,5 @@ func (c *LRU[K, V]) Values() iter.Seq[V] {
 }
 
 func valueOf[K comparable, V any](e *list.Element) *entry[K, V] {
-	return e.Value.(*entry[K, V]) //nolint:errcheck // nothing else is put in
+	return e.Value.(*entry[K, V]) //nolint:errcheck // the list has no other type of value
 }

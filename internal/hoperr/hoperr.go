@@ -1,5 +1,5 @@
-// Package hoperr makes the errors of Hopbound: gRPC statuses with a google.rpc.ErrorInfo whose
-// domain is "hopbound". No other package makes one.
+// Package hoperr creates the errors of Hopbound: gRPC statuses with a google.rpc.ErrorInfo whose domain is
+// "hopbound". No other package creates such a status.
 package hoperr
 
 import (
@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 )
 
-// Domain is the domain of the google.rpc.ErrorInfo in every error made here.
+// Domain is the domain in the google.rpc.ErrorInfo of each error.
 const Domain = "hopbound"
 
 // Reasons in the google.rpc.ErrorInfo. Package interceptors documents them.
@@ -40,23 +40,23 @@ const (
 	Canceled            = "CANCELLED"
 )
 
-// ErrPanicked stands for the error of code that panicked or ended its goroutine.
+// ErrPanicked is used as the error of a handler that panicked or called runtime.Goexit.
 var ErrPanicked = errors.New("panicked")
 
-// New makes a status with an ErrorInfo, and with further details.
+// New returns a status error with an ErrorInfo and further details.
 func New(code codes.Code, reason, message string, more ...protoadapt.MessageV1) error {
 	details := append([]protoadapt.MessageV1{&errdetails.ErrorInfo{Domain: Domain, Reason: reason}}, more...)
 	st, err := status.New(code, "hopbound: "+message).WithDetails(details...)
-	if err != nil { // a detail cannot be marshalled, which does not happen
+	if err != nil { // a detail could not be marshalled
 		return status.Error(code, "hopbound: "+message)
 	}
 	return st.Err()
 }
 
-// NewCanceled makes the error of a call that was cancelled while no attempt was under way.
+// NewCanceled returns the error of a call that was cancelled while no attempt was in flight.
 func NewCanceled() error { return New(codes.Canceled, Canceled, "the call was cancelled") }
 
-// Status returns the status that gRPC sends for an error that a handler returns.
+// Status returns the status that gRPC sends when a handler returns err.
 func Status(err error) *status.Status {
 	if st, ok := status.FromError(err); ok {
 		return st
@@ -64,11 +64,11 @@ func Status(err error) *status.Status {
 	return status.FromContextError(err)
 }
 
-// Code returns the code of the error of a handler or of a call: OK for nil.
+// Code returns the status code of the error of a handler or of a call. It is OK for nil.
 func Code(err error) codes.Code { return Status(err).Code() }
 
-// Reason returns the reason of an error that Hopbound has made, here or in another process,
-// or the empty string.
+// Reason returns the reason of an error that Hopbound has created, in this process or another one. It
+// returns the empty string for any other error.
 func Reason(err error) string {
 	for _, d := range status.Convert(err).Details() {
 		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == Domain {

@@ -48,7 +48,7 @@ func (c *call) sendReport(err error, used int, took time.Duration) {
 	}
 	marked := false
 	if err != nil && !c.observe {
-		marked, r.Wanting = c.request.Downstream.Mark(hoperr.Code(err))
+		marked, r.NoTokens = c.request.Downstream.Mark(hoperr.Code(err))
 	}
 	var buf [wire.MaxLen]byte
 	trailer := metadata.MD{wire.ReportKey: {string(r.Append(buf[:0]))}}

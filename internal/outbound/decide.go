@@ -98,7 +98,7 @@ func (c *Call) verdict(a *Attempt, err error, retries func(codes.Code) bool) tel
 	}
 	// A hop that did not retry only because it had no tokens may be asked again by a hop that has
 	// some. Every other pushback that says not to retry is obeyed.
-	if push.stop && !a.report.Wanting {
+	if push.stop && !a.report.NoTokens {
 		if a.hasReport {
 			return telemetry.Marked
 		}
