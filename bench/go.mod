@@ -36,6 +36,7 @@ require (
 	github.com/hopbound/hopbound/idempotency/boltstore v0.0.0
 	github.com/hopbound/hopbound/idempotency/pgstore v0.0.0
 	github.com/hopbound/hopbound/idempotency/redisstore v0.0.0
+	github.com/hopbound/hopbound/idempotency/storetest v0.0.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/redis/rueidis v1.0.79

@@ -6,7 +6,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// markedError is the error of a handler with a mark. Its status stays what it was.
+// markedError is the error of a handler with a mark. The mark does not change its status.
 type markedError struct{ error }
 
 func (e markedError) Unwrap() error { return e.error }
@@ -24,11 +24,10 @@ type (
 	noEffectError struct{ markedError }
 )
 
-// Final marks a failure of a handler as the outcome of its write: it is stored,
-// and repeats of the call get it until the retention ends. A failure that has
-// neither this mark nor one of [Codes] releases the key, and the handler runs
-// again for the next caller. The status stays what it
-// was. Final of nil is nil.
+// Final marks a failure of a handler as the outcome of its write: it is stored, and repeats of the
+// call get it until the retention ends. A failure that has neither this mark nor one of [Codes]
+// releases the key, and the handler runs again for the next caller. The mark does not change the
+// status. Final(nil) returns nil.
 func Final(err error) error {
 	if err == nil {
 		return nil
@@ -36,15 +35,16 @@ func Final(err error) error {
 	return finalError{markedError{err}}
 }
 
-// IsFinal reports whether a failure was marked by [Final].
+// IsFinal reports whether an error was marked by [Final], or wraps one that was. It is for authors of
+// other transports.
 func IsFinal(err error) bool {
 	var f finalError
 	return errors.As(err, &f)
 }
 
-// NoEffect marks the error of a handler that knows that its run had no effect: it does not
-// make [TakenOver] true for the next run. A possible effect of an earlier run still does. A nil
-// error stays nil.
+// NoEffect marks the error of a handler whose run certainly had no effect. Such a run does not make
+// [TakenOver] true for the next run, but a possible effect of an earlier run still does.
+// NoEffect(nil) returns nil.
 func NoEffect(err error) error {
 	if err == nil {
 		return nil
@@ -52,7 +52,8 @@ func NoEffect(err error) error {
 	return noEffectError{markedError{err}}
 }
 
-// IsNoEffect reports whether an error is marked by [NoEffect], or wraps one that is.
+// IsNoEffect reports whether an error was marked by [NoEffect], or wraps one that was. It is for
+// authors of other transports.
 func IsNoEffect(err error) bool {
 	var marked noEffectError
 	return errors.As(err, &marked)

@@ -14,38 +14,36 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// Fingerprint tells whether two requests with one key are the same write. The
-// zero value differs from no other.
+// Fingerprint is a hash of a request, by which a store recognises that one key was used for two
+// different requests. The zero value differs from no other.
 type Fingerprint struct {
-	// Schema identifies the request's message, all messages in it, and the fields
-	// that were chosen. Deterministic marshalling differs between schemas, so sums
-	// of different schemas are not comparable.
+	// Schema identifies the descriptors of the request and of all messages in it, and the chosen
+	// fields. Deterministic marshalling differs between schemas, so sums of different schemas
+	// cannot be compared.
 	Schema string
 	Sum    [sha256.Size]byte
 }
 
-// Differs reports whether the requests are certainly not the same. Fingerprints
-// of different schemas, as there are while a service is being rolled out, do not
-// differ.
+// Differs reports whether the requests are certainly different. Fingerprints of different schemas,
+// which occur during a rolling deployment, do not differ.
 func (f Fingerprint) Differs(other Fingerprint) bool {
 	return f.Schema != "" && f.Schema == other.Schema && f.Sum != other.Sum
 }
 
-// Fingerprinter makes the fingerprints of one method's requests. It is safe for
-// concurrent use.
+// Fingerprinter makes the fingerprints of one method's requests. It is for authors of other
+// transports. It is safe for concurrent use.
 type Fingerprinter struct {
 	descriptor protoreflect.MessageDescriptor
-	paths      [][]protoreflect.FieldDescriptor // chosen, or nil for all
-	omitted    []protoreflect.FieldDescriptor   // of all
+	paths      [][]protoreflect.FieldDescriptor // the chosen fields; nil is all but the omitted ones
+	omitted    []protoreflect.FieldDescriptor
 	schema     func() (string, error)
 }
 
-// NewFingerprinter returns a Fingerprinter for requests of a type.
-// Fingerprints are made of the fields named, as paths of names with dots between; of
-// all fields if none is named, but for request_id, which is a key itself
-// (AIP-155), the key field if it has another name, and field masks. A path that
-// names no field, or leads through a list or a map, is an error, and so is a key
-// field that is not a string.
+// NewFingerprinter returns a Fingerprinter for requests of a type. Fingerprints cover the given
+// fields, which are paths of field names separated by dots. Without fields, they cover all fields
+// except request_id, which is a key itself (AIP-155), the key field, and field masks. It returns an
+// error for a path that names no field or leads through a list or a map, and for a key field that is
+// not a string.
 func NewFingerprinter(request protoreflect.MessageDescriptor, keyField string, fields ...string) (*Fingerprinter, error) {
 	f := &Fingerprinter{descriptor: request}
 	errs := make([]error, 0, len(fields)+1)
@@ -56,7 +54,7 @@ func NewFingerprinter(request protoreflect.MessageDescriptor, keyField string, f
 		chosen, err := resolvePath(request, path)
 		errs = append(errs, err)
 		if !slices.ContainsFunc(fields, func(other string) bool { return strings.HasPrefix(path, other+".") }) {
-			f.paths = append(f.paths, chosen) // else it is part of another that is chosen
+			f.paths = append(f.paths, chosen) // else a chosen message contains it
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -74,12 +72,12 @@ func NewFingerprinter(request protoreflect.MessageDescriptor, keyField string, f
 	return f, nil
 }
 
-// FindKeyField returns the field of a request that holds the key, or nil if the
-// name is empty. It is an error if there is none of that name, or it is not a
-// string.
+// FindKeyField returns the field of a request that holds the key, or nil if the name is empty. It
+// returns an error if the request has no field of that name, or the field is not a string. It is for
+// authors of other transports.
 func FindKeyField(request protoreflect.MessageDescriptor, name string) (protoreflect.FieldDescriptor, error) {
 	if name == "" {
-		return nil, nil //nolint:nilnil // none
+		return nil, nil //nolint:nilnil // there is none
 	}
 	field := request.Fields().ByName(protoreflect.Name(name))
 	if field == nil {
@@ -91,7 +89,7 @@ func FindKeyField(request protoreflect.MessageDescriptor, name string) (protoref
 	return field, nil
 }
 
-// omitted reports whether a field is no part of what a write is.
+// omitted reports whether a field is not covered by fingerprints of all fields.
 func omitted(field protoreflect.FieldDescriptor) bool {
 	return field.Name() == "request_id" ||
 		field.Message() != nil && field.Message().FullName() == "google.protobuf.FieldMask"
@@ -101,7 +99,7 @@ func resolvePath(m protoreflect.MessageDescriptor, path string) ([]protoreflect.
 	var fields []protoreflect.FieldDescriptor
 	for name := range strings.SplitSeq(path, ".") {
 		if m == nil {
-			return nil, fmt.Errorf("fingerprint field %q: %s is no message", path, fields[len(fields)-1].Name())
+			return nil, fmt.Errorf("fingerprint field %q: %s is not a message", path, fields[len(fields)-1].Name())
 		}
 		if n := len(fields); n > 0 && (fields[n-1].IsList() || fields[n-1].IsMap()) {
 			return nil, fmt.Errorf("fingerprint field %q: %s is a list or a map", path, fields[n-1].Name())
@@ -116,9 +114,9 @@ func resolvePath(m protoreflect.MessageDescriptor, path string) ([]protoreflect.
 	return fields, nil
 }
 
-// schemaName returns a name that is different whenever the same request might
-// be marshalled differently: a hash of the descriptors of the message and of all
-// that it refers to, and of the key field and the chosen fields.
+// schemaName returns a name that differs whenever the same request might be marshalled differently:
+// a hash of the descriptors of the message and of all messages that it refers to, of the key field
+// and of the chosen fields.
 func schemaName(m protoreflect.MessageDescriptor, keyField string, fields []string) (string, error) {
 	seen := map[protoreflect.FullName]protoreflect.MessageDescriptor{}
 	var visit func(protoreflect.MessageDescriptor)
@@ -151,8 +149,8 @@ func schemaName(m protoreflect.MessageDescriptor, keyField string, fields []stri
 	return string(m.FullName()) + "@" + hex.EncodeToString(sum[:8]), nil
 }
 
-// Of returns the fingerprint of a request, which must be of the type that f was
-// made for.
+// Of returns the fingerprint of a request. It returns an error if the request is not of the type that
+// the Fingerprinter was made for.
 func (f *Fingerprinter) Of(request proto.Message) (Fingerprint, error) {
 	m := request.ProtoReflect()
 	if m.Descriptor().FullName() != f.descriptor.FullName() {
@@ -178,8 +176,8 @@ func (f *Fingerprinter) Of(request proto.Message) (Fingerprint, error) {
 	return Fingerprint{Schema: schema, Sum: sha256.Sum256(raw)}, nil
 }
 
-// marshalKnown marshals a message without the fields that its type does not know,
-// which are in no order.
+// marshalKnown marshals a message without its unknown fields, because their order is not
+// deterministic.
 func marshalKnown(m proto.Message) ([]byte, error) {
 	deterministic := proto.MarshalOptions{Deterministic: true}
 	raw, err := deterministic.Marshal(m)
@@ -197,7 +195,7 @@ func (f *Fingerprinter) anyOmitted(m protoreflect.Message) bool {
 	return slices.ContainsFunc(f.omitted, m.Has)
 }
 
-// chosen returns a message with nothing but the chosen fields.
+// chosen returns a copy of the message that has only the chosen fields.
 func (f *Fingerprinter) chosen(m protoreflect.Message) protoreflect.Message {
 	out := m.New()
 	for _, path := range f.paths {

@@ -7,8 +7,8 @@ import (
 	"encoding/binary"
 )
 
-// NewID returns the ID of a write: a hash of the tenant or caller whose key it
-// is, the full method and the key. No key can be read off it.
+// NewID returns the ID of a write: a hash of the tenant or caller that the key belongs to, the full
+// method and the key. The ID does not reveal the key.
 func NewID(tenant, fullMethod string, key Key) ID {
 	return ID(hash("id", tenant, fullMethod, string(key)))
 }
@@ -16,12 +16,13 @@ func NewID(tenant, fullMethod string, key Key) ID {
 // String returns the ID as text that can be part of any store's key.
 func (id ID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]) }
 
-// Child returns the key of a write that a handler makes while it runs the write
-// named by id: a hash of both, the callee's method and the step, as a UUID of
-// version 8 (RFC 9562). A parent that runs again makes the same keys.
+// Child returns the key of a write that a handler makes while it runs the write with this ID and
+// key: a hash of the ID, the key, the callee's method and the step, as a UUID of version 8
+// (RFC 9562). If the parent runs again, it makes the same child keys.
 //
-// Without a secret, whoever knows the tenant, the method and the key of the parent can compute
-// it, such as its caller. With a secret, it is an HMAC of the hash. See [ChildSecret].
+// Without a secret, anybody who knows the tenant, the method and the key of the parent, such as its
+// caller, can compute the child key. With a secret, the child key is an HMAC of the hash. See
+// [ChildSecret].
 func (id ID) Child(key Key, fullMethod, step string, secret []byte) Key {
 	sum := hash("child", string(id[:]), string(key), fullMethod, step)
 	if len(secret) > 0 {
@@ -32,8 +33,8 @@ func (id ID) Child(key Key, fullMethod, step string, secret []byte) Key {
 	return newUUID([16]byte(sum[:16]), 8)
 }
 
-// hash returns the hash of parts, each with its length before it, so that no
-// two lists of parts look the same.
+// hash returns the hash of parts, each prefixed with its length, so that no two lists of parts have
+// the same input.
 func hash(parts ...string) [sha256.Size]byte {
 	var buf []byte
 	for _, p := range parts {

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// An Inspector is a [Store] whose records an operator can look at and remove. It is safe for
-// concurrent use while servers use the store.
+// An Inspector is a [Store] with methods that let an operator list, release and delete records. They
+// are safe for concurrent use, also while servers use the store.
 type Inspector interface {
 	Store
 
-	// Find returns the record of an ID, or nil if there is none.
+	// Find returns the record of an ID, or nil and no error if there is none.
 	Find(ctx context.Context, id ID) (*Record, error)
 
 	// Records returns all records, in any order, without outcomes. A record that cannot be
@@ -41,7 +41,8 @@ const (
 	Done     RecordState = "done"
 )
 
-// Record is what a store keeps of a write.
+// Record is the record of a write as an operator sees it. Its times are relative to the store's clock
+// when the record was read.
 type Record struct {
 	ID      ID
 	State   RecordState
@@ -49,31 +50,31 @@ type Record struct {
 	KeyHash string // as in [Claim]
 
 	Owner    string        // the name of the last owner, or a hash of it
-	Fence    uint64        // of the last run; 0 of a write that was run in a transaction
+	Fence    uint64        // of the last run; 0 if that was in a transaction
 	Attempts int           // how many runs were claimed; 0 if the store does not know
-	Age      time.Duration // since the first of them
+	Age      time.Duration // since the first of those claims
 
 	// Left is the time until the lease or the retention ends. It is negative if the lease
 	// has expired.
 	Left time.Duration
 
-	TakenOver  bool   // the next run will be told of a possible effect
-	Checkpoint []byte // as [Codec.EncodeCheckpoint] has made it
-	Outcome    []byte // as [Codec.Encode] has made it; from Find alone
+	TakenOver  bool   // what TakenOver would report to the next run
+	Checkpoint []byte // encoded by [Codec.EncodeCheckpoint]
+	Outcome    []byte // encoded by [Codec.Encode]; only Find sets it
 }
 
-// Stats are what a store counts in its process, for metrics.
+// Stats are the counts of a store in this process, for metrics.
 type Stats struct {
-	// Records and Bytes are what it holds, and MaxRecords and MaxBytes what it may hold. All
-	// are 0 for a store that is not bounded.
+	// Records and Bytes are the size of the store, and MaxRecords and MaxBytes its bounds. All are
+	// 0 for a store that is not bounded.
 	Records, MaxRecords, Bytes, MaxBytes int64
 
-	// Purged is how many expired records it has deleted, and PurgeFailures how often
-	// that failed.
+	// Purged is how many expired records the store has deleted, and PurgeFailures how often
+	// deleting them failed.
 	Purged, PurgeFailures int64
 }
 
-// Measured is a [Store] with counts. Stats is fast, and safe for concurrent use.
+// Measured is a [Store] with counts for metrics. Stats does no I/O, and is safe for concurrent use.
 type Measured interface {
 	Store
 	Stats() Stats

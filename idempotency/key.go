@@ -5,40 +5,29 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"time"
 )
 
-// Header is the metadata key under which a [Key] travels.
+// Header is the metadata key of a [Key].
 const Header = "idempotency-key"
 
-// MaxKeyLen is the length of the longest key, in bytes.
-const MaxKeyLen = 255
-
-// Errors that [Key.Validate] wraps.
-var (
-	ErrKeyLength    = errors.New("idempotency key must have 1 to 255 characters")
-	ErrKeyCharacter = errors.New("idempotency key must be printable ASCII without commas and double quotes, and neither begin nor end with a space")
-)
-
-// Key names one write: all attempts of it carry the same key, and no other
-// write does. The zero value is no key.
+// Key names one write. All attempts of a write carry the same key, and no other write carries it. The
+// zero value is no key.
 type Key string
 
-// NewKey returns a new random key: a UUID of version 7 (RFC 9562), which sorts
-// by the time it was made at, to the millisecond. It is safe for concurrent
-// use.
+// NewKey returns a new random key: a UUID of version 7 (RFC 9562). Keys sort by the millisecond in
+// which they were made. It is safe for concurrent use.
 func NewKey() Key {
 	var uuid [16]byte
-	_, _ = rand.Read(uuid[6:]) // never fails: it ends the program first
+	_, _ = rand.Read(uuid[6:]) // never fails: crypto/rand ends the program instead
 	var millis [8]byte
 	binary.BigEndian.PutUint64(millis[:], uint64(time.Now().UnixMilli()))
 	copy(uuid[:6], millis[2:])
 	return newUUID(uuid, 7)
 }
 
-// newUUID writes a UUID of a version.
+// newUUID sets the version and the variant of a UUID, and returns its text.
 func newUUID(uuid [16]byte, version byte) Key {
 	uuid[6] = uuid[6]&0x0f | version<<4
 	uuid[8] = uuid[8]&0x3f | 0x80
@@ -54,8 +43,8 @@ func newUUID(uuid [16]byte, version byte) Key {
 	return Key(text[:])
 }
 
-// Hash returns a short hash of the key, for logs and traces, which must not have
-// keys. Whoever guesses a key can check the guess by its hash.
+// Hash returns a short hash of the key, for logs and traces, which must not contain keys. It hides
+// only keys that cannot be guessed: anybody can compute the hash of a guess.
 func (k Key) Hash() string {
 	sum := hash("key", string(k))
 	return hex.EncodeToString(sum[:8])
@@ -75,16 +64,17 @@ func ParseKey(value string) (Key, error) {
 	return key, nil
 }
 
-// Validate returns an error that wraps [ErrKeyLength] or [ErrKeyCharacter] if
-// the key cannot be sent.
+// Validate returns an error unless the key can be sent: it must have 1 to 255 characters of printable
+// ASCII, contain no comma and no double quote, and neither begin nor end with a space.
 func (k Key) Validate() error {
-	if k == "" || len(k) > MaxKeyLen {
-		return fmt.Errorf("%w, not %d", ErrKeyLength, len(k))
+	const maxLen = 255
+	if k == "" || len(k) > maxLen {
+		return fmt.Errorf("idempotency key must have 1 to %d characters, not %d", maxLen, len(k))
 	}
 	for i := range len(k) {
 		space := k[i] == ' ' && (i == 0 || i == len(k)-1)
 		if k[i] < ' ' || k[i] > '~' || k[i] == '"' || k[i] == ',' || space {
-			return fmt.Errorf("%w: character %q at %d", ErrKeyCharacter, k[i], i)
+			return fmt.Errorf("idempotency key must be printable ASCII without commas and double quotes, and neither begin nor end with a space: character %q at %d", k[i], i)
 		}
 	}
 	return nil
@@ -92,12 +82,10 @@ func (k Key) Validate() error {
 
 type keyContext struct{}
 
-// WithKey returns a context whose calls carry the key. A call with a key that
-// is not valid fails before it is sent, with INVALID_ARGUMENT and the reason
-// KEY_INVALID.
+// WithKey returns a context whose calls carry the key. A call with an invalid key fails before it is
+// sent, with INVALID_ARGUMENT and the reason KEY_INVALID.
 //
-// Use it around the calls that make up one write, and make the key once,
-// outside of any loop that repeats them.
+// Use it around the calls that make up one write, and make the key once, outside of any retry loop.
 func WithKey(ctx context.Context, key Key) context.Context {
 	return context.WithValue(ctx, keyContext{}, key)
 }

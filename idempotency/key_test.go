@@ -2,7 +2,6 @@ package idempotency_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -26,23 +25,23 @@ func TestNewKeysAreDistinctUUIDsOfVersion7(t *testing.T) {
 
 func TestKeysAreValidated(t *testing.T) {
 	t.Parallel()
-	for key, want := range map[string]error{
-		"a":                      nil,
-		"order 17/charge":        nil,
-		strings.Repeat("k", 255): nil,
-		"":                       idempotency.ErrKeyLength,
-		strings.Repeat("k", 256): idempotency.ErrKeyLength,
-		" a":                     idempotency.ErrKeyCharacter,
-		"a ":                     idempotency.ErrKeyCharacter,
-		"a\nb":                   idempotency.ErrKeyCharacter,
-		"clé":                    idempotency.ErrKeyCharacter,
-		"a\x7f":                  idempotency.ErrKeyCharacter,
-		"one,two":                idempotency.ErrKeyCharacter,
-		"one, two":               idempotency.ErrKeyCharacter,
-		`"a"`:                    idempotency.ErrKeyCharacter,
+	for key, want := range map[string]string{
+		"a":                      "",
+		"order 17/charge":        "",
+		strings.Repeat("k", 255): "",
+		"":                       "1 to 255 characters",
+		strings.Repeat("k", 256): "1 to 255 characters",
+		" a":                     "printable ASCII",
+		"a ":                     "printable ASCII",
+		"a\nb":                   "printable ASCII",
+		"clé":                    "printable ASCII",
+		"a\x7f":                  "printable ASCII",
+		"one,two":                "printable ASCII",
+		"one, two":               "printable ASCII",
+		`"a"`:                    "printable ASCII",
 	} {
-		if err := idempotency.Key(key).Validate(); !errors.Is(err, want) {
-			t.Errorf("%q: %v, want %v", key, err, want)
+		if err := idempotency.Key(key).Validate(); (err == nil) != (want == "") || !strings.Contains(fmt.Sprint(err), want) {
+			t.Errorf("%q: %v, want %q", key, err, want)
 		}
 	}
 }

@@ -10,84 +10,83 @@ import (
 	"time"
 )
 
-// Memory is a [Store] in the memory of one process. It is bounded in records and bytes: when
-// it is full, it refuses new IDs, and never drops a record that is pending or whose retention
-// lasts. A tenant's records ([Claim.Tenant]) take at most half of what the others leave. Its
-// records are gone when the process ends.
+// Memory is a [Store] in the memory of one process. It is safe for concurrent use. It is bounded in
+// records and bytes: when it is full, it refuses new IDs with a [FullError]. It never drops a
+// record that is pending or whose retention has not ended. A tenant's records ([Claim.Tenant]) take
+// at most half of the room that the others leave. The records are lost when the process ends.
 //
-// It never takes over a write while [Claim.Running] says that its handler runs: a process
-// that was paused for longer than a lease continues its own runs.
+// A write is not taken over while [Claim.Running] reports that its handler runs: a process that was
+// paused for longer than a lease continues its own runs.
 type Memory struct {
-	shards [shardCount]shard
-	room   memoryRoom
-	begun  time.Time
-	logger *slog.Logger
-	warned atomic.Int64 // the hour of the last warning, from 1
-	purged atomic.Int64
+	shards  [shardCount]shard
+	room    memoryRoom
+	started time.Time
+	logger  *slog.Logger
+	warned  atomic.Int64 // the hour of the last warning, counted from 1
+	purged  atomic.Int64
 
-	soonest, looked atomic.Int64 // the first second in which a record is due, and when that was looked up
+	soonest, lookedUp atomic.Int64 // the first second in which a record is due, and the second in which that was looked up
 
-	err error // what was wrong with the options
+	err error // of the options
 }
 
 // MemoryOption configures a [Memory].
-type MemoryOption func(*memorySettings)
+type MemoryOption func(*memorySettings) error
 
 type memorySettings struct {
 	records int
 	bytes   int64
-	logger  *slog.Logger
-	errs    []error
+	logger  *slog.Logger // nil is slog.Default
 }
 
-// Defaults of the store in memory.
-const (
-	DefaultMemoryCapacity = 1 << 20
-	DefaultMemoryBytes    = 256 << 20
-)
-
-// MemoryCapacity bounds the number of records. The default is [DefaultMemoryCapacity]. The
-// default of [MemoryBytes] is reached first, at about half as many records.
+// MemoryCapacity bounds the number of records. The default is 1,048,576. With the default of
+// [MemoryBytes], the store is full at about half as many. The number must be positive.
 func MemoryCapacity(records int) MemoryOption {
-	return func(s *memorySettings) {
+	return func(s *memorySettings) error {
 		s.records = records
 		if records <= 0 {
-			s.errs = append(s.errs, fmt.Errorf("MemoryCapacity(%d): must be positive", records))
+			return fmt.Errorf("MemoryCapacity(%d): must be positive", records)
 		}
+		return nil
 	}
 }
 
-// MemoryBytes bounds the bytes that records take: about 400 and the outcome for each. The
-// outcome of a write that was claimed before the store was full is stored all the same, so
-// the store may exceed the bound by the outcomes of the handlers that run. The default is
-// [DefaultMemoryBytes].
+// MemoryBytes bounds the memory that records take, in bytes: about 400 for each, and its outcome.
+// A write that was claimed before the store was full still stores its outcome, so the store may
+// exceed the bound by the outcomes of the handlers that run. The default is 256 MiB, and the
+// minimum 64 KiB.
 func MemoryBytes(bytes int64) MemoryOption {
-	return func(s *memorySettings) {
+	return func(s *memorySettings) error {
 		s.bytes = bytes
 		if bytes < 1<<16 {
-			s.errs = append(s.errs, fmt.Errorf("MemoryBytes(%d): must be at least 65536", bytes))
+			return fmt.Errorf("MemoryBytes(%d): must be at least 65536", bytes)
 		}
+		return nil
 	}
 }
 
-// MemoryLogger sets where the store warns, at most once an hour, that it or a tenant's share is
-// filled by more than 80 %. The default is [slog.Default].
+// MemoryLogger sets the logger that warns, at most once an hour, when the store or a tenant's share
+// of it is more than 80 % full. The default, also for nil, is [slog.Default].
 func MemoryLogger(logger *slog.Logger) MemoryOption {
-	return func(s *memorySettings) { s.logger = logger }
+	return func(s *memorySettings) error {
+		s.logger = logger
+		return nil
+	}
 }
 
-// NewMemory returns an empty store. It starts no goroutine. [Memory.Err] returns what
-// is wrong with the options, and so does a server that is given the store.
+// NewMemory returns an empty store. It starts no goroutine. If an option is invalid,
+// [Memory.Err] and the server that gets the store return the error.
 func NewMemory(opts ...MemoryOption) *Memory {
-	s := memorySettings{records: DefaultMemoryCapacity, bytes: DefaultMemoryBytes}
+	s := memorySettings{records: 1 << 20, bytes: 256 << 20}
+	var errs []error
 	for i, opt := range opts {
 		if opt == nil {
-			s.errs = append(s.errs, fmt.Errorf("option %d is nil", i+1))
+			errs = append(errs, fmt.Errorf("option %d is nil", i+1))
 			continue
 		}
-		opt(&s)
+		errs = append(errs, opt(&s))
 	}
-	m := &Memory{begun: time.Now(), logger: s.logger, err: errors.Join(s.errs...)}
+	m := &Memory{started: time.Now(), logger: s.logger, err: errors.Join(errs...)}
 	m.room.limit, m.room.tenants = use{records: int64(s.records), bytes: s.bytes}, map[string]*use{}
 	for i := range m.shards {
 		m.shards[i] = newShard(&m.room)
@@ -97,18 +96,17 @@ func NewMemory(opts ...MemoryOption) *Memory {
 
 var _ Measured = (*Memory)(nil)
 
-// Err returns what was wrong with the options of [NewMemory], joined, or nil.
+// Err returns the errors of the options of [NewMemory], joined, or nil.
 func (m *Memory) Err() error { return m.err }
 
-// Kind returns "memory", as metrics name the store.
+// Kind returns "memory", the name of the store in metrics.
 func (m *Memory) Kind() string { return "memory" }
 
-// Volatile returns true: the records end with the process. A server does not tell its callers
-// that such a store will recognize a retry, which may reach another process.
+// Volatile returns true, because the records are lost when the process ends. A server with such a
+// store does not promise its callers to recognise a retry, which may reach another process.
 func (m *Memory) Volatile() bool { return true }
 
-// Stats returns what the store holds and may hold. Expired records count until they are
-// deleted.
+// Stats returns the size of the store and its bounds. Expired records count until they are deleted.
 func (m *Memory) Stats() Stats {
 	m.room.mu.Lock()
 	defer m.room.mu.Unlock()
@@ -118,12 +116,6 @@ func (m *Memory) Stats() Stats {
 	}
 }
 
-// clamp bounds a time to what can be added to others.
-func clamp(d time.Duration) time.Duration {
-	const longest = 70 * 365 * 24 * time.Hour
-	return max(0, min(d, longest))
-}
-
 // open locks the shard of an ID, and returns it with the store's time.
 func (m *Memory) open(ctx context.Context, step string, id *ID) (*shard, time.Duration, error) {
 	if err := ctx.Err(); err != nil {
@@ -131,16 +123,17 @@ func (m *Memory) open(ctx context.Context, step string, id *ID) (*shard, time.Du
 	}
 	s := &m.shards[binary.BigEndian.Uint64(id[:])%shardCount] // IDs are hashes
 	s.mu.Lock()
-	return s, time.Since(m.begun), nil
+	return s, time.Since(m.started), nil
 }
 
-// Begin claims a write, or returns its state.
+// Begin claims a write, or returns its state. If there is no room for a new record, it returns a
+// [FullError].
 func (m *Memory) Begin(ctx context.Context, claim Claim) (BeginResult, error) {
 	if claim.Owner == "" || claim.Lease <= 0 {
 		return BeginResult{}, errors.New("idempotency: a claim must have an owner and a positive lease")
 	}
 	b, fill, err := m.begin(ctx, &claim)
-	if errors.Is(err, ErrFull) { // unless records that are over take the room
+	if errors.Is(err, ErrFull) { // unless expired records take the room
 		m.sweep()
 		b, fill, err = m.begin(ctx, &claim)
 	}
@@ -153,32 +146,28 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (BeginResult, error) {
 	return b, err
 }
 
-// begin is Begin, and returns how full the store is if it has added a record or has no room.
+// begin is Begin. If it has added a record or has no room for one, it returns how full the store is.
 func (m *Memory) begin(ctx context.Context, claim *Claim) (b BeginResult, fill float64, err error) {
 	s, now, err := m.open(ctx, "begin", &claim.ID)
 	if err != nil {
 		return BeginResult{}, 0, err
 	}
 	defer s.mu.Unlock()
-	m.purged.Add(s.drop(now, 3)) // more than a write adds
+	m.purged.Add(s.drop(now, 3)) // more records than a write adds
 	r := s.find(claim.ID, now)
-	if r != nil && r.owner == claim.Owner && !r.done && !claim.Fingerprint.Differs(r.fingerprint) { // asked again, for want of an answer
-		return r.run(), 0, nil
-	}
-	if b := r.known(claim.Fingerprint, now); b.State != Absent {
-		return b, 0, nil
-	}
-	if r == nil {
-		if r, fill = s.add(claim.ID, claim.Tenant); r == nil {
-			return BeginResult{}, fill, ErrFull
+	if r != nil {
+		if asked := r.Ask(claim, now); asked.State != Absent {
+			return asked, 0, nil
 		}
+	} else if r, fill = s.add(claim.ID, claim.Tenant); r == nil {
+		return BeginResult{}, fill, ErrFull
 	}
 	s.fence++
-	r.effect = r.effect || r.owner != "" // its lease has run out
-	r.fence, r.owner, r.fingerprint, r.running = s.fence, claim.Owner, claim.Fingerprint, claim.Running
-	r.until, r.keep = now+clamp(claim.Lease), clamp(claim.KeepFor())
+	b = r.Claim(claim, s.fence, now)
+	r.Method, r.KeyHash = "", "" // no operator looks at the records of a process
+	r.running = claim.Running
 	s.changed(r, now)
-	return r.run(), fill, nil
+	return b, fill, nil
 }
 
 // Look returns the state of a write, and claims nothing.
@@ -188,93 +177,54 @@ func (m *Memory) Look(ctx context.Context, claim Claim) (BeginResult, error) {
 		return BeginResult{}, err
 	}
 	defer s.mu.Unlock()
-	return s.find(claim.ID, now).known(claim.Fingerprint, now), nil
+	r := s.find(claim.ID, now)
+	if r == nil {
+		return BeginResult{State: Absent}, nil
+	}
+	return r.Look(claim.Fingerprint, now), nil
 }
 
-// owned opens the record of a lease. It is nil if there is none, or if it is another's.
-func (m *Memory) owned(ctx context.Context, step string, lease *Lease) (s *shard, r *memoryRecord, now time.Duration, err error) {
-	s, now, err = m.open(ctx, step, &lease.ID)
+// step takes a step of the owner of a record.
+func (m *Memory) step(ctx context.Context, name string, id *ID, take func(r *StoredRecord, now time.Duration) error) error {
+	s, now, err := m.open(ctx, name, id)
 	if err != nil {
-		return nil, nil, 0, err
+		return err
 	}
-	if r = s.find(lease.ID, now); r != nil && (r.owner != lease.Owner || r.fence != lease.Fence) {
-		r = nil
+	defer s.mu.Unlock()
+	r := s.find(*id, now)
+	if r == nil {
+		var absent StoredRecord
+		return take(&absent, now)
 	}
-	return s, r, now, nil
+	if err := take(&r.StoredRecord, now); err != nil {
+		return err
+	}
+	if r.State() == "" {
+		s.remove(r)
+	} else {
+		s.changed(r, now)
+	}
+	return nil
 }
 
 // Complete ends a write with its outcome.
 func (m *Memory) Complete(ctx context.Context, lease Lease, outcome []byte, retention time.Duration) error {
-	s, r, now, err := m.owned(ctx, "complete", &lease)
-	if err != nil {
-		return err
-	}
-	defer s.mu.Unlock()
-	switch {
-	case r == nil:
-		return ErrLeaseLost
-	case r.done: // asked again, for want of an answer
-		return nil
-	}
-	r.done, r.effect, r.stored, r.running = true, false, outcome, nil
-	r.until, r.keep = now+clamp(retention), 0
-	s.changed(r, now)
-	return nil
+	return m.step(ctx, "complete", &lease.ID, func(r *StoredRecord, now time.Duration) error { return r.Complete(lease, outcome, retention, now) })
 }
 
 // Extend makes the lease last for d from now.
 func (m *Memory) Extend(ctx context.Context, lease Lease, d time.Duration) error {
-	return m.step(ctx, "extend", &lease, func(_ *shard, r *memoryRecord, now time.Duration) {
-		r.until = max(r.until, now+clamp(d))
-	})
+	return m.step(ctx, "extend", &lease.ID, func(r *StoredRecord, now time.Duration) error { return r.Extend(lease, d, now) })
 }
 
 // Save stores a checkpoint.
 func (m *Memory) Save(ctx context.Context, lease Lease, checkpoint []byte) error {
-	return m.step(ctx, "save", &lease, func(s *shard, r *memoryRecord, _ time.Duration) {
-		r.stored = checkpoint
-		s.resize(r)
-	})
-}
-
-// step takes a step of the owner of a pending record.
-func (m *Memory) step(ctx context.Context, name string, lease *Lease, take func(*shard, *memoryRecord, time.Duration)) error {
-	s, r, now, err := m.owned(ctx, name, lease)
-	if err != nil {
-		return err
-	}
-	defer s.mu.Unlock()
-	if r == nil || r.done {
-		return ErrLeaseLost
-	}
-	take(s, r, now)
-	return nil
+	return m.step(ctx, "save", &lease.ID, func(r *StoredRecord, _ time.Duration) error { return r.Save(lease, checkpoint) })
 }
 
 // Release ends a run without an outcome.
 func (m *Memory) Release(ctx context.Context, lease Lease, effect bool, retention time.Duration) error {
-	s, r, now, err := m.owned(ctx, "release", &lease)
-	if err != nil {
-		return err
-	}
-	defer s.mu.Unlock()
-	if r == nil {
-		if other := s.find(lease.ID, now); other != nil && other.owner != "" {
-			return ErrLeaseLost
-		}
-		return nil // it was released before, and the answer was lost
-	}
-	if r.done {
-		return ErrLeaseLost
-	}
-	if !effect && !r.effect {
-		s.remove(r)
-		return nil
-	}
-	r.owner, r.effect, r.running = "", true, nil
-	r.until, r.keep = now, clamp(max(retention, r.keep))
-	s.changed(r, now)
-	return nil
+	return m.step(ctx, "release", &lease.ID, func(r *StoredRecord, now time.Duration) error { return r.Release(lease, effect, retention, now) })
 }
 
 // Wait returns when the record may no longer be pending.
@@ -284,7 +234,7 @@ func (m *Memory) Wait(ctx context.Context, id ID) error {
 		return err
 	}
 	r := s.find(id, now)
-	if r.known(Fingerprint{}, now).State != Join {
+	if r == nil || r.Left(now) <= 0 {
 		s.mu.Unlock()
 		return nil
 	}
@@ -292,8 +242,8 @@ func (m *Memory) Wait(ctx context.Context, id ID) error {
 		r.waited = make(chan struct{})
 	}
 	waited := r.waited
-	// A run that goes on after its lease ends it by a step of its own.
-	timer := time.NewTimer(max(r.until-now, time.Second))
+	// The owner of a run that goes on ends it by a step, and may do so after its lease.
+	timer := time.NewTimer(max(r.Left(now), time.Second))
 	s.mu.Unlock()
 	defer timer.Stop()
 	select {

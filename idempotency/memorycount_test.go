@@ -29,7 +29,7 @@ func (m *Memory) recount(t *testing.T) {
 		}
 		for id, at := range s.index {
 			r := &s.records[at]
-			if r.id != id || r.size != recordBytes+int64(len(r.owner)+len(r.stored)) {
+			if r.id != id || r.size != recordBytes+int64(len(r.Owner)+len(r.Data)) {
 				t.Fatalf("record %d counts as %d bytes", at, r.size)
 			}
 			used.records, used.bytes = used.records+1, used.bytes+r.size

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// memoryRoom is how much of a [Memory] is used, by all and by each tenant. It is safe for
-// concurrent use.
+// memoryRoom counts the records and bytes in a [Memory], in all and by tenant, and bounds them. It
+// is safe for concurrent use.
 type memoryRoom struct {
 	mu      sync.Mutex
 	limit   use
@@ -15,14 +15,14 @@ type memoryRoom struct {
 	tenants map[string]*use
 }
 
-// use is how much is used, of a store or by a tenant.
+// use is the room that a store has or a tenant uses.
 type use struct {
 	tenant         string
 	records, bytes int64
 }
 
-// fill returns how full the store, or a tenant's share of it, is with one more record. At more
-// than 1 there is no room.
+// fill returns how full the store, or a tenant's share of it, would be with one more record. Above 1
+// there is no room for it.
 func (m *memoryRoom) fill(tenant string) float64 {
 	fill := m.used.fill(&m.limit)
 	if tenant == "" {
@@ -43,8 +43,8 @@ func (u *use) fill(limit *use) float64 {
 	return max(float64(u.records+1)/float64(limit.records), float64(u.bytes+recordBytes)/float64(limit.bytes))
 }
 
-// take makes room for one record of a tenant, and returns how full the store is then. At more
-// than 1 it has taken nothing.
+// take reserves room for one record of a tenant, and returns how full the store then is. If that is
+// above 1, it has reserved nothing.
 func (m *memoryRoom) take(tenant string) (of *use, fill float64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -61,14 +61,14 @@ func (m *memoryRoom) take(tenant string) (of *use, fill float64) {
 	return of, fill
 }
 
-// grow counts bytes that a record has become larger by.
+// grow counts the bytes that a record has grown by. They may be negative.
 func (m *memoryRoom) grow(of *use, bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.add(of, 0, bytes)
 }
 
-// give gives back the room of a record.
+// give returns the room of a record.
 func (m *memoryRoom) give(of *use, bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -87,22 +87,22 @@ func (m *memoryRoom) add(of *use, records, bytes int64) {
 	}
 }
 
-// sweep drops records that are over.
+// sweep drops expired records.
 func (m *Memory) sweep() {
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()
-		m.purged.Add(s.drop(time.Since(m.begun), 1000))
+		m.purged.Add(s.drop(time.Since(m.started), 1000))
 		s.mu.Unlock()
 	}
 }
 
-// full returns the error of a claim for which there is no room. It looks up at most once a
-// second when there will be room, since this takes some milliseconds with a million records.
+// full returns the error of a claim for which there is no room. It looks up the time until there is
+// room at most once a second, because this takes some milliseconds with a million records.
 func (m *Memory) full() error {
-	now := time.Since(m.begun)
+	now := time.Since(m.started)
 	second := int64(now/time.Second) + 1
-	if second > m.looked.Swap(second) {
+	if second > m.lookedUp.Swap(second) {
 		first := int64(0)
 		for i := range m.shards {
 			s := &m.shards[i]
@@ -117,13 +117,12 @@ func (m *Memory) full() error {
 	return &FullError{Room: max(time.Duration(m.soonest.Load())*time.Second-now, time.Second)}
 }
 
-// warnAt is how full the store is when it warns.
+// warnAt is how full the store is when it logs a warning.
 const warnAt = 0.8
 
-// warn warns that there is little room, at most once an hour, unless records that are over take
-// it.
+// warn logs that there is little room, at most once an hour, unless expired records take it.
 func (m *Memory) warn(tenant string) {
-	hour := int64(time.Since(m.begun)/time.Hour) + 1
+	hour := int64(time.Since(m.started)/time.Hour) + 1
 	if m.warned.Load() == hour {
 		return
 	}

@@ -7,91 +7,71 @@ import (
 
 const shardCount = 64
 
-// shard is a part of the records, with a lock of its own. The garbage collector need not
-// look at its maps, since they have no pointers.
+// shard is a part of the records, with a lock of its own. Its maps have no pointers, so that the
+// garbage collector does not scan them.
 type shard struct {
 	room    *memoryRoom
 	mu      sync.Mutex
 	index   map[ID]place
-	records []memoryRecord // the first is of no ID, so that no record has place 0
+	records []memoryRecord // the first is unused, so that no record has place 0
 	free    []place
-	due     map[int64]place // the first of those to look at in a second of the store's time
-	next    int64           // the second to look at next
-	fence   uint64          // the last; it outlives the records
+	due     map[int64]place // by second of the store's time, the first of the records to check then
+	next    int64           // the next second whose records are to be checked
+	fence   uint64          // the last one used; it outlives the records
 }
 
-// place is where a record is among the records of its shard; 0 is nowhere.
+// place is the index of a record in its shard. 0 is none.
 type place int32
 
-// memoryRecord is pending, released (without an owner) or done.
+// memoryRecord is a record and its bookkeeping.
 type memoryRecord struct {
+	StoredRecord
+
 	id           ID
-	fence        uint64
-	owner        string
-	fingerprint  Fingerprint
-	until        time.Duration // the end of the lease, or of the retention
-	keep         time.Duration // how long it is kept after that while it is pending
-	due          int64         // the second in which it is looked at; 0 if it is not filed
-	before, next place         // those that are looked at in the same second
-	size         int64         // the bytes that it is taken to use
+	running      Running       // of the claim, while the record is pending
+	due          int64         // the second in which it is checked; 0 if it is in no list
+	before, next place         // its neighbours in the list of that second
+	size         int64         // the bytes that it counts as
 	tenant       *use          // nil if it has none
-	done         bool
-	effect       bool // a run may have had an effect, and no outcome is stored
-	running      Running
-	stored       []byte        // the outcome or, until it is done, the checkpoint
-	waited       chan struct{} // closed when it changes; nil if nobody waits
+	waited       chan struct{} // closed when the record is no longer pending; nil if nobody waits
 }
 
-// recordBytes is about how much memory a record takes, beside what is stored: its place in
-// the slab and in the map, which have room to grow.
+// recordBytes is about how much memory a record takes, without its owner and its data: its entries
+// in the slab and in the map, which have room to grow.
 const recordBytes = 400
 
 func newShard(room *memoryRoom) shard {
 	return shard{room: room, index: map[ID]place{}, due: map[int64]place{}, records: make([]memoryRecord, 1)}
 }
 
-// find returns the record of an ID, or nil if there is none or it is over. It is good
+// find returns the record of an ID, or nil if there is none or it has expired. The pointer is valid
 // until the next record is added.
 func (s *shard) find(id ID, now time.Duration) *memoryRecord {
 	at, ok := s.index[id]
-	if !ok || s.records[at].over(now) {
+	if !ok || s.records[at].expired(now) {
 		return nil
 	}
 	return &s.records[at]
 }
 
-// over reports whether a record may be dropped.
-func (r *memoryRecord) over(now time.Duration) bool {
-	return r.until+r.keep <= now && (r.running == nil || !r.running.Load())
-}
-
-// run returns what the owner of a pending record is told.
-func (r *memoryRecord) run() BeginResult {
-	return BeginResult{State: Run, Fence: r.fence, TakenOver: r.effect, Checkpoint: r.stored}
-}
-
-// known returns what is known of a record: Absent if whoever asks may claim it, or if the
-// record is nil.
-func (r *memoryRecord) known(fingerprint Fingerprint, now time.Duration) BeginResult {
-	switch {
-	case r == nil:
-		return BeginResult{State: Absent}
-	case fingerprint.Differs(r.fingerprint):
-		return BeginResult{State: Reused}
-	case r.done:
-		return BeginResult{State: Replay, Outcome: r.stored}
-	case r.owner != "" && (r.until > now || r.running != nil && r.running.Load()):
-		return BeginResult{State: Join}
-	default:
-		return BeginResult{State: Absent, TakenOver: r.effect || r.owner != ""}
+// expired reports whether a record may be dropped. While the handler of its owner runs, it extends
+// the lease.
+func (r *memoryRecord) expired(now time.Duration) bool {
+	if r.running != nil && r.running.Load() {
+		r.Until = max(r.Until, now+1)
 	}
+	return r.End() <= now
 }
 
-// changed files a record that has changed, and wakes those who wait for it.
+// changed counts a record's bytes again, sets when it is checked, and wakes the callers that wait
+// if it is no longer pending.
 func (s *shard) changed(r *memoryRecord, now time.Duration) {
 	s.resize(r)
 	s.file(r, now)
-	r.wake()
+	if r.State() != Pending {
+		r.running = nil
+		r.wake()
+	}
 }
 
 func (r *memoryRecord) wake() {
@@ -101,15 +81,15 @@ func (r *memoryRecord) wake() {
 	}
 }
 
-// resize counts the bytes of a record that has changed.
+// resize counts the bytes of a record again.
 func (s *shard) resize(r *memoryRecord) {
-	more := recordBytes + int64(len(r.owner)+len(r.stored)) - r.size
+	more := recordBytes + int64(len(r.Owner)+len(r.Data)) - r.size
 	r.size += more
 	s.room.grow(r.tenant, more)
 }
 
-// add adds an empty record, in the place of one that is over if there is one. It returns how
-// full the store is then, and nil at more than 1: there is no room.
+// add adds an empty record, and removes an expired one of the same ID. It returns how full the
+// store then is. If that is above 1, there is no room, and the record is nil.
 func (s *shard) add(id ID, tenant string) (*memoryRecord, float64) {
 	if at, ok := s.index[id]; ok {
 		s.remove(&s.records[at])
@@ -150,15 +130,16 @@ func (s *shard) soonest() (first int64) {
 	return first
 }
 
-// late is by how many seconds later than it is over a record may be dropped. Until then it
-// takes room, and is not replayed.
+// late is how many seconds after its end a record may be dropped. Until then it takes room, but is
+// not replayed.
 const late = 10
 
-// file makes sure that a record is looked at when it is over, or a little later.
+// file puts a record into the list of the second in which it ends. A list that it is in already is
+// good enough if it is checked at most a little later.
 func (s *shard) file(r *memoryRecord, now time.Duration) {
-	second := int64(max(r.until+r.keep, now)/time.Second) + 1
+	second := int64(max(r.End(), now)/time.Second) + 1
 	if r.due != 0 && second >= r.due-late {
-		return // it is looked at soon enough, and filed again then
+		return // it is checked soon enough, and filed again then
 	}
 	s.unfile(r)
 	at := s.index[r.id]
@@ -169,7 +150,7 @@ func (s *shard) file(r *memoryRecord, now time.Duration) {
 	s.due[second] = at
 }
 
-// unfile takes a record out of those of its second.
+// unfile takes a record out of its list.
 func (s *shard) unfile(r *memoryRecord) {
 	switch {
 	case r.due == 0:
@@ -187,17 +168,17 @@ func (s *shard) unfile(r *memoryRecord) {
 	r.due, r.before, r.next = 0, 0, 0
 }
 
-// drop looks at some of the records that are due. It drops those that are over, and files
-// the others again. It returns how many it has dropped.
-func (s *shard) drop(now time.Duration, most int) (dropped int64) {
-	for s.next <= int64(now/time.Second) && most > 0 {
+// drop checks up to limit records that are due. It drops those that have expired, files the others
+// again, and returns how many it has dropped.
+func (s *shard) drop(now time.Duration, limit int) (dropped int64) {
+	for s.next <= int64(now/time.Second) && limit > 0 {
 		at := s.due[s.next]
 		if at == 0 {
 			s.next++
 			continue
 		}
-		most--
-		if r := &s.records[at]; r.over(now) {
+		limit--
+		if r := &s.records[at]; r.expired(now) {
 			s.remove(r)
 			dropped++
 		} else {

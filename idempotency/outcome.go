@@ -11,27 +11,27 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Outcome is the result of a call: a response or a failure, and the metadata that
-// its handler set. Repeats of the call get the same.
+// Outcome is the result of a call, which repeats of the call get again: a response or a failure, and
+// the metadata that the handler set.
 type Outcome struct {
-	// Status is that of a failure, and nil of a success.
+	// Status is the status of a failure. It is nil for a success.
 	Status *status.Status
 
-	// Response is that of a success, marshalled, and ResponseType the full name
-	// of its message. ResponseOmitted says that it was too large to keep.
+	// Response is the marshalled response of a success, and ResponseType the full name of its
+	// message. ResponseOmitted is whether the response was too large to be stored.
 	Response        []byte
 	ResponseType    string
 	ResponseOmitted bool
 
-	// Header and Trailer are what the handler set.
+	// Header and Trailer are the metadata that the handler set.
 	Header, Trailer map[string][]string
 }
 
-// shortMessage is how many bytes of a failure's message are kept at least.
+// shortMessage is how many bytes of a failure's message are stored if the outcome is too large.
 const shortMessage = 512
 
-// Shortened returns what is kept of an outcome that is too large: that it was a
-// success, or the code of the failure and the beginning of its message.
+// Shortened returns the part of a too large outcome that is stored: the fact that it is a success, or
+// the code of the failure and the beginning of its message. It is for authors of other transports.
 func (o *Outcome) Shortened() *Outcome {
 	if o.Status == nil {
 		return &Outcome{ResponseType: o.ResponseType, ResponseOmitted: true}
@@ -41,8 +41,8 @@ func (o *Outcome) Shortened() *Outcome {
 	return &Outcome{Status: &status.Status{Code: o.Status.GetCode(), Message: message}}
 }
 
-// A record begins with what it is, so that no other bytes are taken for one:
-// plain, with a checksum, or sealed, with one of its own.
+// The bytes that a codec makes begin with their kind: plain, with a checksum, or sealed, which
+// includes an authentication tag.
 const (
 	magicPlain  = "hbo1"
 	magicSealed = "hbs1"
@@ -51,15 +51,15 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Codec turns outcomes into the bytes that a store keeps, and back. The zero
-// value does not seal them. It is safe for concurrent use.
+// Codec encodes outcomes and checkpoints into the bytes that a store keeps, and decodes them. It is
+// for operators' tools and authors of other transports. The zero value adds a checksum, and does not
+// seal. A Codec is safe for concurrent use.
 type Codec struct {
-	// Keys seals outcomes, if it is not nil.
+	// Keys seals outcomes and checkpoints, unless it is nil.
 	Keys *KeyRing
 }
 
-// Encode returns the record of an outcome. A sealed one can be read only under
-// the ID that it was made for.
+// Encode returns the bytes of an outcome. They can be decoded only with the same ID.
 func (c Codec) Encode(id ID, o *Outcome) ([]byte, error) {
 	m := &hopboundv1.Outcome{
 		Response: o.Response, ResponseType: o.ResponseType, ResponseOmitted: o.ResponseOmitted,
@@ -79,12 +79,12 @@ func (c Codec) Encode(id ID, o *Outcome) ([]byte, error) {
 	return c.wrap(id[:], body)
 }
 
-// EncodeCheckpoint returns what a store keeps of a checkpoint.
+// EncodeCheckpoint returns the bytes of a checkpoint. They can be decoded only with the same ID.
 func (c Codec) EncodeCheckpoint(id ID, checkpoint []byte) ([]byte, error) {
 	return c.wrap(checkpointOf(id), checkpoint)
 }
 
-// DecodeCheckpoint reads what EncodeCheckpoint has made, and fails as Decode does.
+// DecodeCheckpoint reverses EncodeCheckpoint. It returns errors as Decode does.
 func (c Codec) DecodeCheckpoint(id ID, raw []byte) ([]byte, error) {
 	checkpoint, err := c.open(checkpointOf(id), raw)
 	if err != nil {
@@ -93,10 +93,10 @@ func (c Codec) DecodeCheckpoint(id ID, raw []byte) ([]byte, error) {
 	return checkpoint, nil
 }
 
-// checkpointOf returns what a checkpoint belongs to, so that it is not taken for an outcome.
+// checkpointOf returns the associated data of a checkpoint, which differs from that of an outcome.
 func checkpointOf(id ID) []byte { return append(id[:], "checkpoint"...) }
 
-// wrap seals a body or adds a checksum, together with what it belongs to.
+// wrap seals a body or adds a checksum. Both cover the associated data as well.
 func (c Codec) wrap(of, body []byte) ([]byte, error) {
 	if c.Keys != nil {
 		return c.Keys.seal(append(make([]byte, 0, len(body)+sealedExtra), magicSealed...), of, body)
@@ -105,10 +105,9 @@ func (c Codec) wrap(of, body []byte) ([]byte, error) {
 	return binary.BigEndian.AppendUint32(record, checksum(of, body)), nil
 }
 
-// Decode reads a record. An error wraps [ErrCorrupt] if the bytes are no record,
-// are damaged, were made for another ID, or are sealed with a key that the ring
-// lacks. A codec with keys refuses a record that is not sealed, which may be
-// forged.
+// Decode reverses Encode. It returns an error that wraps [ErrCorrupt] if the bytes are not an
+// outcome, are damaged, were made for another ID, or are sealed with a key that the ring lacks. A
+// codec with keys also returns it for bytes that are not sealed, because they may be forged.
 func (c Codec) Decode(id ID, record []byte) (*Outcome, error) {
 	body, err := c.open(id[:], record)
 	if err != nil {
@@ -133,7 +132,7 @@ func (c Codec) Decode(id ID, record []byte) (*Outcome, error) {
 
 func (c Codec) open(of, record []byte) ([]byte, error) {
 	if len(record) < len(magicPlain) {
-		return nil, fmt.Errorf("%d bytes are no record", len(record))
+		return nil, fmt.Errorf("it has only %d bytes", len(record))
 	}
 	magic, rest := string(record[:len(magicPlain)]), record[len(magicPlain):]
 	switch {

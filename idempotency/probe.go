@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Probe begins, extends, saves, completes, finds and deletes a record of its own, and returns
-// the error of the step that fails. It is for the Check of a store: a process that may not
-// write or delete learns that when it starts.
+// Probe begins, extends, saves, completes, finds and deletes a record of its own, and returns the
+// error of the step that fails. It is for authors of stores, whose Check tells a process at its start
+// that it may not write or delete records.
 func Probe(ctx context.Context, store Inspector) error {
 	claim := Claim{
 		ID: NewID("", "probe", NewKey()), Owner: rand.Text(), Lease: time.Minute, Retention: time.Minute,
@@ -18,7 +18,7 @@ func Probe(ctx context.Context, store Inspector) error {
 	}
 	begun, err := store.Begin(ctx, claim)
 	if err == nil && begun.State != Run {
-		err = fmt.Errorf("a new write is told %v", begun.State)
+		err = fmt.Errorf("the state of a new write is %v, want run", begun.State)
 	}
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
@@ -28,7 +28,7 @@ func Probe(ctx context.Context, store Inspector) error {
 		name string
 		take func() error
 	}{
-		{"extend", func() error { return store.Extend(ctx, lease, time.Hour) }}, // for longer, which writes
+		{"extend", func() error { return store.Extend(ctx, lease, time.Hour) }}, // longer than the lease, so that the store writes
 		{"save", func() error { return store.Save(ctx, lease, []byte("checkpoint")) }},
 		{"complete", func() error { return store.Complete(ctx, lease, []byte("outcome"), time.Minute) }},
 	} {
@@ -45,7 +45,7 @@ func forgetProbe(ctx context.Context, store Inspector, id ID) error {
 	case err != nil:
 		return fmt.Errorf("find: %w", err)
 	case r == nil:
-		return errors.New("find: what was written is not there")
+		return errors.New("find: the record that was written is missing")
 	}
 	if err := store.Forget(ctx, r); err != nil {
 		return fmt.Errorf("delete: %w", err)

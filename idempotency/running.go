@@ -8,33 +8,33 @@ import (
 	"sync"
 )
 
-// HandlerRun describes the run of a handler under a key.
+// HandlerRun describes the run of a handler under a key. It is for authors of other transports.
 type HandlerRun struct {
 	ID  ID
 	Key Key
 
-	// Secret is what child keys are made with, beside the key: see [ChildSecret].
+	// Secret is the secret of child keys; see [ChildSecret]. Nil is none.
 	Secret []byte
 
-	// TakenOver, Fence and Checkpoint are those of the claim: [BeginResult].
+	// TakenOver, Fence and Checkpoint are those of the claim; see [BeginResult]. Fence is 0 if the
+	// run has no lease.
 	TakenOver  bool
 	Fence      uint64
 	Checkpoint []byte
 
-	// Save stores a checkpoint. Nil is for a run that cannot be taken over.
+	// Save stores a checkpoint. It is nil if the run cannot be taken over.
 	Save func(ctx context.Context, checkpoint []byte) error
 }
 
-// running is the write that a handler runs. The handler's calls may use it at
-// the same time.
+// running is the write that a handler runs. It is safe for concurrent use.
 type running struct {
 	HandlerRun
 
-	saving sync.Mutex // held while a checkpoint is stored, so that the last is the last
+	saving sync.Mutex // held while a checkpoint is stored, so that they are stored in order
 
 	mu    sync.Mutex
-	calls map[string]int // how many have been made to a method
-	last  []byte         // the checkpoint
+	calls map[string]int // how many calls were made, by method
+	last  []byte         // the last checkpoint
 }
 
 type (
@@ -47,27 +47,27 @@ func runningFrom(ctx context.Context) *running {
 	return r
 }
 
-// WithRun returns the context of a handler that runs a write under a key. It is for
-// servers; the handler's own calls get their keys from it.
+// WithRun returns the context of a handler that runs a write under a key. It is for authors of other
+// transports. The handler's own calls get their child keys from the context.
 func WithRun(ctx context.Context, run HandlerRun) context.Context {
 	return context.WithValue(ctx, runningContext{}, &running{HandlerRun: run, last: run.Checkpoint})
 }
 
 // TakenOver reports whether an earlier run of the write that the handler with context ctx
 // runs may have had its effect, or part of it: the run failed without [NoEffect] or
-// panicked, or its server died or lost its lease, and no outcome was stored. A handler
-// whose effects can be looked up looks them up then.
+// panicked, or its server died or lost its lease, and no outcome was stored. A handler that can
+// look up its effects does so then.
 func TakenOver(ctx context.Context) bool {
 	r := runningFrom(ctx)
 	return r != nil && r.TakenOver
 }
 
-// Fence returns the fence of the run that the handler with context ctx makes, or false if it
-// runs under no lease: without a key, without a store, or in a transaction. Each run of a
-// write has a higher fence than those before. A handler that writes to a system of its own
-// stores the fence with what it writes, and has the system refuse a write whose fence is
-// lower than the stored one. Then a run that was taken over does not overwrite what its
-// successor has written. Fences of [Memory] start again with the process.
+// Fence returns the fence of the run of the handler with context ctx. It returns false if the run has
+// no lease: without a key, without a store, or in a transaction. Each run of a write has a higher
+// fence than the runs before it. A handler that writes to a system of its own stores the fence with
+// its data, and makes the system refuse writes with a lower fence than the stored one. Then a run that
+// was taken over cannot overwrite what its successor has written. Fences of [Memory] restart with the
+// process.
 func Fence(ctx context.Context) (uint64, bool) {
 	r := runningFrom(ctx)
 	if r == nil || r.Fence == 0 {
@@ -80,16 +80,16 @@ func Fence(ctx context.Context) (uint64, bool) {
 // rolled back together with the run.
 var ErrNoCheckpoints = errors.New("idempotency: a run in a transaction has no checkpoints")
 
-// Checkpoint stores what the run of the handler with context ctx has done so far, such as the
-// reference of a charge, in the place of the last checkpoint. If another run follows, because
-// this one fails or its server dies, that run gets it from [LastCheckpoint]. Once an outcome
-// is stored, the checkpoint is gone.
+// Checkpoint records what the run of the handler with context ctx has done so far, such as the
+// reference of a charge. It replaces the last checkpoint. If another run follows, because this one
+// fails or its server dies, that run gets the checkpoint from [LastCheckpoint]. An outcome replaces
+// the checkpoint.
 //
-// It is safe for concurrent use, and cancelling ctx does not interrupt it. A run
-// without a key or a store cannot be taken over: Checkpoint then does nothing and returns
-// nil. It returns [ErrLeaseLost] if another run has taken over, [ErrNoCheckpoints] in a
-// transaction, an error if the checkpoint is larger than [MaxOutcome] allows, and the
-// store's error if the store does not answer; then the checkpoint may have been stored.
+// It is safe for concurrent use, and cancelling ctx does not interrupt it. A run without a key or a
+// store cannot be taken over: Checkpoint then does nothing and returns nil. It returns [ErrLeaseLost]
+// if another run has taken over, [ErrNoCheckpoints] in a transaction, and an error if the checkpoint
+// is larger than [MaxOutcome] allows. If the store does not answer, it returns the store's error, and
+// the checkpoint may have been stored.
 func Checkpoint(ctx context.Context, checkpoint []byte) error {
 	r := runningFrom(ctx)
 	if r == nil || r.Save == nil {
@@ -107,9 +107,9 @@ func Checkpoint(ctx context.Context, checkpoint []byte) error {
 	return nil
 }
 
-// LastCheckpoint returns the last checkpoint of the write that the handler with context ctx
-// runs, which is that of an earlier run until this one stores its own. It is nil if there is
-// none. It is safe for concurrent use, and must not be changed.
+// LastCheckpoint returns the last checkpoint of the write that the handler with context ctx runs, or
+// nil if there is none. Until this run stores a checkpoint, that is the last one of an earlier run.
+// The caller must not change it. LastCheckpoint is safe for concurrent use.
 func LastCheckpoint(ctx context.Context) []byte {
 	r := runningFrom(ctx)
 	if r == nil {
@@ -120,24 +120,23 @@ func LastCheckpoint(ctx context.Context) []byte {
 	return r.last
 }
 
-// WithStep names a step of the handler whose context ctx is. A write that the
-// handler makes downstream with the context returned gets a key made of its own
-// key, the method it calls and the name of the step.
+// WithStep names a step of the handler with context ctx. A downstream write that the handler makes
+// with the returned context gets a child key made of the handler's own key, the method that it calls
+// and the name of the step.
 //
-// Without a step, the number of the call among the handler's calls to that
-// method takes the place of the name. That is the same each time the handler
-// runs if it makes its calls one after another, in the same order. Where it
-// makes them at the same time, or not always all of them, they need names.
+// Without a step, the ordinal of the call among the handler's calls to that method is used instead of
+// the name. It is the same in each run if the handler always makes the same calls, one after another,
+// in the same order. If calls are concurrent or conditional, they need names.
 //
-// Two calls to one method in the same step have one key, and are therefore one
-// write. Use that to repeat a call that has failed.
+// Two calls to one method in the same step have the same key, and are therefore one write. Use this
+// to retry a call that has failed.
 func WithStep(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, stepContext{}, name)
 }
 
-// ForCall returns the key of an outgoing call: that of [WithKey] or, for a write
-// that a handler makes while it runs under a key, a child of it. It is for
-// clients, and counts the call.
+// ForCall returns the key of an outgoing call: the key of [WithKey] or, for a write of a handler that
+// runs under a key, a child key. It returns false if there is neither. It counts the call, because
+// the child key may depend on its ordinal. It is for authors of other transports.
 func ForCall(ctx context.Context, fullMethod string, write bool) (Key, bool) {
 	if key, ok := ctx.Value(keyContext{}).(Key); ok {
 		return key, true
@@ -152,7 +151,7 @@ func ForCall(ctx context.Context, fullMethod string, write bool) (Key, bool) {
 	return r.ID.Child(r.Key, fullMethod, "call "+strconv.Itoa(r.count(fullMethod)), r.Secret), true
 }
 
-// count returns the number of the call among those to a method, from 1.
+// count returns the ordinal of a call among the calls to its method, from 1.
 func (r *running) count(fullMethod string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -163,9 +162,9 @@ func (r *running) count(fullMethod string) int {
 	return r.calls[fullMethod]
 }
 
-// IsForwarded reports whether the keys in a call's metadata are just the key under
-// which the calling handler runs, because it has forwarded its incoming metadata.
-// It is for clients.
+// IsForwarded reports whether the keys in a call's metadata are only the key under which the calling
+// handler runs, because the handler has forwarded its incoming metadata. It is for authors of other
+// transports.
 func IsForwarded(ctx context.Context, keys []string) bool {
 	if len(keys) != 1 {
 		return false

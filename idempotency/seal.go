@@ -11,35 +11,36 @@ import (
 )
 
 var (
-	errNoKeys    = errors.New("it is sealed, and there are no keys")
-	errNotSealed = errors.New("it is not sealed, though there are keys")
+	errNoKeys    = errors.New("it is sealed, and the codec has no keys")
+	errNotSealed = errors.New("it is not sealed, and the codec has keys")
 	errTooShort  = errors.New("it is too short")
 	errChecksum  = errors.New("its checksum is wrong")
 )
 
-// sealedExtra is about how much longer a sealed record is.
+// sealedExtra is about how many bytes sealing adds.
 const sealedExtra = 64
 
-// KeyRing seals outcomes and checkpoints with AES-GCM, so that whoever has access to
-// the store can neither read nor forge them. Rotate a key in two steps: first add the
-// new key to the ring of all servers, then seal with it. Keep the old key until all
-// that it has sealed has expired. Before a server uses its first ring, all unsealed
-// outcomes must have expired: it cannot read them. A key is good for some billion
-// outcomes.
+// KeyRing seals outcomes and checkpoints with AES-GCM, so that nobody can read or forge them who has
+// access to the store only. Rotate a key in two steps: first add the new key to the ring of all
+// servers, then seal with it. Keep the old key until everything that it has sealed has expired. A
+// server with a ring cannot read unsealed outcomes: all of them must have expired before it uses its
+// first ring. One key is safe for about four billion outcomes, because nonces are random.
+//
 // A KeyRing is safe for concurrent use.
 type KeyRing struct {
 	sealWith string
 	keys     map[string]cipher.AEAD
 }
 
-// NewKeyRing returns a ring of keys by name, of 16, 24 or 32 bytes each, that
-// seals with the one named. A name has 1 to 255 bytes.
+// NewKeyRing returns a ring that seals with the key named sealWith, and opens with any of the keys.
+// Keys have 16, 24 or 32 bytes, and their names 1 to 255 bytes. It returns the errors of all invalid
+// keys, joined.
 func NewKeyRing(sealWith string, keys map[string][]byte) (*KeyRing, error) {
 	r := &KeyRing{sealWith: sealWith, keys: make(map[string]cipher.AEAD, len(keys))}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		if name == "" || len(name) > 255 {
-			errs = append(errs, fmt.Errorf("key %q: a name has 1 to 255 bytes", name))
+			errs = append(errs, fmt.Errorf("key %q: the name must have 1 to 255 bytes", name))
 			continue
 		}
 		block, err := aes.NewCipher(keys[name])
@@ -52,7 +53,7 @@ func NewKeyRing(sealWith string, keys map[string][]byte) (*KeyRing, error) {
 		r.keys[name] = gcm
 	}
 	if _, ok := keys[sealWith]; !ok {
-		errs = append(errs, fmt.Errorf("there is no key %q to seal with", sealWith))
+		errs = append(errs, fmt.Errorf("key %q, to seal with: missing", sealWith))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -60,18 +61,19 @@ func NewKeyRing(sealWith string, keys map[string][]byte) (*KeyRing, error) {
 	return r, nil
 }
 
-// seal appends the name of the key, a nonce and what is sealed to dst.
+// seal appends the name of the key, a nonce and the sealed body to dst. The body can be opened only
+// with the same of.
 func (r *KeyRing) seal(dst, of, body []byte) ([]byte, error) {
 	gcm := r.keys[r.sealWith]
 	dst = append(append(dst, byte(min(len(r.sealWith), 255))), r.sealWith...)
 	start := len(dst)
 	dst = append(dst, make([]byte, gcm.NonceSize())...)
 	nonce := dst[start:]
-	_, _ = rand.Read(nonce) // never fails: it ends the program first
+	_, _ = rand.Read(nonce) // never fails: crypto/rand ends the program instead
 	return gcm.Seal(dst, nonce, body, of), nil
 }
 
-// open reads what seal has appended.
+// open reverses seal.
 func (r *KeyRing) open(of, sealed []byte) ([]byte, error) {
 	if len(sealed) < 1 || len(sealed) < 1+int(sealed[0]) {
 		return nil, errTooShort

@@ -13,41 +13,42 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// Settings are how a server uses a store. They are made of options by
-// [NewSettings], and must not be changed afterwards.
+// Settings are how a server uses a store. [NewSettings] makes them from options. They must not be
+// changed afterwards. They are for authors of other transports; the fields are those of the options
+// of the same name.
 type Settings struct {
-	// Tenant returns the tenant of a call; nil is the transport identity.
+	// Tenant returns the tenant of a call. Nil is the transport identity.
 	Tenant func(ctx context.Context) string
-	Shared bool // callers may share their keys
+	Shared bool // callers may share their keys; see SharedKeys
 
-	Lease        time.Duration // of a claim, which is extended while its handler runs
+	Lease        time.Duration // of a claim; the server extends it while the handler runs
 	StoreTimeout time.Duration // of a step of the store
-	MaxWait      time.Duration // for another that runs the same write; 0 is the call's deadline alone
-	MaxOutcome   int           // bytes of the record of an outcome
+	MaxWait      time.Duration // for another run of the same write; 0 is no bound but the call's deadline
+	MaxOutcome   int           // the size of an encoded outcome, in bytes
 	Codec        Codec
-	ChildSecret  []byte // what child keys are made with; nil is a hash without a secret
+	ChildSecret  []byte // nil is none
 
 	all     MethodSettings
 	methods map[string]methodOptions
 }
 
-// MethodSettings are those that methods may have of their own.
+// MethodSettings are the settings that a method may have of its own. They are for authors of other
+// transports; see the options that set them.
 type MethodSettings struct {
 	Off         bool          // keys are ignored
 	KeyRequired bool          // a call without a key is refused
-	KeyField    string        // the field of the request that holds the key too; empty is none
+	KeyField    string        // the field of the request that may hold the key; empty is none
 	Retention   time.Duration // of outcomes
-	Fingerprint []string      // the fields that make up the fingerprint; none is all
-	Codes       []codes.Code  // of failures that are kept as outcomes, unmarked
+	Fingerprint []string      // the fields that make up the fingerprint; empty is all
+	Codes       []codes.Code  // of failures that are stored as outcomes without the mark of Final
 	Reruns      int           // of a handler after a transaction conflict
-	Aliases     []string      // full names that the response message has had
+	Aliases     []string      // former full names of the response message
 }
 
 // Option sets how a server uses a store.
 type Option interface{ applySettings(s *settingsBuilder) }
 
-// MethodOption is an [Option] that methods may also have of their own, by
-// [ForMethod].
+// MethodOption is an [Option] that can also be set for one method, with [ForMethod].
 type MethodOption interface {
 	Option
 	applyMethod(m *MethodSettings) error
@@ -69,16 +70,13 @@ func (f methodOption) applyMethod(m *MethodSettings) error { return f(m) }
 
 type methodOptions []MethodOption
 
-// Defaults of settings.
-const (
-	DefaultLease        = 10 * time.Second
-	DefaultStoreTimeout = 2 * time.Second
-	DefaultRetention    = 24 * time.Hour
-	DefaultMaxOutcome   = 1 << 20
-)
+// DefaultLease is the lease of a claim unless [LeaseTime] sets another.
+const DefaultLease = 10 * time.Second
 
-// DefaultCodes returns the codes of failures that are kept as outcomes unless
-// [Codes] says otherwise: those that a retry would not change.
+// DefaultCodes returns the codes of failures that are stored as outcomes unless [Codes] sets others:
+// INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE and
+// UNIMPLEMENTED, which a retry would get again. To add one, pass the result and the code to
+// [Codes].
 func DefaultCodes() []codes.Code {
 	return []codes.Code{
 		codes.InvalidArgument, codes.NotFound, codes.AlreadyExists,
@@ -86,13 +84,12 @@ func DefaultCodes() []codes.Code {
 	}
 }
 
-// NewSettings returns the settings that options make, and all that is wrong with
-// them, joined. It is for those who write servers of their own; others pass the
-// options on.
+// NewSettings returns the settings that options make, and the errors of all invalid options, joined.
+// It is for authors of other transports; others pass the options to the server.
 func NewSettings(opts ...Option) (*Settings, error) {
 	b := settingsBuilder{Settings: Settings{
-		Lease: DefaultLease, StoreTimeout: DefaultStoreTimeout, MaxOutcome: DefaultMaxOutcome,
-		all:     MethodSettings{Retention: DefaultRetention, Codes: DefaultCodes()},
+		Lease: DefaultLease, StoreTimeout: 2 * time.Second, MaxOutcome: 1 << 20,
+		all:     MethodSettings{Retention: 24 * time.Hour, Codes: DefaultCodes()},
 		methods: map[string]methodOptions{},
 	}}
 	for i, opt := range opts {
@@ -105,12 +102,12 @@ func NewSettings(opts ...Option) (*Settings, error) {
 	return &b.Settings, errors.Join(b.errs...)
 }
 
-// Methods returns the names that [ForMethod] was given, in order.
+// Methods returns the names that were passed to the option [ForMethod], sorted.
 func (s *Settings) Methods() []string { return slices.Sorted(maps.Keys(s.methods)) }
 
-// ForMethod returns the settings of a method by its full name. What declare sets
-// overrides the options for all methods, and the options of [ForMethod] override
-// that; it may be nil.
+// ForMethod returns the settings of a method by its full name. The settings that declare changes
+// override the options for all methods, and the options of [ForMethod] override both. A nil declare
+// changes nothing.
 func (s *Settings) ForMethod(fullMethod string, declare func(*MethodSettings)) MethodSettings {
 	m := s.all
 	if declare != nil {
@@ -119,7 +116,7 @@ func (s *Settings) ForMethod(fullMethod string, declare func(*MethodSettings)) M
 	service := fullMethod[:strings.LastIndexByte(fullMethod, '/')+1]
 	for _, name := range [...]string{service, fullMethod} {
 		for _, opt := range s.methods[name] {
-			_ = opt.applyMethod(&m) // it was applied before, and what is wrong reported
+			_ = opt.applyMethod(&m) // NewSettings has reported its error
 		}
 	}
 	return m
@@ -167,7 +164,7 @@ func (f forMethod) applySettings(s *settingsBuilder) {
 func Tenant(of func(ctx context.Context) string) Option {
 	return option(func(s *Settings) error {
 		if of == nil {
-			return errors.New("Tenant: nil")
+			return errors.New("Tenant: the function is nil")
 		}
 		s.Tenant = of
 		return nil
@@ -184,10 +181,9 @@ func SharedKeys() Option {
 	})
 }
 
-// LeaseTime sets for how long a write stays claimed after its server has died or
-// can no longer reach the store. While a handler runs, its lease is extended. A
-// short lease also expires in short pauses of the process. The default is
-// [DefaultLease], and the minimum 100 ms.
+// LeaseTime sets for how long a write stays claimed after its server has died or can no longer reach
+// the store. While a handler runs, its lease is extended. A short lease may expire while the process
+// pauses. The default is [DefaultLease], and the minimum 100 ms.
 func LeaseTime(d time.Duration) Option {
 	return option(func(s *Settings) error {
 		s.Lease = d
@@ -195,8 +191,8 @@ func LeaseTime(d time.Duration) Option {
 	})
 }
 
-// StoreTimeout bounds each step of the store. The default is
-// [DefaultStoreTimeout].
+// StoreTimeout bounds the duration of each step of the store. The default is 2 s, and the minimum
+// 1 ms.
 func StoreTimeout(d time.Duration) Option {
 	return option(func(s *Settings) error {
 		s.StoreTimeout = d
@@ -209,20 +205,22 @@ func StoreTimeout(d time.Duration) Option {
 func MaxWait(d time.Duration) Option {
 	return option(func(s *Settings) error {
 		s.MaxWait = max(d, 1)
-		return atLeast("MaxWait", d, 0)
+		if d < 0 {
+			return fmt.Errorf("MaxWait(%v): must not be negative", d)
+		}
+		return nil
 	})
 }
 
-// MaxOutcome bounds the record of an outcome, in bytes. A larger success is stored
+// MaxOutcome bounds the size of an encoded outcome, in bytes. A larger success is stored
 // without its response: the handler does not run again, and repeats get
 // ALREADY_EXISTS with the reason RESPONSE_OMITTED. A larger failure is stored
-// without its details and metadata. The default is [DefaultMaxOutcome], and the
-// minimum 1 KiB.
+// without its details and metadata. The default is 1 MiB, and the minimum 1 KiB.
 func MaxOutcome(bytes int) Option {
 	return option(func(s *Settings) error {
 		s.MaxOutcome = bytes
 		if bytes < 1<<10 {
-			return fmt.Errorf("MaxOutcome(%d): less than 1024", bytes)
+			return fmt.Errorf("MaxOutcome(%d): must be at least 1024", bytes)
 		}
 		return nil
 	})
@@ -233,7 +231,7 @@ func MaxOutcome(bytes int) Option {
 func Seal(keys *KeyRing) Option {
 	return option(func(s *Settings) error {
 		if keys == nil || len(keys.keys) == 0 {
-			return errors.New("Seal: no keys; NewKeyRing makes a ring")
+			return errors.New("Seal: the key ring must have keys; NewKeyRing makes one")
 		}
 		s.Codec.Keys = keys
 		return nil
@@ -255,7 +253,7 @@ func ChildSecret(secret []byte) Option {
 	})
 }
 
-// Off ignores keys.
+// Off makes the server ignore keys.
 func Off() MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.Off = true
@@ -273,8 +271,8 @@ func RequireKey() MethodOption {
 	})
 }
 
-// KeyField names a field of the request, a string, that holds the key where the
-// metadata has none, as in AIP-155. It is no part of the fingerprint.
+// KeyField names a string field of the request that holds the key if the metadata has none, as in
+// AIP-155. The field is not part of the fingerprint.
 func KeyField(name string) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.KeyField = name
@@ -282,10 +280,9 @@ func KeyField(name string) MethodOption {
 	})
 }
 
-// Retention sets how long an outcome is kept after it was stored. It must exceed
-// the time for which callers repeat the call. A method that is called under child
-// keys needs at least its callers' retention plus the time for which they retry.
-// The default is [DefaultRetention].
+// Retention sets how long an outcome is kept after it was stored. It must exceed the time for which
+// callers retry. A method that is called under child keys needs at least its callers' retention plus
+// the time for which they retry. The default is 24 hours, and the minimum 1 ms.
 func Retention(d time.Duration) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.Retention = d
@@ -293,9 +290,9 @@ func Retention(d time.Duration) MethodOption {
 	})
 }
 
-// FingerprintFields sets the fields by which requests are compared, as paths of
-// names with dots between. The default is all, but for request_id, the
-// method's key field, and field masks.
+// FingerprintFields sets the fields by which requests are compared, as paths of field names
+// separated by dots. The default is all fields except request_id, the method's key field, and field
+// masks.
 func FingerprintFields(paths ...string) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.Fingerprint = slices.Clone(paths)
@@ -310,7 +307,7 @@ func Codes(list ...codes.Code) MethodOption {
 		m.Codes = slices.Clone(list)
 		for _, c := range list {
 			if c == codes.OK || c > codes.Unauthenticated {
-				return fmt.Errorf("Codes: %v is no failure of gRPC's", c)
+				return fmt.Errorf("Codes: %v is not the code of a gRPC failure", c)
 			}
 		}
 		return nil
@@ -351,7 +348,7 @@ func ResponseAliases(names ...string) MethodOption {
 
 func atLeast(name string, d, least time.Duration) error {
 	if d < least {
-		return fmt.Errorf("%s(%v): less than %v", name, d, least)
+		return fmt.Errorf("%s(%v): must be at least %v", name, d, least)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/idempotency/pgstore"
 	"github.com/hopbound/hopbound/idempotency/redisstore"
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/idempotency/storetest/services"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/rueidis"
 )

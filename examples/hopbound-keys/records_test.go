@@ -8,7 +8,7 @@ import (
 
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/idempotency/redisstore"
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/idempotency/storetest/services"
 	"github.com/redis/rueidis"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/genproto/googleapis/rpc/status"

@@ -1,23 +1,22 @@
-// Package boltstore keeps the records of writes in one bbolt file, for a server
-// that has no database. Records survive a restart, a crash of the process and, if
-// the disk keeps synced data, a crash of the machine.
+// Package boltstore keeps the records of writes in one bbolt file, for a server that has no database.
+// Records survive a restart and a crash of the process. If the disk keeps synced data, they also
+// survive a crash of the machine.
 //
 //	store, err := boltstore.Open("outcomes.db")
 //	defer store.Close()
 //	server, err := interceptors.NewServer(interceptors.WithIdempotency(store))
 //
-// Only one process can open the file: others get [ErrLocked] after a second.
-// Steps that are taken at the same time are written together, with one sync of
-// the disk for all of them.
+// Only one process can open the file. Others get [ErrLocked] after a second. Steps that are taken at
+// the same time are written together, with one sync of the disk for all of them.
 //
-// The store's time is that of the machine's clock when the file was opened, and
-// then follows the monotonic clock. It never goes back: if the clock is behind the
-// last write when the file is opened, the time continues from that write.
+// The store's time is the machine's clock at the opening of the file, and follows the monotonic clock
+// from then on. It never goes back: if the clock is behind the last write when the file is opened, the
+// time continues from that write.
 //
 // The store detects damage to a record, but not the loss of a page of the file:
 // keep the file on a reliable disk.
 //
-// # What may enter
+// # What may be added
 //
 // The package uses bbolt and package idempotency. It makes and serves no calls.
 package boltstore

@@ -2,7 +2,7 @@ package boltstore
 
 import bolt "go.etcd.io/bbolt"
 
-// Count returns how many records the file has, with those that are over.
+// Count returns how many records the file has, including expired ones.
 func (s *Store) Count() (n int) {
 	_ = s.db.View(func(tx *bolt.Tx) error {
 		n = tx.Bucket([]byte(bucketRecords)).Stats().KeyN

@@ -11,36 +11,36 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 	bolt "go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
-// lockTimeout is how long to wait for a file that another process has open.
+// lockTimeout is how long Open waits for a file that another process has open.
 const lockTimeout = time.Second
 
 // Buckets of the file.
 const (
 	bucketRecords = "records" // by ID
-	bucketDue     = "due"     // when a record may be dropped, and its ID
+	bucketDue     = "due"     // by the end of a record and its ID
 	bucketMeta    = "meta"
-	keyTime       = "time" // of the last write
+	keyTime       = "time" // in bucketMeta: the time of the last write
 )
 
 // Store is an [idempotency.Store] in a file. It is safe for concurrent use.
 type Store struct {
-	db    *bolt.DB
-	base  int64 // of the store's time, in nanoseconds
-	begun time.Time
+	db     *bolt.DB
+	base   time.Duration // the store's time when it was opened
+	opened time.Time
 
 	waiting watch.Group
 	steps   chan *step
 	closing chan struct{}
-	gone    chan struct{} // closed when nothing is written any more
+	stopped chan struct{} // closed when the goroutine that writes has ended
 	closed  sync.Once
-	written sync.WaitGroup
+	writing sync.WaitGroup
 
-	purged, failures atomic.Int64 // records that were deleted, and transactions that failed
+	purged, failures atomic.Int64 // deleted records, and failed transactions
 }
 
 var (
@@ -48,37 +48,18 @@ var (
 	_ idempotency.Measured  = (*Store)(nil)
 )
 
-// Option configures a [Store].
-type Option func(*bolt.Options) error
-
-// WithoutSync does not wait for the disk: a crash of the machine may lose the last
-// writes or damage the file. A crash of the process does neither.
-func WithoutSync() Option {
-	return func(o *bolt.Options) error {
-		o.NoSync = true
-		return nil
-	}
-}
-
 // ErrLocked is returned by [Open] for a file that another process has open.
 var ErrLocked = errors.New("boltstore: another process has the file open")
 
-// Open opens a file, and creates it if there is none. It starts a goroutine that
-// writes until the store is closed.
+// Open opens a file, and creates it if it does not exist. It returns an error that wraps [ErrLocked] if
+// another process has the file open. It starts a goroutine that runs until [Store.Close].
 func Open(path string, opts ...Option) (*Store, error) {
-	o := *bolt.DefaultOptions
-	o.Timeout, o.NoFreelistSync, o.FreelistType = lockTimeout, true, bolt.FreelistMapType
-	var errs []error
-	for i, opt := range opts {
-		if opt == nil {
-			errs = append(errs, fmt.Errorf("option %d is nil", i+1))
-			continue
-		}
-		errs = append(errs, opt(&o))
-	}
-	if err := errors.Join(errs...); err != nil {
+	settings, err := newSettings(opts)
+	if err != nil {
 		return nil, err
 	}
+	o := *bolt.DefaultOptions
+	o.Timeout, o.NoFreelistSync, o.FreelistType, o.NoSync = lockTimeout, true, bolt.FreelistMapType, !settings.sync
 	const ownersAlone = 0o600
 	db, err := bolt.Open(path, ownersAlone, &o)
 	if errors.Is(err, bbolterrors.ErrTimeout) {
@@ -87,17 +68,17 @@ func Open(path string, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("boltstore: %s: %w", path, err)
 	}
-	s := &Store{db: db, begun: time.Now(), steps: make(chan *step, mostAtOnce), closing: make(chan struct{}), gone: make(chan struct{})}
+	s := &Store{db: db, opened: time.Now(), steps: make(chan *step, maxBatch), closing: make(chan struct{}), stopped: make(chan struct{})}
 	if err := s.prepare(); err != nil {
 		return nil, errors.Join(fmt.Errorf("boltstore: %s: %w", path, err), db.Close())
 	}
-	s.written.Go(s.write)
+	s.writing.Go(s.write)
 	return s, nil
 }
 
-// prepare makes the buckets and sets the time.
+// prepare creates the buckets and sets the store's time.
 func (s *Store) prepare() error {
-	s.base = s.begun.UnixNano()
+	s.base = time.Duration(s.opened.UnixNano())
 	return s.db.Update(func(tx *bolt.Tx) error {
 		for _, name := range [...]string{bucketRecords, bucketDue, bucketMeta} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
@@ -105,118 +86,122 @@ func (s *Store) prepare() error {
 			}
 		}
 		if raw := tx.Bucket([]byte(bucketMeta)).Get([]byte(keyTime)); len(raw) == 8 {
-			s.base = max(s.base, int64(binary.BigEndian.Uint64(raw))) //nolint:gosec // it is read as it is written
+			s.base = max(s.base, time.Duration(binary.BigEndian.Uint64(raw))) //nolint:gosec // commit wrote it
 		}
 		return nil
 	})
 }
 
-// Close closes the file when the write in progress has ended. Later steps fail.
+// Close ends the write in progress and closes the file. Later steps fail.
 func (s *Store) Close() error {
 	s.closed.Do(func() { close(s.closing) })
-	s.written.Wait()
+	s.writing.Wait()
 	return s.db.Close()
 }
 
-// Kind returns "bolt", as metrics name the store.
+// Kind returns "bolt", the name of the store in metrics.
 func (s *Store) Kind() string { return "bolt" }
 
-// Stats returns how many expired records were deleted, and how many writes to the file, each of
-// which also deletes expired records, have failed.
+// Stats returns how many expired records were deleted, and how many writes to the file have failed.
+// Each write also deletes expired records.
 func (s *Store) Stats() idempotency.Stats {
 	return idempotency.Stats{Purged: s.purged.Load(), PurgeFailures: s.failures.Load()}
 }
 
-// now returns the store's time.
-func (s *Store) now() int64 { return s.base + int64(time.Since(s.begun)) }
+// now returns the store's time, since the beginning of 1970.
+func (s *Store) now() time.Duration { return s.base + time.Since(s.opened) }
 
-// view reads a record, or nil if there is none. It must not outlive the
-// transaction that it is read in.
-func view(tx *bolt.Tx, id idempotency.ID) (*record, error) {
-	raw := tx.Bucket([]byte(bucketRecords)).Get(id[:])
-	if raw == nil {
-		return nil, nil //nolint:nilnil // none
-	}
-	return parse(raw)
+// view reads the record of an ID, which is the zero value if there is none.
+func (s *Store) view(id idempotency.ID) (r *idempotency.StoredRecord, err error) {
+	err = s.db.View(func(tx *bolt.Tx) (err error) {
+		r, err = read(tx.Bucket([]byte(bucketRecords)), id)
+		return err
+	})
+	return r, err
 }
 
 // Begin claims a write, or returns its state. It writes only if it claims.
-func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (begun idempotency.BeginResult, err error) {
+func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (result idempotency.BeginResult, err error) {
 	if err := ctx.Err(); err != nil {
-		return begun, fmt.Errorf("boltstore: begin: %w", err)
+		return result, wrap("begin", err)
 	}
 	if claim.Owner == "" || claim.Lease <= 0 {
-		return begun, errors.New("boltstore: a claim must have an owner and a positive lease")
+		return result, errors.New("boltstore: a claim must have an owner and a positive lease")
 	}
-	err = s.db.View(func(tx *bolt.Tx) error {
-		r, err := view(tx, claim.ID)
-		begun = r.begun(&claim, s.now())
-		return err
-	})
+	r, err := s.view(claim.ID)
 	if err != nil {
-		return idempotency.BeginResult{}, wrap("begin", err)
+		return result, wrap("begin", err)
 	}
-	if begun.State != idempotency.Absent {
-		return begun, nil
+	if result = r.Ask(&claim, s.now()); result.State != idempotency.Absent {
+		return result, nil
 	}
-	var got idempotency.BeginResult
+	var claimed idempotency.BeginResult // not result, because the step may be taken after this call has returned
 	err = s.take(ctx, func(w *writer) (err error) {
-		got, err = w.claim(&claim)
+		claimed, err = w.claim(&claim)
 		return err
 	})
 	if err != nil {
 		return idempotency.BeginResult{}, wrap("begin", err)
 	}
-	return got, nil
+	return claimed, nil
 }
 
 // Look returns the state of a write, and claims nothing.
-func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (known idempotency.BeginResult, err error) {
+func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
 	if err := ctx.Err(); err != nil {
-		return known, fmt.Errorf("boltstore: look: %w", err)
+		return idempotency.BeginResult{}, wrap("look", err)
 	}
-	err = s.db.View(func(tx *bolt.Tx) error {
-		r, err := view(tx, claim.ID)
-		if err == nil {
-			known = r.known(&claim.Fingerprint, s.now())
-		}
-		return err
-	})
-	return known, wrap("look", err)
+	r, err := s.view(claim.ID)
+	if err != nil {
+		return idempotency.BeginResult{}, wrap("look", err)
+	}
+	return r.Look(claim.Fingerprint, s.now()), nil
+}
+
+// change takes a step with the record of an ID, and waits until it is on the disk.
+func (s *Store) change(ctx context.Context, name string, id idempotency.ID, step func(r *idempotency.StoredRecord, now time.Duration) error) error {
+	return wrap(name, s.take(ctx, func(w *writer) error {
+		return w.change(id, func(r *idempotency.StoredRecord) error { return step(r, w.now) })
+	}))
 }
 
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	return wrap("complete", s.take(ctx, func(w *writer) error { return w.complete(lease, outcome, retention) }))
+	return s.change(ctx, "complete", lease.ID, func(r *idempotency.StoredRecord, now time.Duration) error {
+		return r.Complete(lease, outcome, retention, now)
+	})
 }
 
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
-	return wrap("extend", s.take(ctx, func(w *writer) error { return w.extend(lease, d) }))
+	return s.change(ctx, "extend", lease.ID, func(r *idempotency.StoredRecord, now time.Duration) error {
+		return r.Extend(lease, d, now)
+	})
 }
 
 // Save stores a checkpoint.
 func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []byte) error {
-	return wrap("save", s.take(ctx, func(w *writer) error { return w.save(lease, checkpoint) }))
+	return s.change(ctx, "save", lease.ID, func(r *idempotency.StoredRecord, _ time.Duration) error {
+		return r.Save(lease, checkpoint)
+	})
 }
 
 // Release ends a run without an outcome.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
-	return wrap("release", s.take(ctx, func(w *writer) error { return w.release(lease, effect, retention) }))
+	return s.change(ctx, "release", lease.ID, func(r *idempotency.StoredRecord, now time.Duration) error {
+		return r.Release(lease, effect, retention, now)
+	})
 }
 
 // Wait returns when the record may no longer be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
-	never := watch.Pace{Least: math.MaxInt64 / 2, Most: math.MaxInt64 / 2} // it is always woken
-	return wrap("wait", s.waiting.Wait(ctx, id, never, func(context.Context) (left time.Duration, err error) {
-		err = s.db.View(func(tx *bolt.Tx) error {
-			r, err := view(tx, id)
-			if r != nil {
-				left = r.left(s.now())
-			}
-			return err
-		})
-		return left, err
+	never := watch.Pace{Min: math.MaxInt64 / 2, Max: math.MaxInt64 / 2} // every change wakes it
+	return wrap("wait", s.waiting.Wait(ctx, id, never, func(context.Context) (time.Duration, error) {
+		r, err := s.view(id)
+		if err != nil {
+			return 0, err
+		}
+		return r.Left(s.now()), nil
 	}))
 }
 

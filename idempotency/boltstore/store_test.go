@@ -82,8 +82,8 @@ func TestRecordsSurviveARestart(t *testing.T) {
 	}
 }
 
-// A clock that was set back while the store was closed does not bring back what
-// has expired, nor make a lease longer.
+// If the clock is set back while the store is closed, no expired record returns and no lease gets
+// longer.
 func TestTimeDoesNotGoBack(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "db")
@@ -129,7 +129,7 @@ func TestExpiredRecordsAreDropped(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i := range 10 { // each of which drops some
+	for i := range 10 { // each step drops some
 		time.Sleep(2 * time.Millisecond)
 		if err := s.Extend(t.Context(), idempotency.Lease{Fence: uint64(i)}, 1); !errors.Is(err, idempotency.ErrLeaseLost) {
 			t.Error(err)
@@ -168,14 +168,14 @@ func TestStepOfACallerThatHasGoneIsNotTaken(t *testing.T) {
 	}
 }
 
-// Steps that are taken while the store is closed, or after it, are taken or fail.
+// Steps that arrive while or after the store is closed are taken or fail.
 func TestNobodyWaitsForAClosedStore(t *testing.T) {
 	t.Parallel()
 	for round := range 20 {
 		s := open(t, filepath.Join(t.TempDir(), "db"))
 		var wg sync.WaitGroup
-		begun := make(chan struct{})
-		first := sync.OnceFunc(func() { close(begun) })
+		started := make(chan struct{})
+		first := sync.OnceFunc(func() { close(started) })
 		for i := range 8 {
 			wg.Go(func() {
 				for n := range 20 {
@@ -187,7 +187,7 @@ func TestNobodyWaitsForAClosedStore(t *testing.T) {
 				}
 			})
 		}
-		<-begun // so that it is closed in the midst of it
+		<-started // so that the store is closed while steps arrive
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
@@ -195,7 +195,7 @@ func TestNobodyWaitsForAClosedStore(t *testing.T) {
 	}
 }
 
-// An operator who looks at records holds up no writes, also not their own.
+// An operator who lists records delays no writes, not even their own.
 func TestRecordsMayBeDeletedWhileTheyAreListed(t *testing.T) {
 	t.Parallel()
 	s := open(t, filepath.Join(t.TempDir(), "db"))

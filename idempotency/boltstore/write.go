@@ -10,21 +10,21 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// mostAtOnce is how many steps are written together.
-const mostAtOnce = 1024
+// maxBatch is how many steps are written together at most.
+const maxBatch = 1024
 
 var errClosed = errors.New("the store is closed")
 
-// step is one step on its way to the disk. Its error is there when it is done.
+// step is a step that is to be written.
 type step struct {
 	ctx  context.Context
 	take func(w *writer) error
 	err  error
-	done chan struct{}
+	done chan struct{} // closed when the step has ended, after err is set
 }
 
-// take has a step written, and waits for it or for the end of ctx: the step may
-// then be taken or not.
+// take passes a step to the goroutine that writes, and waits until it is on the disk. If ctx ends
+// before, it is unknown whether the step is taken.
 func (s *Store) take(ctx context.Context, take func(w *writer) error) error {
 	st := &step{ctx: ctx, take: take, done: make(chan struct{})}
 	select {
@@ -39,7 +39,7 @@ func (s *Store) take(ctx context.Context, take func(w *writer) error) error {
 		return st.err
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-s.gone: // and what was not taken by then never is
+	case <-s.stopped: // a step that was not taken by now never is
 		select {
 		case <-st.done:
 			return st.err
@@ -49,11 +49,11 @@ func (s *Store) take(ctx context.Context, take func(w *writer) error) error {
 	}
 }
 
-// write writes steps until the store is closed: all that have come while the last
-// were written, at once.
+// write writes steps until the store is closed. It writes all steps together that have arrived during
+// the last write.
 func (s *Store) write() {
-	defer close(s.gone)
-	steps := make([]*step, 0, mostAtOnce)
+	defer close(s.stopped)
+	steps := make([]*step, 0, maxBatch)
 	for {
 		steps = steps[:0]
 		select {
@@ -63,7 +63,7 @@ func (s *Store) write() {
 			s.refuse()
 			return
 		}
-		for more := true; more && len(steps) < mostAtOnce; {
+		for more := true; more && len(steps) < maxBatch; {
 			select {
 			case st := <-s.steps:
 				steps = append(steps, st)
@@ -75,7 +75,7 @@ func (s *Store) write() {
 	}
 }
 
-// refuse ends the steps that have come too late.
+// refuse ends the steps that have arrived too late.
 func (s *Store) refuse() {
 	for {
 		select {
@@ -88,7 +88,7 @@ func (s *Store) refuse() {
 	}
 }
 
-// commit takes steps in one transaction. If that fails, it fails for all of them.
+// commit takes steps in one transaction. If the transaction fails, all steps fail.
 func (s *Store) commit(steps []*step) {
 	w := &writer{}
 	dropped := 0
@@ -104,9 +104,9 @@ func (s *Store) commit(steps []*step) {
 				st.err = st.take(w)
 			}
 		}
-		dropped = w.drop(2*len(steps) + 1)
+		dropped = w.drop(2*len(steps) + 1) // more records than the steps add
 		var now [8]byte
-		binary.BigEndian.PutUint64(now[:], uint64(w.now)) //nolint:gosec // it is read as it is written
+		binary.BigEndian.PutUint64(now[:], uint64(w.now)) //nolint:gosec // prepare reverses it
 		return errors.Join(w.failed, w.meta.Put([]byte(keyTime), now[:]))
 	})
 	if err == nil {
@@ -125,47 +125,49 @@ func (s *Store) commit(steps []*step) {
 	}
 }
 
-// clamp bounds a time to what can be added to another.
-func clamp(d time.Duration) time.Duration {
-	const longest = 100 * 365 * 24 * time.Hour
-	return max(0, min(d, longest))
-}
-
-// writer takes steps in a transaction. An error of bbolt's is kept in failed, and
-// undoes all of them.
+// writer takes steps in a transaction. If bbolt returns an error, it is in failed, and no step is
+// written.
 type writer struct {
-	now                int64
+	now                time.Duration
 	records, due, meta *bolt.Bucket
-	changed            []idempotency.ID // are not pending any more
+	changed            []idempotency.ID // whose waiters look at the record again
 	failed             error
 }
 
-// get returns a record, or nil if there is none.
-func (w *writer) get(id idempotency.ID) (*record, error) {
-	raw := w.records.Get(id[:])
-	if raw == nil {
-		return nil, nil //nolint:nilnil // none
+// claim claims a write, or returns its state.
+func (w *writer) claim(claim *idempotency.Claim) (result idempotency.BeginResult, err error) {
+	err = w.change(claim.ID, func(r *idempotency.StoredRecord) error {
+		if result = r.Ask(claim, w.now); result.State != idempotency.Absent {
+			return nil
+		}
+		fence, err := w.records.NextSequence()
+		w.try(err)
+		result = r.Claim(claim, fence, w.now)
+		return err
+	})
+	return result, err
+}
+
+// change takes a step with the record of an ID, and writes the record. If the step fails, it writes
+// nothing.
+func (w *writer) change(id idempotency.ID, step func(r *idempotency.StoredRecord) error) error {
+	r, err := read(w.records, id)
+	if err != nil {
+		return err
 	}
-	return parse(raw)
-}
-
-// put writes a record in the place of another, or of none.
-func (w *writer) put(id idempotency.ID, old, r *record) {
-	w.undue(id, old)
-	w.try(w.records.Put(id[:], r.encode()))
-	w.try(w.due.Put(dueKey(id, r), nil))
-}
-
-// remove deletes a record.
-func (w *writer) remove(id idempotency.ID, old *record) {
-	w.undue(id, old)
-	w.try(w.records.Delete(id[:]))
-}
-
-func (w *writer) undue(id idempotency.ID, old *record) {
-	if old != nil {
-		w.try(w.due.Delete(dueKey(id, old)))
+	end := dueKey(id, r)
+	if err := step(r); err != nil {
+		return err
 	}
+	w.try(w.due.Delete(end))
+	if r.State() == "" {
+		w.try(w.records.Delete(id[:]))
+	} else {
+		w.try(w.records.Put(id[:], encode(r)))
+		w.try(w.due.Put(dueKey(id, r), nil))
+	}
+	w.changed = append(w.changed, id)
+	return nil
 }
 
 func (w *writer) try(err error) {
@@ -174,105 +176,16 @@ func (w *writer) try(err error) {
 	}
 }
 
-func dueKey(id idempotency.ID, r *record) []byte {
-	return append(binary.BigEndian.AppendUint64(nil, uint64(max(0, r.due()))), id[:]...)
+func dueKey(id idempotency.ID, r *idempotency.StoredRecord) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, uint64(max(0, r.End()))), id[:]...)
 }
 
-func (w *writer) claim(claim *idempotency.Claim) (idempotency.BeginResult, error) {
-	old, err := w.get(claim.ID)
-	if err != nil {
-		return idempotency.BeginResult{}, err
-	}
-	known := old.begun(claim, w.now)
-	if known.State != idempotency.Absent {
-		return known, nil
-	}
-	fence, err := w.records.NextSequence()
-	if err != nil {
-		w.try(err)
-		return idempotency.BeginResult{}, err
-	}
-	r := &record{
-		fence: fence, until: w.now + int64(clamp(claim.Lease)), keep: int64(clamp(claim.KeepFor())),
-		owner: claim.Owner, fingerprint: claim.Fingerprint, method: claim.Method, keyHash: claim.KeyHash,
-		effect: known.TakenOver, created: w.now, attempts: 1,
-	}
-	if known.TakenOver {
-		r.created, r.attempts, r.stored = old.created, old.attempts+1, old.stored
-	}
-	w.put(claim.ID, old, r)
-	w.changed = append(w.changed, claim.ID) // whoever waits for the end of a lease waits for this one's
-	return r.run(), nil
-}
-
-func (w *writer) complete(lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	old, err := w.get(lease.ID)
-	switch {
-	case err != nil:
-		return err
-	case old == nil || !old.owns(lease):
-		return idempotency.ErrLeaseLost
-	case old.done: // asked again, for want of an answer
-		return nil
-	}
-	r := *old
-	r.done, r.effect, r.stored, r.until = true, false, outcome, w.now+int64(clamp(retention))
-	w.put(lease.ID, old, &r)
-	w.changed = append(w.changed, lease.ID)
-	return nil
-}
-
-func (w *writer) extend(lease idempotency.Lease, d time.Duration) error {
-	return w.step(lease, func(r *record) { r.until = max(r.until, w.now+int64(clamp(d))) })
-}
-
-func (w *writer) save(lease idempotency.Lease, checkpoint []byte) error {
-	return w.step(lease, func(r *record) { r.stored = checkpoint })
-}
-
-// step changes a pending record of its owner's.
-func (w *writer) step(lease idempotency.Lease, change func(r *record)) error {
-	old, err := w.get(lease.ID)
-	switch {
-	case err != nil:
-		return err
-	case old == nil || old.done || !old.owns(lease):
-		return idempotency.ErrLeaseLost
-	}
-	r := *old
-	change(&r)
-	w.put(lease.ID, old, &r)
-	return nil
-}
-
-func (w *writer) release(lease idempotency.Lease, effect bool, retention time.Duration) error {
-	old, err := w.get(lease.ID)
-	switch {
-	case err != nil:
-		return err
-	case old == nil, !old.done && old.owner == "":
-		return nil
-	case !old.owns(lease) || old.done:
-		return idempotency.ErrLeaseLost
-	}
-	if effect || old.effect {
-		r := *old
-		r.owner, r.effect, r.until = "", true, w.now
-		r.keep = max(r.keep, int64(clamp(retention)))
-		w.put(lease.ID, old, &r)
-	} else {
-		w.remove(lease.ID, old)
-	}
-	w.changed = append(w.changed, lease.ID)
-	return nil
-}
-
-// drop deletes records that are due, at most some: more than one step adds. What
-// is due is read in order, so that nothing is scanned. It returns how many there were.
-func (w *writer) drop(most int) int {
+// drop deletes up to limit records that have ended, and returns how many there were. It reads them in
+// the order of their ends, and no others.
+func (w *writer) drop(limit int) int {
 	var due [][]byte
 	c := w.due.Cursor()
-	for key, _ := c.First(); key != nil && len(due) < most; key, _ = c.Next() {
+	for key, _ := c.First(); key != nil && len(due) < limit; key, _ = c.Next() {
 		if len(key) == 8+len(idempotency.ID{}) && binary.BigEndian.Uint64(key) > uint64(max(0, w.now)) {
 			break
 		}

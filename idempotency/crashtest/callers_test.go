@@ -13,12 +13,12 @@ import (
 
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/idempotency/boltstore"
+	crashtestv1 "github.com/hopbound/hopbound/idempotency/crashtest/proto/hopbound/crashtest/v1"
 	"github.com/hopbound/hopbound/idempotency/pgstore"
 	"github.com/hopbound/hopbound/idempotency/redisstore"
 	"github.com/hopbound/hopbound/idempotency/sqlitestore"
+	"github.com/hopbound/hopbound/idempotency/storetest/services"
 	"github.com/hopbound/hopbound/interceptors"
-	"github.com/hopbound/hopbound/internal/services"
-	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/rueidis"
 	"google.golang.org/grpc"
@@ -121,18 +121,18 @@ func openPostgres(t *testing.T, opts ...pgstore.Option) (two [2]idempotency.Stor
 
 // payer pays with a function.
 type payer struct {
-	testv1.UnimplementedTestServiceServer
+	crashtestv1.UnimplementedBankServiceServer
 	pay func(ctx context.Context) (string, error)
 }
 
-func (p payer) Pay(ctx context.Context, _ *testv1.PayRequest) (*testv1.PayResponse, error) {
+func (p payer) Pay(ctx context.Context, _ *crashtestv1.PayRequest) (*crashtestv1.PayResponse, error) {
 	text, err := p.pay(ctx)
-	return &testv1.PayResponse{Payment: text}, err
+	return &crashtestv1.PayResponse{Payment: text}, err
 }
 
 // serve serves payments until the test ends, and returns a client of them, with
 // Hopbound if it is to be that of a handler.
-func serve(t *testing.T, store idempotency.Store, hop bool, pay func(ctx context.Context) (string, error), before ...grpc.UnaryServerInterceptor) testv1.TestServiceClient {
+func serve(t *testing.T, store idempotency.Store, hop bool, pay func(ctx context.Context) (string, error), before ...grpc.UnaryServerInterceptor) crashtestv1.BankServiceClient {
 	t.Helper()
 	// A loaded machine may take seconds for a step of the store, and for a renewal.
 	server, err := interceptors.NewServer(interceptors.WithIdempotency(store,
@@ -141,7 +141,7 @@ func serve(t *testing.T, store idempotency.Store, hop bool, pay func(ctx context
 		t.Fatal(err)
 	}
 	srv := grpc.NewServer(append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(append(before, recoverer)...)}, server.ServerOptions()...)...)
-	testv1.RegisterTestServiceServer(srv, payer{pay: pay})
+	crashtestv1.RegisterBankServiceServer(srv, payer{pay: pay})
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +168,7 @@ func serve(t *testing.T, store idempotency.Store, hop bool, pay func(ctx context
 		srv.Stop()
 		<-served
 	})
-	return testv1.NewTestServiceClient(conn)
+	return crashtestv1.NewBankServiceClient(conn)
 }
 
 // recoverer makes a failure of a panic, as a crash is to the caller.
@@ -195,7 +195,7 @@ func TestAThousandCallersWithOneKeyAreServedByOneRun(t *testing.T) {
 				time.Sleep(50 * time.Millisecond) // so that some come while it runs
 				return fmt.Sprint("run ", runs.Add(1)), nil
 			}
-			var clients []testv1.TestServiceClient
+			var clients []crashtestv1.BankServiceClient
 			for _, s := range open(t) {
 				if s != nil {
 					clients = append(clients, serve(t, s, false, pay))
@@ -206,7 +206,7 @@ func TestAThousandCallersWithOneKeyAreServedByOneRun(t *testing.T) {
 			var wg sync.WaitGroup
 			for i := range 1000 {
 				wg.Go(func() {
-					reply, err := clients[i%len(clients)].Pay(ctx, &testv1.PayRequest{})
+					reply, err := clients[i%len(clients)].Pay(ctx, &crashtestv1.PayRequest{})
 					if err != nil || reply.GetPayment() != "run 1" {
 						t.Errorf("got %v, %v", reply, err)
 					}
@@ -241,7 +241,7 @@ func TestManyCallersOfAWriteThatFailsShareItsRuns(t *testing.T) {
 				time.Sleep(50 * time.Millisecond) // so that the last come to wait
 				return "", status.Error(codes.Unavailable, "the bank is down")
 			}
-			var clients []testv1.TestServiceClient
+			var clients []crashtestv1.BankServiceClient
 			for _, s := range open(t) {
 				if s != nil {
 					clients = append(clients, serve(t, s, false, pay, count))
@@ -252,7 +252,7 @@ func TestManyCallersOfAWriteThatFailsShareItsRuns(t *testing.T) {
 			var wg sync.WaitGroup
 			for i := range callers {
 				wg.Go(func() {
-					if _, err := clients[i%len(clients)].Pay(ctx, &testv1.PayRequest{}); status.Code(err) == codes.Unavailable {
+					if _, err := clients[i%len(clients)].Pay(ctx, &crashtestv1.PayRequest{}); status.Code(err) == codes.Unavailable {
 						failed.Add(1)
 					} else {
 						t.Errorf("got %v", err)
@@ -283,7 +283,7 @@ func TestWritesBelowAParentThatIsRunAgainAreMadeOnce(t *testing.T) {
 			})
 			middle := serve(t, open(t)[0], true, func(ctx context.Context) (string, error) {
 				n := middles.Add(1)
-				reply, err := leaf.Pay(ctx, &testv1.PayRequest{})
+				reply, err := leaf.Pay(ctx, &crashtestv1.PayRequest{})
 				if n == 2 {
 					panic("crash")
 				}
@@ -295,7 +295,7 @@ func TestWritesBelowAParentThatIsRunAgainAreMadeOnce(t *testing.T) {
 				var wg sync.WaitGroup
 				for i := range steps {
 					wg.Go(func() {
-						reply, err := middle.Pay(idempotency.WithStep(ctx, fmt.Sprint("step ", i)), &testv1.PayRequest{})
+						reply, err := middle.Pay(idempotency.WithStep(ctx, fmt.Sprint("step ", i)), &crashtestv1.PayRequest{})
 						texts[i], errs[i] = reply.GetPayment(), err
 					})
 				}
@@ -307,7 +307,7 @@ func TestWritesBelowAParentThatIsRunAgainAreMadeOnce(t *testing.T) {
 			})
 			var last error
 			for range 5 {
-				if _, last = root.Pay(keyed(t.Context(), "k"), &testv1.PayRequest{}); last == nil {
+				if _, last = root.Pay(keyed(t.Context(), "k"), &crashtestv1.PayRequest{}); last == nil {
 					break
 				}
 			}

@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/services"
-	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	crashtestv1 "github.com/hopbound/hopbound/idempotency/crashtest/proto/hopbound/crashtest/v1"
+	"github.com/hopbound/hopbound/idempotency/storetest/services"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -49,7 +49,7 @@ type arena struct {
 type worker struct {
 	process *exec.Cmd
 	conn    *grpc.ClientConn
-	client  testv1.TestServiceClient
+	client  crashtestv1.BankServiceClient
 }
 
 // start starts a server in a place, with a clock that is hours wrong.
@@ -85,7 +85,7 @@ func (a *arena) start(place int) {
 	if err != nil {
 		a.Fatal(err)
 	}
-	a.workers[place] = &worker{process: cmd, conn: conn, client: testv1.NewTestServiceClient(conn)}
+	a.workers[place] = &worker{process: cmd, conn: conn, client: crashtestv1.NewBankServiceClient(conn)}
 }
 
 // bury waits for a server that was killed, and starts another in its place.
@@ -103,7 +103,7 @@ func (a *arena) call(ctx context.Context, place int, account string, md ...strin
 	defer cancel()
 	began := time.Now()
 	ctx = metadata.AppendToOutgoingContext(ctx, append(md, idempotency.Header, "key of "+account)...)
-	reply, err := a.workers[place].client.Pay(ctx, &testv1.PayRequest{Account: account}, grpc.WaitForReady(true))
+	reply, err := a.workers[place].client.Pay(ctx, &crashtestv1.PayRequest{Account: account}, grpc.WaitForReady(true))
 	if took := time.Since(began); took > patience+slack {
 		a.Errorf("a call with %v returned after %v", patience, took)
 	}

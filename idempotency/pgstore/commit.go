@@ -11,13 +11,21 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// end ends the transaction as its verdict says. The caller's cancellation does
-// not reach it.
-func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.store.settle)
+// end ends the transaction as its verdict says. The caller's cancellation does not reach it. If the
+// answer to the commit is lost, it finds out whether the transaction was committed.
+func (c *txClaim) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict) error {
+	err := c.commit(ctx, conn, v)
+	if lost := (*lostCommitError)(nil); errors.As(err, &lost) {
+		return c.resolve(ctx, lost.error)
+	}
+	return err
+}
+
+func (c *txClaim) commit(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.store.settle)
 	defer cancel()
 	if !v.Keep {
-		_ = f.rollback(ctx, conn) // if that fails, the connection is closed, and that rolls back too
+		_ = c.rollback(ctx, conn) // if it fails, the connection is closed, which rolls back too
 		return conflict("transact: the handler's transaction was rolled back", v.Err)
 	}
 	const (
@@ -26,7 +34,7 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 	)
 	status := conn.PgConn().TxStatus()
 	switch {
-	case conn.IsClosed(): // and what was done with it is rolled back
+	case conn.IsClosed(): // PostgreSQL rolls back
 		return errors.New("pgstore: transact: it was not committed: the connection is closed")
 	case status != inTransaction && status != hasFailed:
 		return fmt.Errorf("pgstore: transact: the handler has ended the transaction: %w", idempotency.ErrOutcomeUnknown)
@@ -34,21 +42,21 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 	b := &pgx.Batch{}
 	switch {
 	case !v.Commit && status == inTransaction:
-		b.Queue(undo)
-	case !v.Commit: // by itself: pgx prepares a batch, which fails here
-		if _, err := conn.Exec(ctx, undo); err != nil {
-			_ = f.rollback(ctx, conn)
+		b.Queue(rollbackToSavepoint)
+	case !v.Commit: // not in the batch, which pgx would prepare: that fails in a failed transaction
+		if _, err := conn.Exec(ctx, rollbackToSavepoint); err != nil {
+			_ = c.rollback(ctx, conn)
 			return wrap("transact: it was not committed", err)
 		}
 	}
-	f.queueOutcome(b, v)
+	c.queueOutcome(b, v)
 	b.Queue("COMMIT")
 	err := conn.SendBatch(ctx, b).Close()
 	switch {
 	case err == nil:
 		return nil
 	case isRefusal(err):
-		_ = f.rollback(ctx, conn)
+		_ = c.rollback(ctx, conn)
 		if other := conflict("transact: it was not committed", err); other != nil {
 			return other
 		}
@@ -59,18 +67,19 @@ func (f *flight) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict)
 	}
 }
 
-func (f *flight) queueOutcome(b *pgx.Batch, v idempotency.Verdict) {
-	c, outcome, retention := f.claim, notNil(v.Outcome), micros(v.Retention)
-	if f.fresh {
-		b.Queue(f.store.sql.keep, c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], outcome, retention, f.table, f.began, c.Method, c.KeyHash)
+func (c *txClaim) queueOutcome(b *pgx.Batch, v idempotency.Verdict) {
+	claim, outcome, retention := c.claim, notNil(v.Outcome), micros(v.Retention)
+	if c.fresh {
+		b.Queue(c.store.sql.insertDone, claim.ID[:], claim.Owner, claim.Fingerprint.Schema, claim.Fingerprint.Sum[:], outcome, retention,
+			c.table, c.began, claim.Method, claim.KeyHash)
 	} else {
-		b.Queue(f.store.sql.finish, c.ID[:], c.Owner, outcome, retention, f.began)
+		b.Queue(c.store.sql.updateDone, claim.ID[:], claim.Owner, outcome, retention, c.began)
 	}
 }
 
-// conflict returns an error that wraps [idempotency.ErrConflict] if err says that another
-// transaction was in the way, or nil. That another has made the same record since the
-// snapshot was taken is one, too.
+// conflict returns an error that wraps [idempotency.ErrConflict] if err is a conflict with another
+// transaction, and nil otherwise. If another transaction has inserted the same record since the
+// snapshot was taken, that is a conflict too.
 func conflict(step string, err error) error {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -84,24 +93,23 @@ func conflict(step string, err error) error {
 	}
 }
 
-// lostCommitError is that the answer to a commit was lost.
+// lostCommitError means that the answer to a commit was lost.
 type lostCommitError struct{ error }
 
-// isRefusal reports whether the server says that it has not done what it was
-// asked. A fatal error may come after a commit.
+// isRefusal reports whether the server has certainly not carried out the statement. An error that is
+// fatal may follow a commit.
 func isRefusal(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR"
 }
 
-// resolve finds out whether a transaction was committed whose end was not heard
-// of. Its claim is tried again: while the transaction is still there, that waits
-// for it.
-func (f *flight) resolve(ctx context.Context, lost error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.store.settle)
+// resolve finds out whether a transaction was committed after its answer was lost. It claims the
+// record again, which waits while the transaction is still open.
+func (c *txClaim) resolve(ctx context.Context, lost error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.store.settle)
 	defer cancel()
 	for {
-		committed, err := f.committed(ctx)
+		committed, err := c.committed(ctx)
 		switch {
 		case err == nil && committed:
 			return nil
@@ -116,26 +124,26 @@ func (f *flight) resolve(ctx context.Context, lost error) error {
 	}
 }
 
-// committed reports whether the record is there and was made by this flight.
-func (f *flight) committed(ctx context.Context) (bool, error) {
-	pooled, err := f.store.own.Acquire(ctx)
+// committed reports whether the record is done and was written by this claim.
+func (c *txClaim) committed(ctx context.Context) (bool, error) {
+	pooled, err := c.store.own.Acquire(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer pooled.Release()
-	mine := func(r *row) bool { return r != nil && r.done && r.owner == f.claim.Owner }
-	r, err := scanRow(pooled.QueryRow(ctx, f.store.sql.read, f.claim.ID[:]))
+	mine := func(r *row) bool { return r != nil && r.done && r.owner == c.claim.Owner }
+	r, err := scanRow(pooled.QueryRow(ctx, c.store.sql.read, c.claim.ID[:]))
 	if err != nil || mine(r) {
 		return err == nil, err
 	}
-	again := *f
-	again.patience = ctx
-	_, t, err := again.begin(ctx, pooled.Conn())
+	again := *c
+	again.waitLimit = ctx
+	_, claimed, err := again.begin(ctx, pooled.Conn())
 	if err != nil {
 		return false, err
 	}
 	if err := again.rollback(ctx, pooled.Conn()); err != nil {
 		return false, err
 	}
-	return !t.claimed && mine(t.row), nil
+	return !claimed.claimed && mine(claimed.row), nil
 }

@@ -8,13 +8,12 @@
 //
 // # Transactions
 //
-// With [WithTransactions] a handler runs in a transaction of the pool, which [Tx]
-// returns. What it writes with that and the outcome of its call are committed
-// together or not at all: the effect in this database happens exactly once,
-// whatever crashes. If a failure is stored as an outcome, the outcome is committed
-// without the handler's writes. Duplicates wait until the transaction has ended.
-// In the same process they hold no connection. Those of each other process share
-// one, which waits for an advisory lock.
+// With [WithTransactions] a handler runs in a transaction of the pool, which [Tx] returns. What the
+// handler writes with it and the outcome of its call are committed together or not at all: the effect
+// in this database happens exactly once, whatever crashes. If a failure is stored as an outcome, the
+// outcome is committed without the handler's writes. Duplicates wait until the transaction has ended.
+// In the same process they hold no connection. In each other process they share one connection, which
+// waits for an advisory lock.
 //
 // A transaction takes the lock of its record: pg_advisory_xact_lock of the first
 // eight bytes of the record's ID and of the table. It inserts the record with the
@@ -35,13 +34,12 @@
 //
 // # Leases
 //
-// Without WithTransactions, a record is claimed under a lease, which is extended
-// while the handler runs. A handler may run again if its server dies or cannot
-// reach the database for longer than the lease; see [idempotency.TakenOver]. A
-// call that waits polls the record, at intervals that grow with the wait, and is
-// woken by NOTIFY if a connection can LISTEN.
+// Without WithTransactions, a record is claimed under a lease, which is extended while the handler runs.
+// A handler may run again if its server dies or cannot reach the database for longer than the lease;
+// see [idempotency.TakenOver]. A call that waits polls the record, at intervals that grow with the
+// wait. If a connection can LISTEN, NOTIFY wakes it.
 //
-// # What the database must be
+// # Settings of the database
 //
 // Times are those of the database's clock. Transactions are READ COMMITTED unless
 // [WithIsolation] says otherwise, whatever the database's default is. A commit is
@@ -51,12 +49,12 @@
 //
 // # PgBouncer
 //
-// All works behind PgBouncer in transaction pooling, with two exceptions.
+// Everything works behind PgBouncer in transaction pooling, with two exceptions.
 // Notifications do not arrive, so a wait ends later by up to 250 ms; turn LISTEN
 // off with [WithoutListen]. PgBouncer before 1.21 does not support prepared
 // statements: set pgx.QueryExecModeExec as the pool's default mode there.
 //
-// # What may enter
+// # What may be added
 //
 // The package uses pgx and package idempotency. It makes and serves no calls.
 package pgstore

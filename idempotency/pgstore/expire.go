@@ -8,12 +8,11 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// batch is how many records are deleted at once, so that no lock is held for
-// long.
+// batch is how many records are deleted at once, so that no lock is held for long.
 const batch = 500
 
-// Expire deletes records whose retention has ended, in small batches that leave
-// alone what is locked, until there are none or ctx ends, and returns how many.
+// Expire deletes expired records until there are none or ctx ends, and returns how many it has deleted.
+// It deletes them in small batches, and skips those that are locked.
 func (s *Store) Expire(ctx context.Context) (int64, error) {
 	var all int64
 	for {
@@ -29,7 +28,7 @@ func (s *Store) Expire(ctx context.Context) (int64, error) {
 	}
 }
 
-func (s *Store) keepExpiring(ctx context.Context) {
+func (s *Store) expireRegularly(ctx context.Context) {
 	for {
 		pause := time.NewTimer(s.expireEvery/2 + rand.N(s.expireEvery)) //nolint:gosec // jitter need not be secret
 		select {
@@ -38,8 +37,8 @@ func (s *Store) keepExpiring(ctx context.Context) {
 			return
 		case <-pause.C:
 		}
-		// Those who ask for an expired key see that it is, whether it is deleted or
-		// not, so that a failure is only to be tried again. But the table grows.
+		// No step takes an expired record for a valid one, so that a failure does no harm at once.
+		// But the table grows.
 		if _, err := s.Expire(ctx); err != nil && ctx.Err() == nil {
 			s.purgeFailures.Add(1)
 			s.log().WarnContext(ctx, "hopbound: deleting expired idempotency records has failed; the table grows until it succeeds", "error", err)

@@ -11,16 +11,16 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// listed is how many records are read at once.
-const listed = 500
+// pageSize is how many records are read at once.
+const pageSize = 500
 
-// Find returns the record of an ID, or nil.
+// Find returns the record of an ID, or nil if there is none.
 func (s *Store) Find(ctx context.Context, id idempotency.ID) (*idempotency.Record, error) {
 	rows, err := s.own.Query(ctx, s.sql.find, id[:])
 	if err != nil {
 		return nil, wrap("find", err)
 	}
-	found, err := pgx.CollectRows(rows, scanInspected)
+	found, err := pgx.CollectRows(rows, scanRecord)
 	if err != nil || len(found) == 0 {
 		return nil, wrap("find", err)
 	}
@@ -32,16 +32,16 @@ func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, erro
 	return func(yield func(*idempotency.Record, error) bool) {
 		after := []byte{}
 		for {
-			rows, err := s.own.Query(ctx, s.sql.list, after, listed)
+			rows, err := s.own.Query(ctx, s.sql.list, after, pageSize)
 			if err == nil {
 				var found []*idempotency.Record
-				found, err = pgx.CollectRows(rows, scanInspected)
+				found, err = pgx.CollectRows(rows, scanRecord)
 				for _, r := range found {
 					if !yield(r, nil) {
 						return
 					}
 				}
-				if err == nil && len(found) < listed {
+				if err == nil && len(found) < pageSize {
 					return
 				}
 				if len(found) > 0 {
@@ -57,7 +57,7 @@ func (s *Store) Records(ctx context.Context) iter.Seq2[*idempotency.Record, erro
 	}
 }
 
-func scanInspected(from pgx.CollectableRow) (*idempotency.Record, error) {
+func scanRecord(from pgx.CollectableRow) (*idempotency.Record, error) {
 	var (
 		r                  idempotency.Record
 		id                 []byte
@@ -91,14 +91,15 @@ func seconds(s float64) time.Duration {
 
 // Free releases a pending record with a possible effect.
 func (s *Store) Free(ctx context.Context, r *idempotency.Record) error {
-	return s.operate(ctx, "free", r, s.sql.free, r.ID[:], r.Owner, int64(r.Fence), s.channel, r.ID.String(), micros(abandoned)) //nolint:gosec // it came from here
+	return s.operate(ctx, "free", r, s.sql.free, r.ID[:], r.Owner, int64(r.Fence), s.channel, r.ID.String(), micros(minKeep)) //nolint:gosec // the store has drawn it
 }
 
 // Forget deletes a record.
 func (s *Store) Forget(ctx context.Context, r *idempotency.Record) error {
-	return s.operate(ctx, "forget", r, s.sql.forget, r.ID[:], r.Owner, int64(r.Fence), r.State == idempotency.Done, r.State == idempotency.Pending && r.Left <= 0) //nolint:gosec // it came from here
+	return s.operate(ctx, "forget", r, s.sql.forget, r.ID[:], r.Owner, int64(r.Fence), r.State == idempotency.Done, r.State == idempotency.Pending && r.Left <= 0) //nolint:gosec // the store has drawn it
 }
 
+// operate takes a step of an operator, which changes one row unless the record has changed.
 func (s *Store) operate(ctx context.Context, step string, r *idempotency.Record, sql string, args ...any) error {
 	tag, err := s.own.Exec(ctx, sql, args...)
 	switch {

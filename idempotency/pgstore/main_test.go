@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/hopbound/hopbound/idempotency/pgstore"
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/idempotency/storetest/services"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 )

@@ -19,14 +19,14 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// migrationLock keeps others from migrating at the same time.
+// migrationLock is the advisory lock of a process that migrates.
 const migrationLock = 0x686f70626f756e64 // "hopbound"
 
-// leastVersion is that of the oldest PostgreSQL that is supported.
-const leastVersion = 140000
+// minVersion is the oldest version of PostgreSQL that is supported.
+const minVersion = 140000
 
-// ErrNotMigrated is returned by [Store.Check] for a database whose tables are not
-// those of this version.
+// ErrNotMigrated is returned by [Store.Check] if the tables are missing or older than this version
+// needs.
 var ErrNotMigrated = errors.New("pgstore: the database is not migrated")
 
 // Migration is one step of the tables' history, as SQL for goose, Flyway or a database
@@ -35,13 +35,13 @@ type Migration struct {
 	Version int
 	Name    string // such as "001_records"
 
-	// Up makes the step and notes it in the table hopbound_idempotency_version, by which
-	// [Store.Check] knows it. Down takes it back, with all records.
+	// Up makes the step and records it in the table hopbound_idempotency_version, which [Store.Check]
+	// reads. Down reverses the step, and deletes all records.
 	Up, Down string
 }
 
-// Migrations returns all steps, in order, for the schema of [WithSchema] or for that of the
-// session. Run each in a transaction. It returns an error if an option is invalid.
+// Migrations returns all steps, in order, for the schema of [WithSchema] or else that of the session.
+// Run each step in a transaction. It returns an error if an option is invalid.
 func Migrations(opts ...Option) ([]Migration, error) {
 	s, err := newSettings(opts)
 	if err != nil {
@@ -81,8 +81,8 @@ func (s *settings) migrations() ([]Migration, error) {
 
 const versionTable = "hopbound_idempotency_version"
 
-// Grants returns the SQL that gives a role what a [Store] needs, and no more, when the tables
-// belong to another role. It returns an error if an option is invalid.
+// Grants returns the SQL that grants a role the privileges that a [Store] needs, and no others, if the
+// tables belong to another role. It returns an error if an option is invalid.
 func Grants(role string, opts ...Option) (string, error) {
 	s, err := newSettings(opts)
 	if err != nil {
@@ -101,10 +101,10 @@ func Grants(role string, opts ...Option) (string, error) {
 	return b.String(), nil
 }
 
-// Migrate makes the tables, or brings them to this version: each migration that
-// is not in the table hopbound_idempotency_version yet is run in a transaction of
-// its own. Any number of processes may do it at the same time. It needs the right
-// to create tables; for the rights that the store itself needs, see [Grants].
+// Migrate creates the tables, or brings them to this version: it runs each migration that is not yet in
+// the table hopbound_idempotency_version, in a transaction of its own. Any number of processes may call
+// it at the same time. It needs the privilege to create tables. For the privileges that the store
+// needs, see [Grants]. It returns an error if an option is invalid.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, opts ...Option) error {
 	s, err := newSettings(opts)
 	if err != nil {
@@ -135,7 +135,7 @@ func (s *settings) migrate(ctx context.Context, tx pgx.Tx, m Migration) error {
 	if err != nil || version >= m.Version {
 		return err
 	}
-	if _, err := tx.Exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint); err != nil { // there may be no table of versions
+	if _, err := tx.Exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint); err != nil { // the table of versions may be missing
 		return err
 	}
 	_, err = tx.Exec(ctx, m.Up)
@@ -147,7 +147,7 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// version returns the version that the tables are at: 0 if there are none.
+// version returns the version of the tables, or 0 if there are none.
 func (s *settings) version(ctx context.Context, q querier) (version int, err error) {
 	err = q.QueryRow(ctx, "SELECT coalesce(max(version), 0) FROM "+s.prefix+versionTable).Scan(&version)
 	if isMissing(err) {
@@ -164,7 +164,7 @@ func (s *Store) Check(ctx context.Context) error {
 	if err := s.own.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&server); err != nil {
 		return fmt.Errorf("pgstore: %w", err)
 	}
-	if server < leastVersion {
+	if server < minVersion {
 		return fmt.Errorf("pgstore: PostgreSQL %d is older than 14", server/10000)
 	}
 	list, err := s.migrations()
@@ -176,7 +176,7 @@ func (s *Store) Check(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("pgstore: %w", err)
 	case got < want:
-		return fmt.Errorf("%w: it is at version %d, and needs %d", ErrNotMigrated, got, want)
+		return fmt.Errorf("%w: it has version %d, and needs version %d", ErrNotMigrated, got, want)
 	}
 	if err := idempotency.Probe(ctx, s); err != nil {
 		return fmt.Errorf("pgstore: %w", err)
@@ -187,7 +187,7 @@ func (s *Store) Check(ctx context.Context) error {
 	return nil
 }
 
-// probeTransaction stores an outcome in a transaction, and deletes it again.
+// probeTransaction stores an outcome in a transaction, and deletes its record.
 func (s *Store) probeTransaction(ctx context.Context) error {
 	claim := idempotency.Claim{ID: idempotency.NewID("", "probe", idempotency.NewKey()), Owner: "probe", Lease: time.Minute, Retention: time.Minute}
 	_, err := s.Transact(ctx, claim, func(context.Context, idempotency.BeginResult) idempotency.Verdict {
@@ -198,7 +198,7 @@ func (s *Store) probeTransaction(ctx context.Context) error {
 	}
 	r, err := s.Find(ctx, claim.ID)
 	if err != nil || r == nil {
-		return errors.Join(errors.New("pgstore: what a transaction has written is not there"), err)
+		return errors.Join(errors.New("pgstore: the record that a transaction has committed is missing"), err)
 	}
 	return s.Forget(ctx, r)
 }

@@ -31,18 +31,12 @@ func (s *settings) log() *slog.Logger {
 	return s.logger
 }
 
-// Defaults of options.
-const (
-	DefaultExpireEvery = time.Minute
-	DefaultSettle      = 10 * time.Second
-)
-
 func newSettings(opts []Option) (settings, error) {
-	s := settings{listen: true, channel: "hopbound_idempotency", expireEvery: DefaultExpireEvery, settle: DefaultSettle}
+	s := settings{listen: true, channel: "hopbound_idempotency", expireEvery: time.Minute, settle: 10 * time.Second}
 	var errs []error
 	for i, opt := range opts {
 		if opt == nil {
-			errs = append(errs, fmt.Errorf("option %d is nil", i+1))
+			errs = append(errs, fmt.Errorf("pgstore: option %d is nil", i+1))
 			continue
 		}
 		errs = append(errs, opt(&s))
@@ -50,27 +44,26 @@ func newSettings(opts []Option) (settings, error) {
 	return s, errors.Join(errs...)
 }
 
-// WithSchema sets the schema that the tables are in. The default is the search
-// path. The schema must exist.
+// WithSchema sets the schema of the tables. The schema must exist, and its name must have 1 to 42 bytes
+// without quotes and dollar signs. By default the tables are found by the search path.
 func WithSchema(name string) Option {
 	return func(s *settings) error {
 		if name == "" {
-			return errors.New("WithSchema: an empty name")
+			return errors.New("pgstore: WithSchema: the name must not be empty")
 		}
 		if strings.ContainsAny(name, "'$\x00") {
-			return fmt.Errorf("WithSchema(%q): the name has a quote or a dollar sign", name)
+			return fmt.Errorf("pgstore: WithSchema(%q): the name must not contain a quote or a dollar sign", name)
 		}
 		s.prefix = pgx.Identifier{name}.Sanitize() + "."
 		s.channel = "hopbound_idempotency_" + name
 		if len(s.channel) > 63 {
-			return fmt.Errorf("WithSchema(%q): the name has more than 42 bytes", name)
+			return fmt.Errorf("pgstore: WithSchema(%q): the name must have at most 42 bytes", name)
 		}
 		return nil
 	}
 }
 
-// WithTransactions runs each write in a transaction, which its handler gets from
-// [Tx] or [SQLTx].
+// WithTransactions runs each write in a transaction, which the handler gets from [Tx] or [SQLTx].
 func WithTransactions() Option {
 	return func(s *settings) error {
 		s.transactions = true
@@ -79,8 +72,8 @@ func WithTransactions() Option {
 }
 
 // WithIsolation sets the isolation of the transactions that handlers run in: [pgx.RepeatableRead]
-// or [pgx.Serializable]. The default is [pgx.ReadCommitted], whatever the database's is. At the
-// other levels PostgreSQL rolls back a transaction that it cannot serialize; see
+// or [pgx.Serializable]. The default is [pgx.ReadCommitted], whatever the database's default is. At
+// the other levels PostgreSQL rolls back a transaction that it cannot serialize; see
 // [idempotency.Reruns].
 func WithIsolation(level pgx.TxIsoLevel) Option {
 	return func(s *settings) error {
@@ -90,14 +83,14 @@ func WithIsolation(level pgx.TxIsoLevel) Option {
 			s.isolation = ""
 		case pgx.RepeatableRead, pgx.Serializable:
 		default:
-			return fmt.Errorf("WithIsolation(%q): must be read committed, repeatable read or serializable", level)
+			return fmt.Errorf("pgstore: WithIsolation(%q): must be read committed, repeatable read or serializable", level)
 		}
 		return nil
 	}
 }
 
-// WithLogger sets where the store logs that expired records could not be deleted. The default
-// is [slog.Default].
+// WithLogger sets the logger that warns when expired records cannot be deleted. The default, also for
+// nil, is [slog.Default].
 func WithLogger(logger *slog.Logger) Option {
 	return func(s *settings) error {
 		s.logger = logger
@@ -105,8 +98,7 @@ func WithLogger(logger *slog.Logger) Option {
 	}
 }
 
-// WithoutListen opens no connection that listens for notifications: calls that
-// wait only poll.
+// WithoutListen opens no connection that listens for notifications. Calls that wait only poll.
 func WithoutListen() Option {
 	return func(s *settings) error {
 		s.listen = false
@@ -114,26 +106,26 @@ func WithoutListen() Option {
 	}
 }
 
-// WithExpiry sets how often expired records are deleted. Zero leaves it to
-// [Store.Expire]. The default is [DefaultExpireEvery].
+// WithExpiry sets how often expired records are deleted. With zero, only [Store.Expire] deletes them.
+// The default is a minute. It must not be negative.
 func WithExpiry(every time.Duration) Option {
 	return func(s *settings) error {
 		s.expireEvery = every
 		if every < 0 {
-			return fmt.Errorf("WithExpiry(%v): less than nothing", every)
+			return fmt.Errorf("pgstore: WithExpiry(%v): must not be negative", every)
 		}
 		return nil
 	}
 }
 
-// WithSettleTimeout bounds how long a commit may take, and then how long the
-// store tries to find out whether a commit without an answer took effect. The
-// default is [DefaultSettle].
+// WithSettleTimeout bounds how long a commit may take. If the commit gets no answer, it also bounds how
+// long the store then tries to find out whether the commit took effect. The default is 10 s. It must
+// be positive.
 func WithSettleTimeout(d time.Duration) Option {
 	return func(s *settings) error {
 		s.settle = d
 		if d <= 0 {
-			return fmt.Errorf("WithSettleTimeout(%v): must be more than nothing", d)
+			return fmt.Errorf("pgstore: WithSettleTimeout(%v): must be positive", d)
 		}
 		return nil
 	}

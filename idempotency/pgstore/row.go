@@ -8,23 +8,26 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// row is a record as it is read.
+// row is a record as it was read.
 type row struct {
 	owner       string
 	fence       int64
 	fingerprint idempotency.Fingerprint
-	done, live  bool // live: its lease or its retention lasts
-	effect      bool // a run may have had an effect, and it is not done
+	done, live  bool // live: its lease or retention has not ended
+	effect      bool // a run may have had an effect, and no outcome is stored
 	outcome     []byte
 	checkpoint  []byte
 }
 
-// begun returns what a record tells whoever claims it, or false if it is not
-// there any more.
-func (r *row) begun(claim *idempotency.Claim) (idempotency.BeginResult, bool) {
+// result returns the state of the record for a claim, or false if the record can be claimed.
+//
+// It has the rules of [idempotency.StoredRecord.Ask]. The rules for all other steps are in the SQL
+// statements and in the function for claims, because each step is one round trip. The linearizability
+// check of package storetest compares them with the model of all stores.
+func (r *row) result(claim *idempotency.Claim) (idempotency.BeginResult, bool) {
 	differs := claim.Fingerprint.Differs(r.fingerprint)
 	switch {
-	case r.done && !r.live, !r.done && r.owner == "" && !r.effect: // it has expired, or was released
+	case r.done && !r.live, !r.done && r.owner == "" && !r.effect: // it has expired, or was released without an effect
 		return idempotency.BeginResult{}, false
 	case differs:
 		return idempotency.BeginResult{State: idempotency.Reused}, true
@@ -39,23 +42,23 @@ func (r *row) begun(claim *idempotency.Claim) (idempotency.BeginResult, bool) {
 	}
 }
 
-// told is what a claim is told: that it has the record, or what that is, or
-// nothing if it is to be asked again.
-type told struct {
+// claimResult is the result of a statement that claims a record: either it has claimed the record, or
+// row is the record. If row is nil, the record was deleted or has changed, and the claim is repeated.
+type claimResult struct {
 	claimed, takenOver bool
 	row                *row
 }
 
-// scanInsert reads what the claim of a new record has returned.
-func scanInsert(from pgx.Row) (t told, err error) {
+// scanInsert reads the result of the claim of a new record.
+func scanInsert(from pgx.Row) (t claimResult, err error) {
 	t.row = &row{}
 	err = from.Scan(&t.row.fence)
 	t.claimed = err == nil
 	return t, ignoreNone(err)
 }
 
-// scanClaim reads what the function for claims has returned.
-func scanClaim(from pgx.Row) (t told, err error) {
+// scanClaim reads the result of the function for claims.
+func scanClaim(from pgx.Row) (t claimResult, err error) {
 	var (
 		fence                 *int64
 		takenOver, done, live *bool
@@ -86,7 +89,7 @@ func scanRow(from pgx.Row) (*row, error) {
 	)
 	err := from.Scan(&r.fence, &r.owner, &schema, &sum, &r.done, &r.live, &r.effect, &r.outcome, &r.checkpoint)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil //nolint:nilnil // none
+		return nil, nil //nolint:nilnil // there is none
 	}
 	if err != nil {
 		return nil, err
@@ -102,15 +105,14 @@ func (r *row) setFingerprint(schema string, sum []byte) error {
 	return nil
 }
 
-// begun returns what whoever claims a record is told, or false if it is to ask
-// again.
-func (t *told) begun(claim *idempotency.Claim) (idempotency.BeginResult, bool) {
+// result returns the result of the claim, or false if the claim is to be repeated.
+func (t *claimResult) result(claim *idempotency.Claim) (idempotency.BeginResult, bool) {
 	switch {
 	case t.claimed:
 		return idempotency.BeginResult{State: idempotency.Run, Fence: uint64(t.row.fence), TakenOver: t.takenOver, Checkpoint: t.row.checkpoint}, true //nolint:gosec // it is not negative
 	case t.row == nil:
 		return idempotency.BeginResult{}, false
 	default:
-		return t.row.begun(claim)
+		return t.row.result(claim)
 	}
 }

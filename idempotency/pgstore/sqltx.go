@@ -11,31 +11,31 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// SQLTx returns the transaction that [Tx] returns as a [sql.Tx], or false if there is none. Pass
-// it to libraries for database/sql, such as sqlc, sqlx, GORM or ent. The store ends it: Commit
-// fails, and the handler must return that error. Rollback does nothing. Use both from one goroutine
-// at a time.
+// SQLTx returns the transaction of [Tx] as a [sql.Tx], or false if there is none. Pass it to libraries
+// for database/sql, such as sqlc, sqlx, GORM or ent. The store ends the transaction: Commit fails, and
+// the handler must return that error. Rollback does nothing. The transaction is not safe for
+// concurrent use, and the two of Tx and SQLTx must not be used at the same time.
 func SQLTx(ctx context.Context) (*sql.Tx, bool) {
 	t := txFrom(ctx)
 	if t == nil {
 		return nil, false
 	}
-	tx, err := t.hands.sqlTx(ctx)
+	tx, err := t.shared.sqlTx(ctx)
 	return tx, err == nil
 }
 
-// hands are what a handler may hold of a transaction, and is not to use when it has returned.
-type hands struct {
+// sharedTx is the state that a transaction shares with its savepoints and with its [sql.Tx].
+type sharedTx struct {
 	conn   *stdlib.Conn
-	closed atomic.Bool
+	closed atomic.Bool // the handler has returned
 
 	mu sync.Mutex
-	db *sql.DB // of this connection alone; nil until it is asked for
+	db *sql.DB // has only this connection; nil until SQLTx is called
 	tx *sql.Tx
 }
 
-// sqlTx returns the transaction as one of database/sql.
-func (h *hands) sqlTx(ctx context.Context) (*sql.Tx, error) {
+// sqlTx returns the transaction as a [sql.Tx].
+func (h *sharedTx) sqlTx(ctx context.Context) (*sql.Tx, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
@@ -53,10 +53,10 @@ func (h *hands) sqlTx(ctx context.Context) (*sql.Tx, error) {
 	return tx, nil
 }
 
-// close ends what the handler has. The transaction itself goes on. It waits for a statement of
-// database/sql that a goroutine of the handler's has left behind, but no longer than patience:
-// then the transaction cannot be committed, and its connection is closed.
-func (h *hands) close(patience time.Duration) {
+// close makes the handler's use of the transaction fail. The transaction itself stays open. If a
+// goroutine of the handler still runs a statement of database/sql, close waits for it, but no longer
+// than the timeout: then the transaction cannot be committed, and its connection is closed.
+func (h *sharedTx) close(timeout time.Duration) {
 	h.closed.Store(true)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -67,11 +67,11 @@ func (h *hands) close(patience time.Duration) {
 	go func() {
 		defer close(closed)
 		if h.tx != nil {
-			_ = h.tx.Rollback() // which closes rows and statements that are still open
+			_ = h.tx.Rollback() // closes rows and statements that are still open
 		}
 		_ = h.db.Close()
 	}()
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
 	case <-closed:
@@ -79,21 +79,21 @@ func (h *hands) close(patience time.Duration) {
 	}
 }
 
-// oneConn connects by a connection that there is.
+// oneConn is a connector that returns an existing connection.
 type oneConn struct{ conn *stdlib.Conn }
 
 // Connect returns the connection.
 func (c oneConn) Connect(context.Context) (driver.Conn, error) { return sqlConn{c.conn}, nil }
 
-// Driver returns pgx's.
+// Driver returns the driver of pgx.
 func (c oneConn) Driver() driver.Driver { return stdlib.GetDefaultDriver() }
 
-// sqlConn is a connection in the store's transaction, which database/sql neither begins nor
-// ends.
+// sqlConn is the connection of the store's transaction. It keeps database/sql from beginning or ending
+// the transaction.
 type sqlConn struct{ *stdlib.Conn }
 
-// BeginTx returns the transaction that there is.
-func (sqlConn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) { return notYours{}, nil }
+// BeginTx returns the store's transaction.
+func (sqlConn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) { return ownedTx{}, nil }
 
 // Close leaves the connection open.
 func (sqlConn) Close() error { return nil }
@@ -101,11 +101,11 @@ func (sqlConn) Close() error { return nil }
 // ResetSession leaves the session as it is.
 func (sqlConn) ResetSession(context.Context) error { return nil }
 
-// notYours is the store's transaction in the hands of database/sql.
-type notYours struct{}
+// ownedTx is the store's transaction as database/sql sees it.
+type ownedTx struct{}
 
 // Commit fails.
-func (notYours) Commit() error { return errNotYours }
+func (ownedTx) Commit() error { return errStoreEndsTx }
 
 // Rollback does nothing.
-func (notYours) Rollback() error { return nil }
+func (ownedTx) Rollback() error { return nil }

@@ -2,10 +2,10 @@ package pgstore
 
 import "strings"
 
-// statements are those of the store, with the names of its tables in them.
+// statements are the SQL of the store, with the names of its tables.
 type statements struct {
 	insert, claim, read, complete, extend, save, release, look, left, expire string // of leases, and of both
-	seize, wait, keep, finish                                                string // of transactions
+	tryLock, lock, insertDone, updateDone                                    string // of transactions
 	find, list, free, forget                                                 string // of operators
 }
 
@@ -15,8 +15,8 @@ func newStatements(prefix string) statements {
 		return strings.NewReplacer("{t}", table, "{table}", "('"+table+"'::regclass::oid::bigint << 32)", "{µs}", "interval '1 microsecond'", "{released}", "interval '1 minute'").Replace(sql)
 	}
 	return statements{
-		// A claim of a new record, as almost all are. It finds nothing to insert if a
-		// transaction is about to make the record.
+		// The claim of a new record, as almost all claims are. It inserts nothing if a transaction
+		// holds the lock of the record, and may insert it.
 		insert: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, until, keep, expires, method, key_hash)
 SELECT $1, $2, nextval('{t}_fence'), $3, $4, clock_timestamp() + $5::float8 * {µs}, ($6::float8 - $5::float8) * {µs},
 clock_timestamp() + $6::float8 * {µs}, $8, $9
@@ -30,35 +30,35 @@ WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN wai
 		extend: with(`UPDATE {t} SET until = greatest(until, clock_timestamp() + $4::float8 * {µs})
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done`),
 		save: with(`UPDATE {t} SET checkpoint = $4 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done`),
-		// A record without an effect stays for a minute, so that a claim that has drawn its fence
-		// before does not insert the record again.
+		// A record that was released without an effect stays for a minute. If it were deleted, a claim
+		// that has drawn a lower fence before could still insert it.
 		release: with(`UPDATE {t} SET owner = '', effect = effect OR $6, until = clock_timestamp(),
 keep = CASE WHEN effect OR $6 THEN greatest(keep, $7::float8 * {µs}) ELSE {released} END,
 expires = CASE WHEN effect OR $6 THEN greatest(expires, clock_timestamp() + $7::float8 * {µs}) ELSE clock_timestamp() + {released} END
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done RETURNING CASE WHEN waited THEN pg_notify($4, $5)::text END`),
-		// It does not wait for a transaction that has taken the record over.
+		// It skips a record that a transaction has locked to take it over.
 		look: with(`UPDATE {t} SET waited = true WHERE id = (SELECT id FROM {t} WHERE id = $1 AND NOT done AND NOT waited FOR UPDATE SKIP LOCKED)`),
 		left: with(`SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {t} WHERE id = $1 AND NOT done`),
 		expire: with(`DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE expires <= clock_timestamp()
 AND until + keep <= clock_timestamp() LIMIT $1 FOR UPDATE SKIP LOCKED)`),
 
-		// The record is to be read by the statement after the one that takes the lock,
-		// which sees what was committed until then.
-		seize: with(`SELECT pg_try_advisory_xact_lock($1 # {table}), '{t}'::regclass::oid, date_part('epoch', now()),
+		// The statement after this one reads the record. Its snapshot has what was committed before
+		// the lock was taken.
+		tryLock: with(`SELECT pg_try_advisory_xact_lock($1 # {table}), '{t}'::regclass::oid, date_part('epoch', now()),
 current_setting('transaction_isolation') = 'read committed'`),
-		wait: with(`SELECT pg_advisory_xact_lock($1 # {table})`),
-		// A transaction must not be committed without its record, nor one that the handler
-		// has begun, nor with a record in the table that another search_path finds:
-		// dividing by zero refuses it. Nobody holds a lease of a record that is done, so
-		// that it has no fence; whoever claims it when it has expired draws one.
-		keep: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, done, outcome, until, expires, method, key_hash)
+		lock: with(`SELECT pg_advisory_xact_lock($1 # {table})`),
+		// Three kinds of transactions must not be committed: one without its record, one that the
+		// handler has begun, and one whose record is in another table because search_path has changed.
+		// A division by zero refuses them. A record that is inserted as done never has a lease, so
+		// its fence is 0. A claim of the expired record draws a fence.
+		insertDone: with(`INSERT INTO {t} (id, owner, fence, fp_schema, fp_sum, done, outcome, until, expires, method, key_hash)
 SELECT $1, $2, 0 / ('{t}'::regclass = $7 AND date_part('epoch', now()) = $8)::int, $3, $4, true, $5,
 clock_timestamp() + $6::float8 * {µs}, clock_timestamp() + $6::float8 * {µs}, $9, $10`),
-		finish: with(`WITH done AS (UPDATE {t} SET done = true, effect = false, outcome = $3, checkpoint = NULL, until = clock_timestamp() + $4::float8 * {µs}, keep = interval '0'
+		updateDone: with(`WITH done AS (UPDATE {t} SET done = true, effect = false, outcome = $3, checkpoint = NULL, until = clock_timestamp() + $4::float8 * {µs}, keep = interval '0'
 WHERE id = $1 AND owner = $2 AND NOT done AND date_part('epoch', now()) = $5 RETURNING 1) SELECT 1 / count(*) FROM done`),
 
-		find: with(`SELECT ` + inspected + `, outcome FROM {t} WHERE id = $1 AND (until > clock_timestamp() OR NOT done AND (owner <> '' OR effect))`),
-		list: with(`SELECT ` + inspected + `, NULL::bytea FROM {t} WHERE id > $1 AND (until > clock_timestamp() OR NOT done AND (owner <> '' OR effect))
+		find: with(`SELECT ` + inspectColumns + `, outcome FROM {t} WHERE id = $1 AND (until > clock_timestamp() OR NOT done AND (owner <> '' OR effect))`),
+		list: with(`SELECT ` + inspectColumns + `, NULL::bytea FROM {t} WHERE id > $1 AND (until > clock_timestamp() OR NOT done AND (owner <> '' OR effect))
 ORDER BY id LIMIT $2`),
 		free: with(`UPDATE {t} SET owner = '', effect = true, until = clock_timestamp(), expires = greatest(expires, clock_timestamp() + $6::float8 * {µs})
 WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done AND owner <> '' RETURNING pg_notify($4, $5)::text`),
@@ -66,8 +66,8 @@ WHERE id = $1 AND owner = $2 AND fence = $3 AND NOT done AND owner <> '' RETURNI
 	}
 }
 
-// inspected are the columns of a record that an operator sees, but for its outcome. What is
-// left of a released record is the time until it is forgotten.
-const inspected = `id, owner, fence, done, effect, until > clock_timestamp(),
+// inspectColumns are the columns that an operator sees, except the outcome. The time left of a released
+// record is that until it is deleted.
+const inspectColumns = `id, owner, fence, done, effect, until > clock_timestamp(),
 extract(epoch FROM CASE WHEN NOT done AND owner = '' THEN until + keep ELSE until END - clock_timestamp())::float8,
 extract(epoch FROM clock_timestamp() - created)::float8, attempts, method, key_hash, checkpoint`

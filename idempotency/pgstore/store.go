@@ -12,31 +12,30 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// Store is an [idempotency.Store] in PostgreSQL. It is safe for concurrent use,
-// and to be used by any number of processes at once.
+// Store is an [idempotency.Store] in PostgreSQL. It is safe for concurrent use. Any number of processes
+// may use the same tables, each with a store of its own.
 type Store struct {
 	settings
-	pool      *pgxpool.Pool // of the application, for transactions
+	pool      *pgxpool.Pool // the application's, for transactions
 	connector driver.Connector
 	slots     chan struct{} // each transaction takes one
-	own       *pgxpool.Pool // for all else, so that nothing waits for handlers
+	own       *pgxpool.Pool // for all other steps, so that they do not wait for handlers
 	sql       statements
 
 	waiting  watch.Group
 	listener listener
-	flights  flights
+	running  localLocks
 
-	// Whether transactions are to ask for their isolation, since that of some sessions
-	// is another by default. PostgreSQL looks at each of its settings at the end of a
-	// transaction that has asked for any.
-	isolates atomic.Bool
+	// Whether transactions ask for READ COMMITTED, because a session had another default. Asking is
+	// not free: at the end of such a transaction PostgreSQL goes through all its settings.
+	asksIsolation atomic.Bool
 
 	purged, purgeFailures atomic.Int64
 
@@ -51,22 +50,22 @@ var (
 	_ idempotency.Measured   = (*Store)(nil)
 )
 
-// abandoned is the least for which a record without an outcome is kept, so that its owner may
-// still complete it if nobody takes over.
-const abandoned = time.Hour
+// minKeep is how long a record without an outcome is kept at least, so that its owner may still
+// complete it if nobody takes over.
+const minKeep = time.Hour
 
-// New returns a store for the database of a pool. It sends the database nothing;
-// see [Migrate] and [Store.Check]. It deletes expired records regularly until it
-// is closed.
+// New returns a store in the database of a pool. It sends nothing to the database; see [Migrate] and
+// [Store.Check]. It deletes expired records from time to time until [Store.Close]. It returns the
+// errors of all invalid options, joined.
 //
-// Transactions of handlers use all connections of the pool but one. For all other steps the
-// store opens its own when it needs them, with the pool's configuration: at most as many, and
-// one for LISTEN. So neither a renewal nor an outcome waits for handlers.
+// Transactions of handlers use all connections of the pool but one. For all other steps the store
+// opens connections of its own when it needs them, with the pool's configuration: at most as many as
+// the pool, and one more for LISTEN. Therefore neither a renewal nor an outcome waits for handlers.
 func New(pool *pgxpool.Pool, opts ...Option) (*Store, error) {
 	settings, err := newSettings(opts)
 	switch {
 	case pool == nil:
-		err = errors.Join(err, errors.New("pgstore: no pool"))
+		err = errors.Join(err, errors.New("pgstore: the pool is nil"))
 	case settings.transactions && pool.Config().MaxConns < 2:
 		err = errors.Join(err, errors.New("pgstore: WithTransactions: the pool must allow at least two connections, so that handlers in transactions can use it for other queries"))
 	}
@@ -88,7 +87,7 @@ func New(pool *pgxpool.Pool, opts ...Option) (*Store, error) {
 	}
 	s.listener.store = s
 	if s.expireEvery > 0 {
-		s.done.Go(func() { s.keepExpiring(ctx) })
+		s.done.Go(func() { s.expireRegularly(ctx) })
 	}
 	return s, nil
 }
@@ -102,96 +101,102 @@ func (s *Store) Close() {
 	s.own.Close()
 }
 
-// Kind returns "postgres", as metrics name the store.
+// Kind returns "postgres", the name of the store in metrics.
 func (s *Store) Kind() string { return "postgres" }
 
-// claimArgs are the arguments of the statements that claim a record.
+// claimArgs returns the arguments of the statements that claim a record.
 func (s *Store) claimArgs(c *idempotency.Claim, more ...any) []any {
 	lease := float64(c.Lease.Microseconds())
 	expires := lease + micros(c.KeepFor())
 	return append([]any{c.ID[:], c.Owner, c.Fingerprint.Schema, c.Fingerprint.Sum[:], lease, expires, lockOf(c.ID), c.Method, c.KeyHash}, more...)
 }
 
-// lockOf returns the advisory lock of a record, which is locked for as long as a
-// transaction may make it. The statements add which table it is in. Two records
-// whose IDs begin with the same eight bytes of a hash wait for each other, and come
-// to no harm.
+// lockOf returns the number of the advisory lock of a record. A transaction that may insert the record
+// holds the lock. The statements add the number of the table. Two records whose IDs begin with the
+// same eight bytes only wait for each other.
 func lockOf(id idempotency.ID) int64 { return int64(binary.BigEndian.Uint64(id[:])) } //nolint:gosec // any bits will do
 
-// micros returns a duration as the statements take it.
-func micros(d time.Duration) float64 { return float64(max(0, min(d, longest)).Microseconds()) }
+// micros returns a duration in microseconds, as the statements take it.
+func micros(d time.Duration) float64 { return float64(max(0, min(d, maxDuration)).Microseconds()) }
 
-// longest is what longer times are taken for. PostgreSQL's own end in some hundred
-// thousand years.
-const longest = 200 * 365 * 24 * time.Hour
+// maxDuration bounds leases and retentions, so that adding them to a time cannot overflow.
+const maxDuration = 200 * 365 * 24 * time.Hour
 
-// briefly is for how long, in milliseconds, a claim under a lease waits for a
-// transaction that has the record.
-const briefly = "50"
+// validate returns an error unless a claim has an owner and a positive lease.
+func validate(claim *idempotency.Claim) error {
+	if claim.Owner == "" || claim.Lease < time.Microsecond {
+		return errors.New("pgstore: a claim must have an owner and a positive lease")
+	}
+	return nil
+}
 
-// steadily takes a step again that PostgreSQL has refused under an isolation that
-// is not the one to use.
-func steadily(step func() error) error {
+// leaseLockTimeout is how long a claim under a lease waits for a transaction that has the record, in
+// milliseconds.
+const leaseLockTimeout = "50"
+
+// retrySerialization repeats a step that PostgreSQL has refused because the session's default
+// isolation is not READ COMMITTED.
+func retrySerialization(step func() error) error {
 	err := step()
-	for i := 0; i < tries && hasCode(err, codeSerialization); i++ {
+	for i := 0; i < maxTries && hasCode(err, codeSerialization); i++ {
 		err = step()
 	}
 	return err
 }
 
-// tries is how often a step is taken again because the record changed between
-// its two statements.
-const tries = 20
+// maxTries is how often a step is repeated because the record has changed between its statements.
+const maxTries = 20
 
 // Begin claims a write, or returns its state.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
-	if claim.Owner == "" || claim.Lease < time.Microsecond {
-		return idempotency.BeginResult{}, errors.New("pgstore: a claim must have an owner and a positive lease")
+	if err := validate(&claim); err != nil {
+		return idempotency.BeginResult{}, err
 	}
-	for range tries {
-		begun, ok, err := s.begin(ctx, &claim)
+	for range maxTries {
+		result, ok, err := s.begin(ctx, &claim)
 		if ok || err != nil {
-			return begun, wrap("begin", err)
+			return result, wrap("begin", err)
 		}
 	}
 	return idempotency.BeginResult{}, errors.New("pgstore: begin: the record changes too often")
 }
 
 func (s *Store) begin(ctx context.Context, claim *idempotency.Claim) (idempotency.BeginResult, bool, error) {
-	t, err := scanInsert(s.own.QueryRow(ctx, s.sql.insert, s.claimArgs(claim)...))
-	if err == nil && !t.claimed {
-		t, err = scanClaim(s.own.QueryRow(ctx, s.sql.claim, s.claimArgs(claim, briefly)...))
+	claimed, err := scanInsert(s.own.QueryRow(ctx, s.sql.insert, s.claimArgs(claim)...))
+	if err == nil && !claimed.claimed {
+		claimed, err = scanClaim(s.own.QueryRow(ctx, s.sql.claim, s.claimArgs(claim, leaseLockTimeout)...))
 	}
 	switch {
-	case hasCode(err, codeSerialization): // under an isolation that is not the one to use
+	case hasCode(err, codeSerialization): // the session's default isolation is not READ COMMITTED
 		return idempotency.BeginResult{}, false, nil
 	case hasCode(err, codeLockTimeout): // a transaction has it
 		return idempotency.BeginResult{State: idempotency.Join}, true, nil
 	case err != nil:
 		return idempotency.BeginResult{}, false, err
 	}
-	begun, ok := t.begun(claim)
-	return begun, ok, nil
+	result, ok := claimed.result(claim)
+	return result, ok, nil
 }
 
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	done, err := s.end(ctx, s.sql.complete, lease, lease.ID[:], lease.Owner, int64(lease.Fence), notNil(outcome), micros(retention), s.channel, lease.ID.String(), micros(abandoned)) //nolint:gosec // it came from here
-	if err == nil && done == nil || err == nil && !done.done {                                                                                                                        // else it was asked for before, and the answer lost
+	done, err := s.end(ctx, s.sql.complete, lease, lease.ID[:], lease.Owner, int64(lease.Fence), //nolint:gosec // the store has drawn it
+		notNil(outcome), micros(retention), s.channel, lease.ID.String(), micros(minKeep))
+	if err == nil && (done == nil || !done.done) { // else the owner repeats the step after a lost answer
 		return idempotency.ErrLeaseLost
 	}
 	return wrap("complete", err)
 }
 
-// ended is a record as it is after a step of its owner that ends it: as the step
-// made it, or as it was if the step found nothing of its owner's to end.
+// ended is the record after a step that ends a write. If the step found no pending record of its
+// owner, it is the record that is there: done by this owner, or not this owner's to end.
 type ended struct{ done, others bool }
 
-// end takes a step that ends a write, and wakes those who wait for it. It returns
-// nil if there is no record.
+// end takes a step that ends a write, and wakes the callers that wait for it. It returns nil if there
+// is no record.
 func (s *Store) end(ctx context.Context, sql string, lease idempotency.Lease, args ...any) (*ended, error) {
 	var rows int64
-	err := steadily(func() error {
+	err := retrySerialization(func() error {
 		tag, err := s.own.Exec(ctx, sql, args...)
 		rows = tag.RowsAffected()
 		return err
@@ -207,7 +212,7 @@ func (s *Store) end(ctx context.Context, sql string, lease idempotency.Lease, ar
 	if r == nil || err != nil {
 		return nil, err
 	}
-	mine := r.owner == lease.Owner && r.fence == int64(lease.Fence) //nolint:gosec // it came from here
+	mine := r.owner == lease.Owner && r.fence == int64(lease.Fence) //nolint:gosec // the store has drawn it
 	return &ended{done: r.done && mine, others: !mine && r.owner != "" || r.done}, nil
 }
 
@@ -221,11 +226,11 @@ func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []
 	return s.update(ctx, "save", s.sql.save, lease, notNil(checkpoint))
 }
 
-// update changes a pending record of its owner's.
+// update changes a pending record for its owner.
 func (s *Store) update(ctx context.Context, step, sql string, lease idempotency.Lease, arg any) error {
 	var rows int64
-	err := steadily(func() error {
-		tag, err := s.own.Exec(ctx, sql, lease.ID[:], lease.Owner, int64(lease.Fence), arg) //nolint:gosec // it came from here
+	err := retrySerialization(func() error {
+		tag, err := s.own.Exec(ctx, sql, lease.ID[:], lease.Owner, int64(lease.Fence), arg) //nolint:gosec // the store has drawn it
 		rows = tag.RowsAffected()
 		return err
 	})
@@ -248,17 +253,17 @@ func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.
 	case r == nil:
 		return idempotency.BeginResult{State: idempotency.Absent}, nil
 	}
-	claim.Owner = "" // nobody's
-	if begun, there := r.begun(&claim); there {
-		return begun, nil
+	claim.Owner = "" // which is no record's owner
+	if result, ok := r.result(&claim); ok {
+		return result, nil
 	}
 	return idempotency.BeginResult{State: idempotency.Absent, TakenOver: !r.done && (r.effect || r.owner != "")}, nil
 }
 
 // Release ends a run without an outcome.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
-	was, err := s.end(ctx, s.sql.release, lease, lease.ID[:], lease.Owner, int64(lease.Fence), //nolint:gosec // it came from here
-		s.channel, lease.ID.String(), effect, micros(max(retention, abandoned)))
+	was, err := s.end(ctx, s.sql.release, lease, lease.ID[:], lease.Owner, int64(lease.Fence), //nolint:gosec // the store has drawn it
+		s.channel, lease.ID.String(), effect, micros(max(retention, minKeep)))
 	if err == nil && was != nil && was.others {
 		return idempotency.ErrLeaseLost
 	}

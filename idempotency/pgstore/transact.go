@@ -16,160 +16,156 @@ import (
 // Transactional reports whether the store has [WithTransactions].
 func (s *Store) Transactional() bool { return s.transactions }
 
-// flights are the writes that are run in transactions of this process: whoever
-// waits for one needs no connection.
-type flights struct {
+// localLocks lock the writes that run in transactions of this process, so that callers that wait for
+// one need no connection. The zero value has none. It is safe for concurrent use.
+type localLocks struct {
 	mu  sync.Mutex
-	ids map[idempotency.ID]chan struct{} // closed at the end
+	ids map[idempotency.ID]chan struct{} // closed when the lock is released
 }
 
-// enter begins a flight, or returns what tells the end of the one there is.
-func (f *flights) enter(id idempotency.ID) (leave func(), busy <-chan struct{}) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if there, ok := f.ids[id]; ok {
-		return nil, there
+// tryLock locks a write, or returns a channel that is closed when its holder unlocks it.
+func (l *localLocks) tryLock(id idempotency.ID) (unlock func(), busy <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if held, ok := l.ids[id]; ok {
+		return nil, held
 	}
-	if f.ids == nil {
-		f.ids = map[idempotency.ID]chan struct{}{}
+	if l.ids == nil {
+		l.ids = map[idempotency.ID]chan struct{}{}
 	}
-	over := make(chan struct{})
-	f.ids[id] = over
+	released := make(chan struct{})
+	l.ids[id] = released
 	return func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		delete(f.ids, id)
-		close(over)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.ids, id)
+		close(released)
 	}, nil
 }
 
 // Transact claims a write and runs it in a transaction, or returns its state.
 func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict) (idempotency.BeginResult, error) {
-	if claim.Owner == "" || claim.Lease < time.Microsecond {
-		return idempotency.BeginResult{}, errors.New("pgstore: a claim must have an owner and a positive lease")
+	if err := validate(&claim); err != nil {
+		return idempotency.BeginResult{}, err
 	}
-	patience := ctx
+	waitLimit := ctx
 	if claim.Wait > 0 {
-		var stop context.CancelFunc
-		patience, stop = context.WithTimeout(ctx, claim.Wait)
-		defer stop()
+		var cancel context.CancelFunc
+		waitLimit, cancel = context.WithTimeout(ctx, claim.Wait)
+		defer cancel()
 	}
-	f := flight{store: s, claim: &claim, patience: patience, run: run}
-	for left := tries; left > 0; left-- {
-		before := f.waits
-		begun, ok, err := f.attempt(ctx)
+	c := txClaim{store: s, claim: &claim, waitLimit: waitLimit, handler: run}
+	for left := maxTries; left > 0; left-- {
+		before := c.waits
+		result, ok, err := c.attempt(ctx)
 		if ok || err != nil {
-			begun.Waited = f.waits > 0
-			return begun, err
+			result.Waited = c.waits > 0
+			return result, err
 		}
-		if f.waits > before { // which has a bound of its own
+		if c.waits > before { // an attempt that waits does not count: waitLimit bounds it
 			left++
 		}
 	}
 	return idempotency.BeginResult{}, errors.New("pgstore: transact: the record changes too often")
 }
 
-// flight is one write on its way through a transaction.
-type flight struct {
-	store    *Store
-	claim    *idempotency.Claim
-	patience context.Context // bounds waits
-	run      func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict
-	waits    int // for others
+// txClaim is a write that is claimed and run in a transaction.
+type txClaim struct {
+	store     *Store
+	claim     *idempotency.Claim
+	waitLimit context.Context // bounds waits for other runs
+	handler   func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict
+	waits     int // for other runs
 
-	// Of the transaction: whether it is to make the record rather than to change one
-	// that has expired, in which table, and when it began.
+	// Of the transaction: whether it inserts the record rather than updates an expired one, the
+	// table of the record, and when the transaction began.
 	fresh bool
 	table uint32
 	began float64 // by the database's clock, in seconds
 }
 
-// attempt tries once. It is to be tried again if it returns neither an answer nor
-// an error.
-func (f *flight) attempt(ctx context.Context) (idempotency.BeginResult, bool, error) {
-	if len(f.store.slots) == cap(f.store.slots) { // a stored outcome need not wait for handlers
-		if begun, ok, err := f.peek(ctx); ok || err != nil {
-			return begun, ok, err
+// attempt claims and runs the write once. If it returns neither ok nor an error, the caller tries
+// again.
+func (c *txClaim) attempt(ctx context.Context) (idempotency.BeginResult, bool, error) {
+	if len(c.store.slots) == cap(c.store.slots) { // a stored outcome need not wait for handlers
+		if result, ok, err := c.readDone(ctx); ok || err != nil {
+			return result, ok, err
 		}
 	}
-	leave, busy := f.store.flights.enter(f.claim.ID)
+	unlock, busy := c.store.running.tryLock(c.claim.ID)
 	if busy == nil {
-		begun, ok, err := f.fly(ctx, leave)
-		if ok || err != nil || begun.State != idempotency.Join {
-			return begun, ok, err
+		result, ok, err := c.runInTx(ctx, unlock)
+		if ok || err != nil || result.State != idempotency.Join {
+			return result, ok, err
 		}
-		// It is claimed under a lease, by a server that uses no transactions.
-		if err := f.store.Wait(f.patience, f.claim.ID); err != nil && f.patience.Err() == nil {
-			return begun, false, err
+		// A server without transactions has claimed it under a lease.
+		if err := c.store.Wait(c.waitLimit, c.claim.ID); err != nil && c.waitLimit.Err() == nil {
+			return result, false, err
 		}
 	} else {
 		select {
 		case <-busy:
-		case <-f.patience.Done():
+		case <-c.waitLimit.Done():
 		}
 	}
-	f.waits++
-	if f.patience.Err() != nil {
+	c.waits++
+	if c.waitLimit.Err() != nil {
 		return idempotency.BeginResult{State: idempotency.Join}, true, ctx.Err()
 	}
-	return f.peek(ctx)
+	return c.readDone(ctx)
 }
 
-// peek asks what is known, without a claim.
-func (f *flight) peek(ctx context.Context) (begun idempotency.BeginResult, ok bool, err error) {
-	r, err := scanRow(f.store.own.QueryRow(ctx, f.store.sql.read, f.claim.ID[:]))
+// readDone returns the outcome if the write is done, without a claim.
+func (c *txClaim) readDone(ctx context.Context) (result idempotency.BeginResult, ok bool, err error) {
+	r, err := scanRow(c.store.own.QueryRow(ctx, c.store.sql.read, c.claim.ID[:]))
 	if err != nil {
-		return begun, false, wrap("transact", err)
+		return result, false, wrap("transact", err)
 	}
 	if r != nil && r.done {
-		begun, ok = r.begun(f.claim)
+		result, ok = r.result(c.claim)
 	}
-	return begun, ok, nil
+	return result, ok, nil
 }
 
-// fly claims the write, in a transaction in which it then runs it. If it is
-// claimed under a lease, it returns that without ok.
-func (f *flight) fly(ctx context.Context, leave func()) (begun idempotency.BeginResult, ok bool, err error) {
-	defer leave()
-	pooled, release, err := f.store.acquire(ctx)
+// runInTx claims the write in a transaction, and runs it there. If another owner has claimed it under
+// a lease, it returns Join without ok.
+func (c *txClaim) runInTx(ctx context.Context, unlock func()) (result idempotency.BeginResult, ok bool, err error) {
+	defer unlock()
+	pooled, release, err := c.store.acquire(ctx)
 	if err != nil {
-		return begun, false, wrap("transact", err)
+		return result, false, wrap("transact", err)
 	}
 	defer release()
 	conn := pooled.Conn()
-	inner, what, err := f.begin(ctx, conn)
+	inner, claimed, err := c.begin(ctx, conn)
 	switch {
 	case hasCode(err, codeSerialization, codeDeadlock): // before the handler has run
-		return begun, false, f.rollback(ctx, conn)
-	case hasCode(err, codeLockTimeout), hasCode(err, codeCanceled) && ctx.Err() == nil: // by the role's own timeout
-		return idempotency.BeginResult{State: idempotency.Join}, true, f.rollback(ctx, conn)
+		return result, false, c.rollback(ctx, conn)
+	case hasCode(err, codeLockTimeout), hasCode(err, codeCanceled) && ctx.Err() == nil: // by a timeout of the role
+		return idempotency.BeginResult{State: idempotency.Join}, true, c.rollback(ctx, conn)
 	case err != nil:
-		_ = f.rollback(ctx, conn)
-		return begun, false, wrap("transact", err)
+		_ = c.rollback(ctx, conn)
+		return result, false, wrap("transact", err)
 	}
-	begun, ok = what.begun(f.claim)
-	if !what.claimed {
-		return begun, ok && begun.State != idempotency.Join, f.rollback(ctx, conn)
+	result, ok = claimed.result(c.claim)
+	if !claimed.claimed {
+		return result, ok && result.State != idempotency.Join, c.rollback(ctx, conn)
 	}
-	t := &tx{Tx: inner, hands: &hands{conn: pooled}}
-	var verdict idempotency.Verdict // to roll back, if the handler panics
+	t := &tx{Tx: inner, shared: &sharedTx{conn: pooled}}
+	var verdict idempotency.Verdict // rolls back, if the handler panics
 	defer func() {
-		t.hands.close(f.store.settle)
-		ended := f.end(ctx, conn, verdict)
-		if lost := (*lostCommitError)(nil); errors.As(ended, &lost) {
-			ended = f.resolve(ctx, lost.error)
-		}
-		if err == nil {
+		t.shared.close(c.store.settle)
+		if ended := c.end(ctx, conn, verdict); err == nil {
 			err = ended
 		}
 	}()
-	verdict = f.run(context.WithValue(ctx, txContext{}, t), begun)
-	return begun, true, nil
+	verdict = c.handler(context.WithValue(ctx, txContext{}, t), result)
+	return result, true, nil
 }
 
-// acquire takes a connection of the application's pool, of which it leaves one: a handler in
-// a transaction may use the pool, too. What it returns gives the connection back, and closes
-// it if it is still in a transaction.
+// acquire takes a connection of the application's pool. It leaves one connection, so that handlers in
+// transactions can use the pool for other queries. Release returns the connection, or closes it if it
+// is still in a transaction.
 func (s *Store) acquire(ctx context.Context) (conn *stdlib.Conn, release func(), err error) {
 	select {
 	case s.slots <- struct{}{}:
@@ -185,123 +181,128 @@ func (s *Store) acquire(ctx context.Context) (conn *stdlib.Conn, release func(),
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, _ = raw.(*stdlib.Conn) // as is documented
+	conn, _ = raw.(*stdlib.Conn) // GetPoolConnector documents the type
 	return conn, func() {
 		_ = conn.Close()
 		<-s.slots
 	}, nil
 }
 
-// begin begins the transaction and claims the record in it, waiting for whoever
-// has claimed it in another.
-func (f *flight) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, t told, err error) {
-	var (
-		free, readCommitted bool
-		options             = pgx.TxOptions{IsoLevel: f.store.isolation}
-		snapshot            = f.store.isolation != "" // what is read is as it was when the transaction began
-	)
-	if f.store.isolates.Load() && !snapshot {
+// begin begins the transaction and claims the record in it. It waits for the transaction that has
+// claimed the record, if there is one.
+func (c *txClaim) begin(ctx context.Context, conn *pgx.Conn) (inner pgx.Tx, claimed claimResult, err error) {
+	snapshot := c.store.isolation != "" // statements see the snapshot from before the lock
+	options := pgx.TxOptions{IsoLevel: c.store.isolation}
+	if c.store.asksIsolation.Load() && !snapshot {
 		options.IsoLevel = pgx.ReadCommitted
 	}
+	var locked, readCommitted bool
 	b := &pgx.Batch{}
 	b.BeginTx(options)
-	b.Queue(f.store.sql.seize, lockOf(f.claim.ID)).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&free, &f.table, &f.began, &readCommitted)
+	b.Queue(c.store.sql.tryLock, lockOf(c.claim.ID)).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&locked, &c.table, &c.began, &readCommitted)
 	})
 	if !snapshot {
-		f.queueRead(b, &t)
+		c.queueRead(b, &claimed)
 	}
 	b.Queue(savepoint)
 	results := conn.SendBatch(ctx, b)
-	err = results.Close()
-	if err == nil && !readCommitted && options.IsoLevel == "" {
-		f.store.isolates.Store(true)
-		if err := f.rollback(ctx, conn); err != nil {
-			return nil, t, err
-		}
-		return f.begin(ctx, conn)
+	if err := results.Close(); err != nil {
+		return results.Tx(), claimed, err
 	}
-	if err == nil && !free {
-		t, err = f.wait(ctx, conn)
-		if err == nil && snapshot { // which is from before the wait
-			if err := f.rollback(ctx, conn); err != nil {
-				return nil, t, err
-			}
-			return f.begin(ctx, conn)
+	if !readCommitted && options.IsoLevel == "" { // the session's default is another isolation
+		c.store.asksIsolation.Store(true)
+		return c.beginAgain(ctx, conn)
+	}
+	if !locked {
+		if claimed, err = c.lock(ctx, conn); err == nil && snapshot { // which is from before the wait
+			return c.beginAgain(ctx, conn)
 		}
 	}
 	if err == nil && snapshot {
-		// By another connection, since the lock is taken after the snapshot, and since reading
-		// here would make all transactions that write records conflict with each other.
-		t.row, err = scanRow(f.store.own.QueryRow(ctx, f.store.sql.read, f.claim.ID[:]))
+		// By another connection, because the lock was taken after the snapshot, and because a read
+		// here would make all transactions that insert records conflict with each other.
+		claimed.row, err = scanRow(c.store.own.QueryRow(ctx, c.store.sql.read, c.claim.ID[:]))
 	}
-	f.fresh = t.row == nil
-	switch {
-	case err != nil:
-	case f.fresh:
-		t.claimed, t.row = true, &row{}
-	default:
-		if _, ok := t.begun(f.claim); !ok {
-			t, err = f.claimThere(ctx, conn)
-		}
+	if err == nil {
+		claimed, err = c.claimRow(ctx, conn, claimed)
 	}
-	return results.Tx(), t, err
+	return results.Tx(), claimed, err
 }
 
-func (f *flight) queueRead(b *pgx.Batch, t *told) {
-	b.Queue(f.store.sql.read, f.claim.ID[:]).QueryRow(func(row pgx.Row) (err error) {
-		t.row, err = scanRow(row)
+// beginAgain rolls the transaction back, and begins another.
+func (c *txClaim) beginAgain(ctx context.Context, conn *pgx.Conn) (pgx.Tx, claimResult, error) {
+	if err := c.rollback(ctx, conn); err != nil {
+		return nil, claimResult{}, err
+	}
+	return c.begin(ctx, conn)
+}
+
+// claimRow claims the record that was read, while the transaction holds its lock.
+func (c *txClaim) claimRow(ctx context.Context, conn *pgx.Conn, read claimResult) (claimResult, error) {
+	c.fresh = read.row == nil
+	if c.fresh {
+		return claimResult{claimed: true, row: &row{}}, nil
+	}
+	if _, ok := read.result(c.claim); ok {
+		return read, nil
+	}
+	return c.claimExpired(ctx, conn)
+}
+
+// queueRead queues the statement that reads the record.
+func (c *txClaim) queueRead(b *pgx.Batch, read *claimResult) {
+	b.Queue(c.store.sql.read, c.claim.ID[:]).QueryRow(func(row pgx.Row) (err error) {
+		read.row, err = scanRow(row)
 		return err
 	})
 }
 
-// wait waits for the lock of the record, and reads the record then.
-func (f *flight) wait(ctx context.Context, conn *pgx.Conn) (t told, err error) {
-	f.waits++
+// lock waits for the lock of the record, and then reads the record.
+func (c *txClaim) lock(ctx context.Context, conn *pgx.Conn) (read claimResult, err error) {
+	c.waits++
 	b := &pgx.Batch{}
-	b.Queue(dropSavepoint) // which is to be after the lock
+	b.Queue(dropSavepoint) // to set it again after the lock
 	b.Queue(saveLockTimeout)
-	b.Queue("SELECT set_config('lock_timeout', $1, true)", lockTimeout(f.patience))
-	b.Queue(f.store.sql.wait, lockOf(f.claim.ID))
-	b.Queue(ownLockTimeout)
-	f.queueRead(b, &t)
+	b.Queue("SELECT set_config('lock_timeout', $1, true)", lockTimeout(c.waitLimit))
+	b.Queue(c.store.sql.lock, lockOf(c.claim.ID))
+	b.Queue(restoreLockTimeout)
+	c.queueRead(b, &read)
 	b.Queue(savepoint)
 	err = conn.SendBatch(ctx, b).Close()
-	return t, err
+	return read, err
 }
 
-// claimThere claims a record that has expired.
-func (f *flight) claimThere(ctx context.Context, conn *pgx.Conn) (t told, err error) {
+// claimExpired claims a record that has expired or was released.
+func (c *txClaim) claimExpired(ctx context.Context, conn *pgx.Conn) (claimed claimResult, err error) {
 	b := &pgx.Batch{}
-	b.Queue(dropSavepoint) // which is to be after the claim
+	b.Queue(dropSavepoint) // to set it again after the claim
 	b.Queue(saveLockTimeout)
-	b.Queue(f.store.sql.claim, f.store.claimArgs(f.claim, lockTimeout(f.patience))...).QueryRow(func(row pgx.Row) (err error) {
-		t, err = scanClaim(row)
+	b.Queue(c.store.sql.claim, c.store.claimArgs(c.claim, lockTimeout(c.waitLimit))...).QueryRow(func(row pgx.Row) (err error) {
+		claimed, err = scanClaim(row)
 		return err
 	})
-	b.Queue(ownLockTimeout)
+	b.Queue(restoreLockTimeout)
 	b.Queue(savepoint)
 	err = conn.SendBatch(ctx, b).Close()
-	return t, err
+	return claimed, err
 }
 
-// The handler is to have the lock_timeout of its session, whatever was needed to
-// wait.
+// The store changes lock_timeout for its own waits. The handler gets the lock_timeout of its session.
 const (
-	saveLockTimeout = "SELECT set_config('hopbound.lock_timeout', current_setting('lock_timeout'), true)"
-	ownLockTimeout  = "SELECT set_config('lock_timeout', current_setting('hopbound.lock_timeout'), true)"
+	saveLockTimeout    = "SELECT set_config('hopbound.lock_timeout', current_setting('lock_timeout'), true)"
+	restoreLockTimeout = "SELECT set_config('lock_timeout', current_setting('hopbound.lock_timeout'), true)"
 )
 
-// The mark in the transaction before which the handler's own writes begin. A handler does not
-// have one of the same name by chance.
+// The savepoint after which the handler writes. No handler has a savepoint of this name by chance.
 const (
-	savepoint     = "SAVEPOINT hopbound_7c1e9f40"
-	dropSavepoint = "RELEASE SAVEPOINT hopbound_7c1e9f40"
-	undo          = "ROLLBACK TO SAVEPOINT hopbound_7c1e9f40"
+	savepoint           = "SAVEPOINT hopbound_7c1e9f40"
+	dropSavepoint       = "RELEASE SAVEPOINT hopbound_7c1e9f40"
+	rollbackToSavepoint = "ROLLBACK TO SAVEPOINT hopbound_7c1e9f40"
 )
 
-// lockTimeout returns how long to wait for a lock until ctx ends, in milliseconds
-// as text; 0 is without end.
+// lockTimeout returns the time until the deadline of ctx as a setting of lock_timeout, in
+// milliseconds. 0 is no bound.
 func lockTimeout(ctx context.Context) string {
 	until, ok := ctx.Deadline()
 	if !ok {
@@ -310,7 +311,7 @@ func lockTimeout(ctx context.Context) string {
 	return strconv.FormatInt(min(max(1, time.Until(until).Milliseconds()), math.MaxInt32), 10)
 }
 
-func (f *flight) rollback(ctx context.Context, conn *pgx.Conn) error {
+func (c *txClaim) rollback(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, "ROLLBACK")
 	return wrap("transact", err)
 }

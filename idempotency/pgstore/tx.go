@@ -10,13 +10,13 @@ import (
 
 type txContext struct{}
 
-// Tx returns the transaction of the handler with context ctx, or false if there
-// is none, because the store has no [WithTransactions] or the call has no key. The
-// store ends it when the handler has returned: Commit and Rollback fail. Begin
-// makes a savepoint. Use it from one goroutine at a time.
+// Tx returns the transaction of the handler with context ctx, or false if there is none, because the
+// store has no [WithTransactions] or the call has no key. The store ends the transaction when the
+// handler has returned: Commit and Rollback fail. Begin sets a savepoint. The transaction is not safe
+// for concurrent use.
 //
-// On a server in mode Observe, the first call of Tx begins the transaction. It returns
-// false if there is no connection or BEGIN fails, and does not say why.
+// On a server in mode Observe, the first call of Tx begins the transaction. It returns false if there
+// is no connection or BEGIN fails, and does not report the cause.
 func Tx(ctx context.Context) (pgx.Tx, bool) {
 	if t := txFrom(ctx); t != nil {
 		return t, true
@@ -35,40 +35,41 @@ func txFrom(ctx context.Context) *tx {
 	}
 }
 
-// errNotYours is the error of a handler that ends the store's transaction.
-var errNotYours = errors.New("pgstore: the transaction ends when the handler returns")
+// errStoreEndsTx is returned to a handler that tries to end the store's transaction.
+var errStoreEndsTx = errors.New("pgstore: the store ends the transaction when the handler returns")
 
-// tx is a transaction in the hands of a handler, which may hold on to it when it
-// has returned, and the connection is another's.
+// tx is the store's transaction, or a savepoint in it, as a handler gets it. It refuses statements
+// once the handler has returned, because the handler may still use it then, while the connection
+// belongs to another call.
 type tx struct {
 	pgx.Tx
-	hands  *hands // shared with all savepoints in it
-	nested bool
+	shared *sharedTx
+	nested bool // it is a savepoint
 }
 
-// Begin makes a savepoint.
+// Begin sets a savepoint.
 func (t *tx) Begin(ctx context.Context) (pgx.Tx, error) {
-	if t.hands.closed.Load() {
+	if t.shared.closed.Load() {
 		return nil, pgx.ErrTxClosed
 	}
 	inner, err := t.Tx.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &tx{Tx: inner, hands: t.hands, nested: true}, nil
+	return &tx{Tx: inner, shared: t.shared, nested: true}, nil
 }
 
-// Commit fails, but of a savepoint.
+// Commit releases a savepoint. It fails for the transaction.
 func (t *tx) Commit(ctx context.Context) error { return t.end(ctx, t.Tx.Commit) }
 
-// Rollback fails, but of a savepoint.
+// Rollback rolls back to a savepoint. It fails for the transaction.
 func (t *tx) Rollback(ctx context.Context) error { return t.end(ctx, t.Tx.Rollback) }
 
 func (t *tx) end(ctx context.Context, how func(context.Context) error) error {
 	switch {
 	case !t.nested:
-		return errNotYours
-	case t.hands.closed.Load():
+		return errStoreEndsTx
+	case t.shared.closed.Load():
 		return pgx.ErrTxClosed
 	default:
 		return how(ctx)
@@ -77,15 +78,15 @@ func (t *tx) end(ctx context.Context, how func(context.Context) error) error {
 
 // CopyFrom copies rows into a table.
 func (t *tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, from pgx.CopyFromSource) (int64, error) {
-	if t.hands.closed.Load() {
+	if t.shared.closed.Load() {
 		return 0, pgx.ErrTxClosed
 	}
 	return t.Tx.CopyFrom(ctx, table, columns, from)
 }
 
-// SendBatch sends statements at once.
+// SendBatch sends several statements in one round trip.
 func (t *tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	if t.hands.closed.Load() {
+	if t.shared.closed.Load() {
 		return closedBatch{}
 	}
 	return t.Tx.SendBatch(ctx, b)
@@ -93,7 +94,7 @@ func (t *tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 
 // Prepare prepares a statement on the connection.
 func (t *tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
-	if t.hands.closed.Load() {
+	if t.shared.closed.Load() {
 		return nil, pgx.ErrTxClosed
 	}
 	return t.Tx.Prepare(ctx, name, sql)
@@ -101,7 +102,7 @@ func (t *tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDe
 
 // Exec runs a statement.
 func (t *tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if t.hands.closed.Load() {
+	if t.shared.closed.Load() {
 		return pgconn.CommandTag{}, pgx.ErrTxClosed
 	}
 	return t.Tx.Exec(ctx, sql, args...)
@@ -109,7 +110,7 @@ func (t *tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandT
 
 // Query runs a query.
 func (t *tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if t.hands.closed.Load() {
+	if t.shared.closed.Load() {
 		return nil, pgx.ErrTxClosed
 	}
 	return t.Tx.Query(ctx, sql, args...)
@@ -117,7 +118,7 @@ func (t *tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, erro
 
 // QueryRow runs a query for one row.
 func (t *tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	if t.hands.closed.Load() {
+	if t.shared.closed.Load() {
 		return closedRow{}
 	}
 	return t.Tx.QueryRow(ctx, sql, args...)

@@ -8,33 +8,33 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 	"github.com/jackc/pgx/v5"
 )
 
-// How often a record that is waited for is looked at. Where notifications come,
-// looking is only for those that are lost.
+// Bounds of the pauses between two looks at a record that callers wait for. With notifications, a
+// look only finds the ends whose notification was lost.
 const (
-	leastPause   = 5 * time.Millisecond
-	mostPause    = 250 * time.Millisecond
-	relaxedPause = time.Second
+	minPause    = 5 * time.Millisecond
+	maxPause    = 250 * time.Millisecond
+	listenPause = time.Second
 )
 
 // Wait returns when the record may no longer be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
-	pace := watch.Pace{Least: leastPause, Most: mostPause}
+	pace := watch.Pace{Min: minPause, Max: maxPause}
 	if s.listen {
 		s.listener.join()
 		defer s.listener.leave()
 		if s.listener.listens() {
-			pace.Most = relaxedPause
+			pace.Max = listenPause
 		}
 	}
 	return wrap("wait", s.waiting.Wait(ctx, id, pace, func(ctx context.Context) (time.Duration, error) { return s.look(ctx, id) }))
 }
 
-// look marks a record as waited for, so that its end is notified, and returns
-// how long its lease lasts, or 0 if it is not pending.
+// look marks a record as waited for, so that its end sends a notification. It returns how long the
+// lease lasts, or 0 if the record is not pending.
 func (s *Store) look(ctx context.Context, id idempotency.ID) (time.Duration, error) {
 	var left float64
 	b := &pgx.Batch{}
@@ -43,28 +43,27 @@ func (s *Store) look(ctx context.Context, id idempotency.ID) (time.Duration, err
 	}
 	b.Queue(s.sql.left, id[:]).QueryRow(func(row pgx.Row) error { return ignoreNone(row.Scan(&left)) })
 	err := s.own.SendBatch(ctx, b).Close()
-	if hasCode(err, codeSerialization) { // to be looked at again
+	if hasCode(err, codeSerialization) { // look again
 		return time.Second, nil
 	}
 	return time.Duration(min(max(0, left), math.MaxInt64/2e9) * float64(time.Second)), err
 }
 
-// listener listens for notifications while anybody waits, and a while longer.
+// listener listens for notifications while callers wait, and for listenIdle after that.
 type listener struct {
 	store *Store
 
 	mu      sync.Mutex
 	waiters int
-	stop    context.CancelFunc // of what runs; nil if nothing does
+	stop    context.CancelFunc // ends run; nil if it does not run
 	done    chan struct{}
 	idle    *time.Timer
 	closed  bool
 	ready   bool
 }
 
-// linger is for how long a connection goes on listening when nobody waits any
-// more.
-const linger = 10 * time.Second
+// listenIdle is how long a connection still listens when the last caller has stopped waiting.
+const listenIdle = 10 * time.Second
 
 func (l *listener) join() {
 	l.mu.Lock()
@@ -85,12 +84,12 @@ func (l *listener) leave() {
 	defer l.mu.Unlock()
 	l.waiters--
 	if l.waiters == 0 && l.stop != nil {
-		l.idle = time.AfterFunc(linger, l.rest)
+		l.idle = time.AfterFunc(listenIdle, l.stopIdle)
 	}
 }
 
-// rest gives the connection back if still nobody waits.
-func (l *listener) rest() {
+// stopIdle closes the connection if still nobody waits.
+func (l *listener) stopIdle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.waiters == 0 && l.stop != nil {
@@ -115,7 +114,7 @@ func (l *listener) close() {
 	}
 }
 
-// listens reports whether notifications come.
+// listens reports whether a connection listens for notifications.
 func (l *listener) listens() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -126,7 +125,7 @@ func (l *listener) listens() bool {
 func (l *listener) run(ctx context.Context, done chan struct{}) {
 	defer close(done)
 	for ctx.Err() == nil {
-		_ = l.listen(ctx) // those who wait look for themselves meanwhile
+		_ = l.listen(ctx) // meanwhile, callers only poll
 		l.set(ctx, false)
 		select {
 		case <-ctx.Done():
@@ -146,8 +145,8 @@ func (l *listener) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A connection that has listened is not given back: others do not want what it
-	// hears.
+	// A connection that has listened is not returned to the pool, because it would go on to receive
+	// notifications.
 	conn := pooled.Hijack()
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

@@ -12,18 +12,17 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// What [Store.Check] finds.
+// Errors of [Store.Check].
 var (
-	// ErrEvicts is returned for a server that forgets records when its memory is
-	// full.
+	// ErrEvicts is returned for a server that deletes records when its memory is full.
 	ErrEvicts = errors.New("redisstore: the server evicts keys: set maxmemory-policy to noeviction")
 	// ErrOldRedis is returned for a server that is older than Redis 7.
 	ErrOldRedis = errors.New("redisstore: the server is older than Redis 7")
 )
 
-// Check returns all that is wrong with the servers, joined: [ErrEvicts], [ErrOldRedis], a
-// server that does not answer, or a step of the store that fails, for which it writes a record
-// and deletes it again. Call it when a process starts.
+// Check returns the errors of all servers, joined: [ErrEvicts], [ErrOldRedis], and those of servers that
+// do not answer. It also writes a record and deletes it again, and returns the error if a step fails.
+// Call it when a process starts.
 func (s *Store) Check(ctx context.Context) error {
 	nodes := s.client.Nodes()
 	var errs []error

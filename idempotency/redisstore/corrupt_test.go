@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/idempotency/storetest/services"
 	"github.com/redis/rueidis"
 )
 
@@ -94,12 +94,12 @@ func TestSpoiltRecordIsNotRunAgain(t *testing.T) {
 			}
 			setForAMinute(t, c, key, spoilt)
 			for _, claim.Owner = range []string{"a", "b"} {
-				begun, err := s.Begin(t.Context(), claim)
+				result, err := s.Begin(t.Context(), claim)
 				switch {
 				case errors.Is(err, idempotency.ErrCorrupt):
-				case err == nil && begun.State == idempotency.Replay && at >= 1, err == nil && begun.State == idempotency.Reused && at >= sumAt:
+				case err == nil && result.State == idempotency.Replay && at >= 1, err == nil && result.State == idempotency.Reused && at >= sumAt:
 				default:
-					t.Errorf("byte %d is %#x: %s is told %v, %v", at, b, claim.Owner, begun.State, err)
+					t.Errorf("byte %d is %#x: %s is told %v, %v", at, b, claim.Owner, result.State, err)
 				}
 			}
 			err := s.Complete(t.Context(), lease, []byte("another"), time.Minute)

@@ -10,7 +10,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// A record is one value. It has, in this order:
+// A record is one value, which consists of:
 //
 //	kind         1 byte: P is pending, R released with a possible effect, D done
 //	fence        7 bytes
@@ -22,10 +22,10 @@ import (
 //	created      6 bytes: when the first was, in milliseconds of Unix time
 //	key hash     8 bytes
 //	method       1 byte of its length, and as many bytes
-//	the rest     the outcome of a done record, the checkpoint of another
+//	data         the outcome of a done record, the checkpoint of any other
 //
-// Numbers are big-endian. The scripts know where all this is. The time to live that Redis has
-// for a pending record is that of its lease and keep together.
+// Numbers are big-endian. The scripts have the same offsets. The time to live of a pending record in
+// Redis is the sum of its lease and its keep.
 const (
 	pending  = 'P'
 	released = 'R'
@@ -39,31 +39,31 @@ const (
 	createdAt     = attemptsAt + 2
 	keyHashAt     = createdAt + 6
 	methodAt      = keyHashAt + 8
-	leastLen      = methodAt + 1
-	beyondFences  = 1 << 53 // where Lua's numbers are not exact any more
+	minLen        = methodAt + 1
+	maxFence      = 1<<53 - 1 // the largest integer up to which Lua's numbers are exact
 	sevenBytes    = 1<<56 - 1
 )
 
-// appendLease appends what the pending record of a lease begins with. A fence that
-// nobody was given is 0 there.
+// appendLease appends the first bytes of a pending record: its kind, fence and owner. A fence that is
+// too large to have been drawn is written as 0, which no record has.
 func appendLease(b []byte, lease *idempotency.Lease) []byte {
 	fence := lease.Fence
-	if fence >= beyondFences {
+	if fence > maxFence {
 		fence = 0
 	}
 	return appendOwner(binary.BigEndian.AppendUint64(b, pending<<56|fence), lease.Owner)
 }
 
-// appendClaim appends what the script that claims a record is given: all but its kind, fence,
-// attempts and creation time.
+// appendClaim appends the argument of the script that claims a record: the record without its kind,
+// fence, attempts and creation time.
 func appendClaim(b []byte, claim *idempotency.Claim) []byte {
 	b = appendFingerprint(appendOwner(b, claim.Owner), &claim.Fingerprint)
 	b = binary.BigEndian.AppendUint64(b, uint64(millis(claim.KeepFor()))) //nolint:gosec // it is not negative, and small
 	var keyHash [methodAt - keyHashAt]byte
-	_, _ = hex.Decode(keyHash[:], []byte(claim.KeyHash[:min(len(claim.KeyHash), 2*len(keyHash))])) // zeros if it is no hash
+	_, _ = hex.Decode(keyHash[:], []byte(claim.KeyHash[:min(len(claim.KeyHash), 2*len(keyHash))])) // zeros if it is not a hash
 	b = append(b, keyHash[:]...)
 	method := claim.Method[:min(len(claim.Method), 255)]
-	return append(append(b, byte(len(method))), method...) //nolint:gosec // it is no more than 255
+	return append(append(b, byte(len(method))), method...) //nolint:gosec // it is at most 255
 }
 
 func appendOwner(b []byte, owner string) []byte {
@@ -71,7 +71,7 @@ func appendOwner(b []byte, owner string) []byte {
 	return append(b, sum[:fingerprintAt-ownerAt]...)
 }
 
-// appendFingerprint appends a fingerprint as it is in a record. None is zeros.
+// appendFingerprint appends a fingerprint as it is in a record: zeros for the zero value.
 func appendFingerprint(b []byte, f *idempotency.Fingerprint) []byte {
 	if f.Schema == "" {
 		return append(b, make([]byte, effectAt-fingerprintAt)...)
@@ -80,57 +80,57 @@ func appendFingerprint(b []byte, f *idempotency.Fingerprint) []byte {
 	return append(append(b, schema[:sumAt-fingerprintAt]...), sum[:effectAt-sumAt]...)
 }
 
-// record is a record that was read.
+// record is a record as it was read.
 type record []byte
 
 // parse checks that a value is a record. An error wraps [idempotency.ErrCorrupt].
 func parse(value []byte) (record, error) {
 	r := record(value)
 	switch {
-	case len(r) < leastLen || len(r) < r.head():
+	case len(r) < minLen || len(r) < r.head():
 		return nil, fmt.Errorf("%w: it is too short", idempotency.ErrCorrupt)
 	case r[0] != pending && r[0] != released && r[0] != done:
 		return nil, fmt.Errorf("%w: it begins with %d", idempotency.ErrCorrupt, r[0])
-	case r.fence() == 0 || r.fence() >= beyondFences:
+	case r.fence() == 0 || r.fence() > maxFence:
 		return nil, fmt.Errorf("%w: its fence is out of range", idempotency.ErrCorrupt)
 	default:
 		return r, nil
 	}
 }
 
-func (r record) head() int     { return leastLen + int(r[methodAt]) }
+func (r record) head() int     { return minLen + int(r[methodAt]) }
 func (r record) fence() uint64 { return binary.BigEndian.Uint64(r) & sevenBytes }
 func (r record) keep() uint64  { return binary.BigEndian.Uint64(r[effectAt:]) & sevenBytes }
 
-// rest returns the outcome or the checkpoint, or nil if it is empty.
-func (r record) rest() []byte {
-	if rest := r[r.head():]; len(rest) > 0 {
-		return rest
+// data returns the outcome or the checkpoint, or nil if it is empty.
+func (r record) data() []byte {
+	if data := r[r.head():]; len(data) > 0 {
+		return data
 	}
 	return nil
 }
 
-// begun returns what whoever claims a write is told of its record.
-func (r record) begun(claim *idempotency.Claim) idempotency.BeginResult {
-	const forever = -1
-	known := r.known(claim, forever)
+// ask returns the state of the record for a claim, if the script has not taken the record over.
+func (r record) ask(claim *idempotency.Claim) idempotency.BeginResult {
+	const noExpiry = -1 // the script has checked the lease
+	known := r.look(claim, noExpiry)
 	if known.State == idempotency.Join && bytes.Equal(appendOwner(nil, claim.Owner), r[ownerAt:fingerprintAt]) {
-		return idempotency.BeginResult{State: idempotency.Run, Fence: r.fence(), TakenOver: r[effectAt] != 0, Checkpoint: r.rest()}
+		return idempotency.BeginResult{State: idempotency.Run, Fence: r.fence(), TakenOver: r[effectAt] != 0, Checkpoint: r.data()}
 	}
 	return known
 }
 
-// known returns what is known by a record that lives for some more milliseconds, or forever
-// if they are negative.
-func (r record) known(claim *idempotency.Claim, lives int64) idempotency.BeginResult {
+// look returns the state of the record for a caller that owns nothing. The time to live is in
+// milliseconds. If it is negative, the record has no expiry.
+func (r record) look(claim *idempotency.Claim, ttl int64) idempotency.BeginResult {
 	fingerprint := appendFingerprint(nil, &claim.Fingerprint)
 	sameSchema := bytes.Equal(fingerprint[:sumAt-fingerprintAt], r[fingerprintAt:sumAt])
 	switch {
 	case sameSchema && !bytes.Equal(fingerprint, r[fingerprintAt:effectAt]):
 		return idempotency.BeginResult{State: idempotency.Reused}
 	case r[0] == done:
-		return idempotency.BeginResult{State: idempotency.Replay, Outcome: r.rest()}
-	case r[0] == pending && (lives < 0 || uint64(lives) > r.keep()):
+		return idempotency.BeginResult{State: idempotency.Replay, Outcome: r.data()}
+	case r[0] == pending && (ttl < 0 || uint64(ttl) > r.keep()):
 		return idempotency.BeginResult{State: idempotency.Join}
 	default:
 		return idempotency.BeginResult{State: idempotency.Absent, TakenOver: true}

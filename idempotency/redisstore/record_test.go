@@ -17,7 +17,7 @@ func appendRecord(b []byte, fence uint64, claim *idempotency.Claim) []byte {
 	return append(b, c[attemptsAt-ownerAt:]...)
 }
 
-// Whatever Redis has for a record is understood or corrupt.
+// Any value is a record, for which every step has a result, or corrupt.
 func FuzzRecord(f *testing.F) {
 	claim := idempotency.Claim{Owner: "owner", Fingerprint: idempotency.Fingerprint{Schema: "schema", Sum: [32]byte{1}}}
 	record := string(appendRecord(nil, 7, &claim))
@@ -25,14 +25,14 @@ func FuzzRecord(f *testing.F) {
 		f.Add([]byte(r))
 	}
 	f.Fuzz(func(t *testing.T, record []byte) {
-		var begun idempotency.BeginResult
+		var result idempotency.BeginResult
 		r, err := parse(record)
 		if err == nil {
-			begun = r.begun(&claim)
+			result = r.ask(&claim)
 			r.inspect(claim.ID, 1, 1)
 		}
-		if (err == nil) != (begun.State != 0) {
-			t.Errorf("%q is %+v, %v", record, begun, err)
+		if (err == nil) != (result.State != 0) {
+			t.Errorf("%q is %+v, %v", record, result, err)
 		}
 		if err != nil && !errors.Is(err, idempotency.ErrCorrupt) {
 			t.Errorf("%q: %v", record, err)

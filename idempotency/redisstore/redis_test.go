@@ -12,7 +12,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/idempotency/redisstore"
 	"github.com/hopbound/hopbound/idempotency/storetest"
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/idempotency/storetest/services"
 	"github.com/redis/rueidis"
 )
 
@@ -93,11 +93,11 @@ func TestStoreBehindSentinelSurvivesAFailover(t *testing.T) {
 		InitAddress: []string{sentinel.Addr}, Sentinel: rueidis.SentinelOption{MasterSet: "shop"},
 	}))
 	claim := idempotency.Claim{ID: idempotency.NewID("", "", "k"), Owner: "a", Lease: time.Minute}
-	begun, err := store.Begin(t.Context(), claim)
+	result, err := store.Begin(t.Context(), claim)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: "a", Fence: begun.Fence}, []byte("outcome"), time.Hour); err != nil {
+	if err := store.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: "a", Fence: result.Fence}, []byte("outcome"), time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "a replica that has it all", func() bool {
@@ -181,7 +181,7 @@ func TestServerThatIsFullOrCorruptSaysSo(t *testing.T) {
 	}
 	failed, _ := pendingKey(t, s, c, idempotency.Claim{ID: idempotency.NewID("", "", "fails"), Owner: "a", Lease: time.Minute})
 	before := idempotency.Claim{ID: idempotency.NewID("", "", "before"), Owner: "a", Lease: time.Minute}
-	begun, err := s.Begin(t.Context(), before)
+	result, err := s.Begin(t.Context(), before)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestServerThatIsFullOrCorruptSaysSo(t *testing.T) {
 	if b, err := s.Begin(t.Context(), claim); !errors.Is(err, idempotency.ErrFull) {
 		t.Errorf("got %v, %v", b, err)
 	}
-	lease := idempotency.Lease{ID: before.ID, Owner: "a", Fence: begun.Fence}
+	lease := idempotency.Lease{ID: before.ID, Owner: "a", Fence: result.Fence}
 	if err := s.Save(t.Context(), lease, []byte("checkpoint")); err != nil {
 		t.Errorf("the checkpoint of what was claimed before: %v", err)
 	}
@@ -207,15 +207,15 @@ func TestServerThatIsFullOrCorruptSaysSo(t *testing.T) {
 // pendingKey claims a record and returns where it is.
 func pendingKey(t *testing.T, s *redisstore.Store, c rueidis.Client, claim idempotency.Claim) (idempotency.Lease, string) {
 	t.Helper()
-	begun, err := s.Begin(t.Context(), claim)
-	if err != nil || begun.State != idempotency.Run {
-		t.Fatal(begun, err)
+	result, err := s.Begin(t.Context(), claim)
+	if err != nil || result.State != idempotency.Run {
+		t.Fatal(result, err)
 	}
 	keys, err := c.Do(t.Context(), c.B().Keys().Pattern("hopbound:"+claim.ID.String()).Build()).AsStrSlice()
 	if err != nil || len(keys) != 1 {
 		t.Fatalf("keys %q, %v", keys, err)
 	}
-	return idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, keys[0]
+	return idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: result.Fence}, keys[0]
 }
 
 func get(t *testing.T, c rueidis.Client, key string) string {
@@ -242,11 +242,11 @@ func TestAnyOwnerCompletesAndAsksAgain(t *testing.T) {
 	for n := range 500 {
 		name := strconv.Itoa(n)
 		claim := idempotency.Claim{ID: idempotency.NewID("", "", idempotency.Key(name)), Owner: name, Lease: time.Minute}
-		begun, err := s.Begin(t.Context(), claim)
-		if err != nil || begun.State != idempotency.Run {
-			t.Fatal(begun, err)
+		result, err := s.Begin(t.Context(), claim)
+		if err != nil || result.State != idempotency.Run {
+			t.Fatal(result, err)
 		}
-		lease := idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}
+		lease := idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: result.Fence}
 		for range 2 {
 			if err := s.Complete(t.Context(), lease, []byte(name), time.Minute); err != nil {
 				t.Errorf("owner %s: %v", name, err)

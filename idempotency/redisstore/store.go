@@ -2,7 +2,7 @@ package redisstore
 
 import (
 	"context"
-	"crypto/sha1" //nolint:gosec // it names scripts, as Redis has it
+	"crypto/sha1" //nolint:gosec // Redis identifies scripts by SHA-1
 	_ "embed"
 	"encoding/base64"
 	"encoding/hex"
@@ -13,12 +13,16 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 	"github.com/redis/rueidis"
 )
 
-// Store is an [idempotency.Store] in Redis. It is safe for concurrent use, and to
-// be used by any number of processes at once.
+// Store is an [idempotency.Store] in Redis. It is safe for concurrent use. Any number of processes may
+// use the same prefix, each with a store of its own.
+//
+// The scripts and record.go have the rules of [idempotency.StoredRecord], because each step must be one
+// round trip. The linearizability check of package storetest compares them with the model of all
+// stores.
 type Store struct {
 	settings
 	client  rueidis.Client
@@ -27,12 +31,12 @@ type Store struct {
 
 var _ idempotency.Store = (*Store)(nil)
 
-// New returns a store that uses a client, which the caller closes. It sends Redis
-// nothing; see [Store.Check].
+// New returns a store that uses a client. It sends nothing to Redis; see [Store.Check]. The caller
+// closes the client. New returns the errors of all invalid options, joined.
 func New(client rueidis.Client, opts ...Option) (*Store, error) {
 	s, err := newSettings(opts)
 	if client == nil {
-		err = errors.Join(err, errors.New("redisstore: no client"))
+		err = errors.Join(err, errors.New("redisstore: the client is nil"))
 	}
 	if err != nil {
 		return nil, err
@@ -40,14 +44,14 @@ func New(client rueidis.Client, opts ...Option) (*Store, error) {
 	return &Store{settings: s, client: client}, nil
 }
 
-// Kind returns "redis", as metrics name the store.
+// Kind returns "redis", the name of the store in metrics.
 func (s *Store) Kind() string { return "redis" }
 
-// script is one step of the store. Redis knows it by its hash once it has run it.
+// script is one step of the store. Once Redis has run a script, it knows the script by its hash.
 type script struct{ text, sha string }
 
 func newScript(text string) script {
-	sum := sha1.Sum([]byte(text)) //nolint:gosec // as Redis has it
+	sum := sha1.Sum([]byte(text)) //nolint:gosec // Redis identifies scripts by SHA-1
 	return script{text, hex.EncodeToString(sum[:])}
 }
 
@@ -79,17 +83,16 @@ var (
 	readScript     = newScript(readText)
 )
 
-// Pauses of a step that a server cannot take yet.
+// Pauses between the attempts to run a script.
 const (
-	firstPause = 5 * time.Millisecond
-	mostPause  = 200 * time.Millisecond
+	minPause = 5 * time.Millisecond
+	maxPause = 200 * time.Millisecond
 )
 
-// run runs a script. While the server says that it cannot run it yet, because a slot of the
-// Cluster has no server or is being moved or the server is starting, it tries again until ctx
-// ends.
+// run runs a script. While Redis cannot run it yet, because a slot of the Cluster has no server or is
+// being moved or the server is starting, it tries again until ctx ends.
 func (s *Store) run(ctx context.Context, sc *script, keys, args []string) rueidis.RedisResult {
-	for pause := firstPause; ; pause = min(2*pause, mostPause) {
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		result := s.runOnce(ctx, sc, keys, args)
 		err, ok := rueidis.IsRedisErr(result.Error())
 		if !ok || !err.IsClusterDown() && !err.IsTryAgain() && !err.IsLoading() {
@@ -105,7 +108,7 @@ func (s *Store) run(ctx context.Context, sc *script, keys, args []string) rueidi
 	}
 }
 
-// runOnce runs a script by its hash, and by its text where Redis does not know it.
+// runOnce runs a script by its hash, or by its text if Redis does not know the hash.
 func (s *Store) runOnce(ctx context.Context, sc *script, keys, args []string) rueidis.RedisResult {
 	result := s.client.Do(ctx, s.client.B().Evalsha().Sha1(sc.sha).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
 	if err, ok := rueidis.IsRedisErr(result.Error()); ok && err.IsNoScript() {
@@ -114,21 +117,21 @@ func (s *Store) runOnce(ctx context.Context, sc *script, keys, args []string) ru
 	return result
 }
 
-// appendKey appends the key of a record. A record has one key and no hash tag, so that its
-// steps succeed while a Cluster moves the slot that it is in, and records spread evenly.
+// appendKey appends the key of a record. A record has only one key, so that its steps succeed while a
+// Cluster moves its slot. The key has no hash tag, so that records spread evenly over the slots.
 func (s *Store) appendKey(b []byte, id *idempotency.ID) []byte {
 	return base64.RawURLEncoding.AppendEncode(append(append(b, s.prefix...), ':'), id[:])
 }
 
-// millis returns a duration as Redis takes it. Redis's own time is that of the last
-// millisecond, so that one more is needed for nothing to end early.
+// millis returns a duration in milliseconds, as Redis takes it. It adds one millisecond, because
+// Redis's clock may be behind by that much, and nothing may end early.
 func millis(d time.Duration) int64 {
 	const longest = 100 * 365 * 24 * time.Hour
 	return int64((max(0, min(d, longest))+time.Millisecond-1)/time.Millisecond) + 1
 }
 
-// argsLen is as many bytes as the key and the arguments of a step have that a
-// server takes, but for the outcome. They share one allocation.
+// argsLen is about how many bytes the key and the arguments of a step have, without its data. They
+// share one allocation.
 const argsLen = 224
 
 // Begin claims a write, or returns its state.
@@ -139,18 +142,18 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 	b := s.appendKey(make([]byte, 0, argsLen), &claim.ID)
 	claimAt := len(b)
 	b = appendClaim(b, &claim)
-	keptAt := len(b)
+	ttlAt := len(b)
 	text := rueidis.BinaryString(strconv.AppendInt(b, millis(claim.Lease)+millis(claim.KeepFor()), 10))
-	answer, err := s.run(ctx, &beginScript, []string{text[:claimAt]}, []string{text[claimAt:keptAt], text[keptAt:]}).ToMessage()
+	answer, err := s.run(ctx, &beginScript, []string{text[:claimAt]}, []string{text[claimAt:ttlAt], text[ttlAt:]}).ToMessage()
 	if err != nil {
 		return idempotency.BeginResult{}, wrap("begin", err)
 	}
-	begun, err := readAnswer(&answer, &claim)
-	return begun, wrap("begin", err)
+	result, err := readAnswer(&answer, &claim)
+	return result, wrap("begin", err)
 }
 
-// readAnswer reads what a claim is answered with: a fence, or the record that is
-// there.
+// readAnswer reads the answer to a claim, which is a fence for a new record, or the record after the
+// script.
 func readAnswer(answer *rueidis.RedisMessage, claim *idempotency.Claim) (idempotency.BeginResult, error) {
 	if answer.IsInt64() {
 		fence, err := answer.AsInt64()
@@ -164,7 +167,7 @@ func readAnswer(answer *rueidis.RedisMessage, claim *idempotency.Claim) (idempot
 	if err != nil {
 		return idempotency.BeginResult{}, err
 	}
-	return r.begun(claim), nil
+	return r.ask(claim), nil
 }
 
 // Complete ends a write with its outcome.
@@ -184,34 +187,34 @@ func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []
 
 // Release ends a run without an outcome.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
-	had := "0"
+	mayHaveEffect := "0"
 	if effect {
-		had = "1"
+		mayHaveEffect = "1"
 	}
-	return s.step(ctx, "release", &releaseScript, &lease, millis(retention), had)
+	return s.step(ctx, "release", &releaseScript, &lease, millis(retention), mayHaveEffect)
 }
 
 // Look returns the state of a write, and claims nothing.
 func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
-	r, lives, _, err := s.read(ctx, claim.ID, true)
+	r, ttl, _, err := s.read(ctx, claim.ID, true)
 	switch {
 	case err != nil:
 		return idempotency.BeginResult{}, wrap("look", err)
 	case r == nil:
 		return idempotency.BeginResult{State: idempotency.Absent}, nil
 	default:
-		return r.known(&claim, lives), nil
+		return r.look(&claim, ttl), nil
 	}
 }
 
-// step takes a step of an owner's, with a time in milliseconds.
+// step takes a step of an owner, with a duration in milliseconds.
 func (s *Store) step(ctx context.Context, name string, sc *script, lease *idempotency.Lease, ms int64, args ...string) error {
 	b := s.appendKey(make([]byte, 0, argsLen), &lease.ID)
 	leaseAt := len(b)
 	b = appendLease(b, lease)
-	keptAt := len(b)
+	msAt := len(b)
 	text := rueidis.BinaryString(strconv.AppendInt(b, ms, 10))
-	mine, err := s.run(ctx, sc, []string{text[:leaseAt]}, append([]string{text[leaseAt:keptAt], text[keptAt:]}, args...)).AsBool()
+	mine, err := s.run(ctx, sc, []string{text[:leaseAt]}, append([]string{text[leaseAt:msAt], text[msAt:]}, args...)).AsBool()
 	if err != nil {
 		return wrap(name, err)
 	}
@@ -229,9 +232,9 @@ func wrap(step string, err error) error {
 		return nil
 	}
 	switch text := err.Error(); {
-	case step == "begin" && strings.HasPrefix(text, "OOM"): // it may not use more memory
+	case step == "begin" && strings.HasPrefix(text, "OOM"): // out of memory
 		return fmt.Errorf("redisstore: %s: %w: %w", step, idempotency.ErrFull, err)
-	case strings.Contains(text, "WRONGTYPE"): // somebody else has written to the key
+	case strings.Contains(text, "WRONGTYPE"): // the key is not the store's
 		return fmt.Errorf("redisstore: %s: %w: %w", step, idempotency.ErrCorrupt, err)
 	default:
 		return fmt.Errorf("redisstore: %s: %w", step, err)

@@ -6,7 +6,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/idempotency/redisstore"
 	"github.com/hopbound/hopbound/idempotency/storetest"
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/idempotency/storetest/services"
 	"github.com/redis/rueidis"
 	"go.uber.org/goleak"
 )

@@ -5,19 +5,19 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 )
 
-// How often a record that is waited for is looked at, by one of all who wait for
-// it in a process. See ADR 0013 for what publishing its end would bring.
+// Bounds of the pauses between two looks at a record that callers wait for. ADR 0013 has the
+// measurement of publishing the end of a record instead.
 const (
-	leastLook = 2 * time.Millisecond
-	mostLook  = 250 * time.Millisecond
+	minLookPause = 2 * time.Millisecond
+	maxLookPause = 250 * time.Millisecond
 )
 
 // Wait returns when the record may no longer be pending.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
-	err := s.waiting.Wait(ctx, id, watch.Pace{Least: leastLook, Most: mostLook}, func(ctx context.Context) (time.Duration, error) {
+	err := s.waiting.Wait(ctx, id, watch.Pace{Min: minLookPause, Max: maxLookPause}, func(ctx context.Context) (time.Duration, error) {
 		ms, err := s.run(ctx, &lookScript, []string{string(s.appendKey(nil, &id))}, nil).AsInt64()
 		return time.Duration(ms) * time.Millisecond, err
 	})

@@ -104,7 +104,7 @@ func TestCheckRefusesADatabaseThatIsReadOnlyOrInMemory(t *testing.T) {
 func TestInvalidOptionsAreReportedTogether(t *testing.T) {
 	t.Parallel()
 	_, err := sqlitestore.New(nil, nil, sqlitestore.WithExpiry(-1))
-	for _, text := range []string{"option 1 is nil", "WithExpiry(-1ns)", "no database"} {
+	for _, text := range []string{"option 1 is nil", "WithExpiry(-1ns)", "the database is nil"} {
 		if err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("got %v, want %q in it", err, text)
 		}

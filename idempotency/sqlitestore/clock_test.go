@@ -17,7 +17,7 @@ func TestClockThatIsSetBackShortensNoLeaseOrRetention(t *testing.T) {
 	var stores [2]*sqlitestore.Store
 	for i := range stores {
 		stores[i] = newStore(t, open(t, path), sqlitestore.WithExpiry(0))
-		stores[i].SetClock(clock.Load)
+		stores[i].SetClock(func() time.Duration { return time.Duration(clock.Load()) })
 	}
 	const start = int64(24 * time.Hour)
 	at := func(d time.Duration) { clock.Store(start + int64(d)) }

@@ -35,12 +35,12 @@ func TestDamagedRecordIsCorruptAndNotRunAgain(t *testing.T) {
 			db := open(t, newPath(t))
 			store := newStore(t, db, sqlitestore.WithTransactions())
 			claim := claimOf("k")
-			begun, err := store.Begin(t.Context(), claim)
+			result, err := store.Begin(t.Context(), claim)
 			if err != nil {
 				t.Fatal(err)
 			}
 			set(t, db, "k", columns)
-			lease := idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}
+			lease := idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: result.Fence}
 			_, beginErr := store.Begin(t.Context(), claim)
 			_, lookErr := store.Look(t.Context(), claim)
 			_, transactErr := store.Transact(t.Context(), claim, never(t))

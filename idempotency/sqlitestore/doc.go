@@ -71,7 +71,7 @@
 // clock is set back, time stands still until the clock has caught up: leases and retentions last
 // longer, never shorter. If the clock is set forward, leases and retentions end early by as much.
 //
-// # What may enter
+// # What may be added
 //
 // The package uses database/sql and package idempotency. It imports no driver, and makes and serves
 // no calls.

@@ -35,7 +35,7 @@ func (s *Store) Expire(ctx context.Context) (int64, error) {
 	}
 }
 
-func (s *Store) keepExpiring(ctx context.Context) {
+func (s *Store) expireRegularly(ctx context.Context) {
 	for {
 		pause := time.NewTimer(s.expireEvery/2 + rand.N(s.expireEvery)) //nolint:gosec // jitter need not be secret
 		select {
@@ -44,7 +44,8 @@ func (s *Store) keepExpiring(ctx context.Context) {
 			return
 		case <-pause.C:
 		}
-		// No step reads an expired record as if it were valid. But the file grows.
+		// No step takes an expired record for a valid one, so that a failure does no harm at once.
+		// But the file grows.
 		if _, err := s.Expire(ctx); err != nil && ctx.Err() == nil {
 			s.purgeFailures.Add(1)
 			s.log().WarnContext(ctx, "hopbound: deleting expired idempotency records has failed; the file grows until it succeeds", "error", err)

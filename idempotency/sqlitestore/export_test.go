@@ -1,4 +1,6 @@
 package sqlitestore
 
-// SetClock replaces the machine's clock, in nanoseconds since 1970.
-func (s *Store) SetClock(wall func() int64) { s.wall = wall }
+import "time"
+
+// SetClock replaces the machine's clock, since the beginning of 1970.
+func (s *Store) SetClock(wall func() time.Duration) { s.wall = wall }

@@ -14,7 +14,7 @@ import (
 // writes at a time. Those that wait for their turn hold no connection.
 type file struct {
 	db   *sql.DB
-	turn chan struct{} // has room for the one that writes
+	turn chan struct{} // has room for one, which writes
 }
 
 func newFile(db *sql.DB) file { return file{db: db, turn: make(chan struct{}, 1)} }
@@ -83,15 +83,15 @@ func (t *transaction) discard() {
 	t.release()
 }
 
-// Pauses between attempts to get a lock that another connection has.
+// Pauses between the attempts to get a lock that another connection has.
 const (
-	firstPause = time.Millisecond
-	lastPause  = 25 * time.Millisecond
+	minPause = time.Millisecond
+	maxPause = 25 * time.Millisecond
 )
 
 // whileBusy repeats a step until no other connection has the file locked, or ctx ends.
 func whileBusy(ctx context.Context, step func() error) error {
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		err := step()
 		if !isBusy(err) {
 			return err

@@ -11,8 +11,8 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// migrations are the steps of the tables' history. The version of a file is how many of them it
-// has had.
+// migrations are the steps of the tables' history. The version of a file is the number of steps that
+// it has had.
 var migrations = []string{ //nolint:gochecknoglobals // nothing changes it
 	`CREATE TABLE hopbound_idempotency_state (
 	version INTEGER NOT NULL,
@@ -51,7 +51,7 @@ func Migrate(ctx context.Context, db *sql.DB, opts ...Option) error {
 		return err
 	}
 	if db == nil {
-		return errors.New("sqlitestore: no database")
+		return errors.New("sqlitestore: the database is nil")
 	}
 	f := newFile(db)
 	t, err := f.lock(ctx)
@@ -107,7 +107,7 @@ func (s *Store) Check(ctx context.Context) error {
 	case err != nil:
 		return wrap("check", err)
 	case version < len(migrations):
-		return fmt.Errorf("%w: it is at version %d, and needs %d", ErrNotMigrated, version, len(migrations))
+		return fmt.Errorf("%w: it has version %d, and needs version %d", ErrNotMigrated, version, len(migrations))
 	}
 	if err := idempotency.Probe(ctx, s); err != nil {
 		return wrap("check", err)
@@ -146,7 +146,7 @@ func (s *Store) checkSettings(ctx context.Context) error {
 	return nil
 }
 
-// probeTransaction stores an outcome in a transaction, and deletes it again.
+// probeTransaction stores an outcome in a transaction, and deletes its record.
 func (s *Store) probeTransaction(ctx context.Context) error {
 	claim := idempotency.Claim{ID: idempotency.NewID("", "probe", idempotency.NewKey()), Owner: "probe", Lease: time.Minute, Retention: time.Minute}
 	handedOut := false
@@ -159,7 +159,7 @@ func (s *Store) probeTransaction(ctx context.Context) error {
 	}
 	r, err := s.Find(ctx, claim.ID)
 	if err != nil || r == nil || !handedOut {
-		return errors.Join(errors.New("a transaction has not stored its outcome"), err)
+		return errors.Join(errors.New("the record that a transaction has committed is missing"), err)
 	}
 	return s.Forget(ctx, r)
 }

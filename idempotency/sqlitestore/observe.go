@@ -8,45 +8,43 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// Observe runs a write that is not claimed. [Tx] begins its transaction when it is first called,
-// and returns false if that fails.
+// Observe runs a write without a claim. The first call of [Tx] begins its transaction, and returns
+// false if that fails.
 func (s *Store) Observe(ctx context.Context, run func(ctx context.Context) (commit bool)) (err error) {
 	t := &observedTx{store: s}
 	commit := false
-	defer func() { err = t.end(ctx, commit) }() // which rolls back if the handler panics
+	defer func() { err = t.end(ctx, commit) }() // rolls back if the handler panics
 	commit = run(context.WithValue(ctx, txContext{}, t))
 	return nil
 }
 
-// observedTx is the transaction of a write that is not claimed. It has not begun, is open, or is
-// closed.
+// observedTx is the transaction of a write without a claim. It has not begun, is open, or is closed.
 type observedTx struct {
 	store *Store
 
-	mu     sync.Mutex
-	closed bool
-	begun  *transaction // nil unless it has begun
-	loan   *loan
+	mu      sync.Mutex
+	closed  bool
+	open    *transaction // nil until it begins
+	handler *handlerTx
 }
 
-// get returns the transaction in the hands of the handler. It begins the transaction if it has not
-// begun.
-func (t *observedTx) get(ctx context.Context) *loan {
+// get returns the transaction for the handler. It begins the transaction if it has not begun.
+func (t *observedTx) get(ctx context.Context) *handlerTx {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.loan != nil || t.closed {
-		return t.loan
+	if t.handler != nil || t.closed {
+		return t.handler
 	}
-	begun, err := t.store.file.lock(ctx)
+	open, err := t.store.file.lock(ctx)
 	if err != nil {
 		return nil
 	}
-	if t.loan, err = begun.lend(ctx); err != nil {
-		begun.rollback()
+	if t.handler, err = open.forHandler(ctx); err != nil {
+		open.rollback()
 		return nil
 	}
-	t.begun = begun
-	return t.loan
+	t.open = open
+	return t.handler
 }
 
 // end ends the transaction, if it has begun. The caller's cancellation does not reach it.
@@ -54,17 +52,17 @@ func (t *observedTx) end(ctx context.Context, commit bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
-	if t.begun == nil {
+	if t.open == nil {
 		return nil
 	}
-	t.loan.end()
+	t.handler.end()
 	if !commit {
-		t.begun.rollback()
+		t.open.rollback()
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	switch undone, err := t.begun.commit(ctx); {
+	switch undone, err := t.open.commit(ctx); {
 	case err == nil:
 		return nil
 	case undone:

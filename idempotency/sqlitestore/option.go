@@ -16,15 +16,12 @@ type settings struct {
 	logger       *slog.Logger // nil is slog.Default
 }
 
-// DefaultExpireEvery is how often expired records are deleted unless [WithExpiry] says otherwise.
-const DefaultExpireEvery = time.Minute
-
 func newSettings(opts []Option) (settings, error) {
-	s := settings{expireEvery: DefaultExpireEvery}
+	s := settings{expireEvery: time.Minute}
 	var errs []error
 	for i, opt := range opts {
 		if opt == nil {
-			errs = append(errs, fmt.Errorf("option %d is nil", i+1))
+			errs = append(errs, fmt.Errorf("sqlitestore: option %d is nil", i+1))
 			continue
 		}
 		errs = append(errs, opt(&s))
@@ -39,7 +36,7 @@ func (s *settings) log() *slog.Logger {
 	return s.logger
 }
 
-// WithTransactions runs each write in a transaction, which its handler gets from [Tx].
+// WithTransactions runs each write in a transaction, which the handler gets from [Tx].
 func WithTransactions() Option {
 	return func(s *settings) error {
 		s.transactions = true
@@ -47,20 +44,20 @@ func WithTransactions() Option {
 	}
 }
 
-// WithExpiry sets how often expired records are deleted. Zero leaves that to [Store.Expire]. The
-// default is [DefaultExpireEvery]. It must not be negative.
+// WithExpiry sets how often expired records are deleted. With zero, only [Store.Expire] deletes them.
+// The default is a minute. It must not be negative.
 func WithExpiry(every time.Duration) Option {
 	return func(s *settings) error {
 		s.expireEvery = every
 		if every < 0 {
-			return fmt.Errorf("WithExpiry(%v): must not be negative", every)
+			return fmt.Errorf("sqlitestore: WithExpiry(%v): must not be negative", every)
 		}
 		return nil
 	}
 }
 
-// WithLogger sets where the store logs that expired records could not be deleted, and what
-// [Store.Check] warns of. The default is [slog.Default].
+// WithLogger sets the logger for the warnings of [Store.Check], and for expired records that cannot be
+// deleted. The default, also for nil, is [slog.Default].
 func WithLogger(logger *slog.Logger) Option {
 	return func(s *settings) error {
 		s.logger = logger

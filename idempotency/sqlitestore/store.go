@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
+	"github.com/hopbound/hopbound/idempotency/watch"
 )
 
 // Store is an [idempotency.Store] in a SQLite file. It is safe for concurrent use. Any number of
@@ -19,7 +19,7 @@ type Store struct {
 	settings
 	file    file
 	waiting watch.Group
-	wall    func() int64 // the machine's clock, in nanoseconds since 1970
+	wall    func() time.Duration // the machine's clock, since the beginning of 1970
 
 	purged, purgeFailures atomic.Int64
 
@@ -34,7 +34,8 @@ var (
 )
 
 // New returns a store in the file of a pool. It does not read the file; see [Migrate] and
-// [Store.Check]. It deletes expired records from time to time until it is closed.
+// [Store.Check]. It deletes expired records from time to time until [Store.Close]. It returns the
+// errors of all invalid options, joined.
 //
 // The store uses at most one connection of the pool to write, and one for each call that reads.
 // With [WithTransactions] the pool must allow at least two connections.
@@ -42,7 +43,7 @@ func New(db *sql.DB, opts ...Option) (*Store, error) {
 	settings, err := newSettings(opts)
 	switch {
 	case db == nil:
-		err = errors.Join(err, errors.New("sqlitestore: no database"))
+		err = errors.Join(err, errors.New("sqlitestore: the database is nil"))
 	case settings.transactions && db.Stats().MaxOpenConnections == 1:
 		err = errors.Join(err, errors.New("sqlitestore: WithTransactions: the pool must allow at least two connections, because a handler's transaction holds one"))
 	}
@@ -50,9 +51,9 @@ func New(db *sql.DB, opts ...Option) (*Store, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Store{settings: settings, file: newFile(db), wall: func() int64 { return time.Now().UnixNano() }, stop: stop}
+	s := &Store{settings: settings, file: newFile(db), wall: func() time.Duration { return time.Duration(time.Now().UnixNano()) }, stop: stop}
 	if s.expireEvery > 0 {
-		s.done.Go(func() { s.keepExpiring(ctx) })
+		s.done.Go(func() { s.expireRegularly(ctx) })
 	}
 	return s, nil
 }
@@ -63,15 +64,15 @@ func (s *Store) Close() {
 	s.done.Wait()
 }
 
-// Kind returns "sqlite", as metrics name the store.
+// Kind returns "sqlite", the name of the store in metrics.
 func (s *Store) Kind() string { return "sqlite" }
 
-// view reads a record, which is nil if there is none, and the time. It does not wait for
-// transactions.
-func (s *Store) view(ctx context.Context, id idempotency.ID) (r *record, now int64, err error) {
+// view reads the record of an ID, which is the zero value if there is none, and the time. It does
+// not wait for transactions.
+func (s *Store) view(ctx context.Context, id idempotency.ID) (r *record, now time.Duration, err error) {
 	now = s.wall()
 	err = whileBusy(ctx, func() (err error) {
-		var fileTime int64
+		var fileTime time.Duration
 		r, fileTime, err = readRecord(ctx, s.file.db, id)
 		now = max(now, fileTime)
 		return err
@@ -79,32 +80,32 @@ func (s *Store) view(ctx context.Context, id idempotency.ID) (r *record, now int
 	return r, now, err
 }
 
-// ask returns what a claim would be answered, and claims nothing.
+// ask returns the state of a write for a claim, without claiming it.
 func (s *Store) ask(ctx context.Context, claim *idempotency.Claim) (idempotency.BeginResult, error) {
 	if claim.Owner == "" || claim.Lease <= 0 {
-		return idempotency.BeginResult{}, errors.New("a claim needs an owner and a positive lease")
+		return idempotency.BeginResult{}, errors.New("a claim must have an owner and a positive lease")
 	}
 	r, now, err := s.view(ctx, claim.ID)
 	if err != nil {
 		return idempotency.BeginResult{}, err
 	}
-	return r.answer(claim, now), nil
+	return r.Ask(claim, now), nil
 }
 
 // Begin claims a write, or returns its state. It writes only if it claims.
 func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency.BeginResult, error) {
-	begun, err := s.ask(ctx, &claim)
-	if err != nil || begun.State != idempotency.Absent {
-		return begun, wrap("begin", err)
+	result, err := s.ask(ctx, &claim)
+	if err != nil || result.State != idempotency.Absent {
+		return result, wrap("begin", err)
 	}
 	err = s.step(ctx, "begin", claim.ID, func(w *writer) (err error) {
-		begun, err = w.claim(&claim)
+		result, err = w.claim(&claim)
 		return err
 	})
 	if err != nil {
 		return idempotency.BeginResult{}, err
 	}
-	return begun, nil
+	return result, nil
 }
 
 // Look returns the state of a write, and claims nothing.
@@ -113,37 +114,40 @@ func (s *Store) Look(ctx context.Context, claim idempotency.Claim) (idempotency.
 	if err != nil {
 		return idempotency.BeginResult{}, wrap("look", err)
 	}
-	return r.known(&claim.Fingerprint, now), nil
+	return r.Look(claim.Fingerprint, now), nil
 }
 
 // Complete ends a write with its outcome.
 func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome []byte, retention time.Duration) error {
-	return s.step(ctx, "complete", lease.ID, func(w *writer) error { return w.complete(lease, outcome, retention) })
+	return s.change(ctx, "complete", lease.ID, func(r *record, now time.Duration) error { return r.Complete(lease, outcome, retention, now) })
 }
 
 // Extend makes the lease last for d from now.
 func (s *Store) Extend(ctx context.Context, lease idempotency.Lease, d time.Duration) error {
-	return s.step(ctx, "extend", lease.ID, func(w *writer) error { return w.extend(lease, d) })
+	return s.change(ctx, "extend", lease.ID, func(r *record, now time.Duration) error { return r.Extend(lease, d, now) })
 }
 
 // Save stores a checkpoint.
 func (s *Store) Save(ctx context.Context, lease idempotency.Lease, checkpoint []byte) error {
-	return s.step(ctx, "save", lease.ID, func(w *writer) error { return w.save(lease, checkpoint) })
+	return s.change(ctx, "save", lease.ID, func(r *record, _ time.Duration) error { return r.Save(lease, checkpoint) })
 }
 
 // Release ends a run without an outcome.
 func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect bool, retention time.Duration) error {
-	return s.step(ctx, "release", lease.ID, func(w *writer) error { return w.release(lease, effect, retention) })
+	return s.change(ctx, "release", lease.ID, func(r *record, now time.Duration) error { return r.Release(lease, effect, retention, now) })
 }
 
 // Wait returns when the record may no longer be pending. It sees a change by this store at
 // once, and one by another process when it next reads the record, which is less often the longer
 // the wait lasts.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
-	pace := watch.Pace{Least: 5 * time.Millisecond, Most: 250 * time.Millisecond}
+	pace := watch.Pace{Min: 5 * time.Millisecond, Max: 250 * time.Millisecond}
 	return wrap("wait", s.waiting.Wait(ctx, id, pace, func(ctx context.Context) (time.Duration, error) {
 		r, now, err := s.view(ctx, id)
-		return r.left(now), err
+		if err != nil {
+			return 0, err
+		}
+		return r.Left(now), nil
 	}))
 }
 

@@ -9,19 +9,19 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// settleTimeout bounds how long the end of a transaction may take, which the caller's
-// cancellation does not reach.
-const settleTimeout = 10 * time.Second
+// endTimeout bounds how long the end of a transaction may take. The caller's cancellation does not
+// reach it.
+const endTimeout = 10 * time.Second
 
-// The mark in the transaction after which the handler's own writes begin.
+// The savepoint after which the handler writes. No handler has a savepoint of this name by chance.
 const (
-	setMark    = "SAVEPOINT hopbound_7c1e9f40"
-	dropMark   = "RELEASE SAVEPOINT hopbound_7c1e9f40"
-	backToMark = "ROLLBACK TO SAVEPOINT hopbound_7c1e9f40"
+	savepoint           = "SAVEPOINT hopbound_7c1e9f40"
+	dropSavepoint       = "RELEASE SAVEPOINT hopbound_7c1e9f40"
+	rollbackToSavepoint = "ROLLBACK TO SAVEPOINT hopbound_7c1e9f40"
 )
 
-// runner runs a handler in a transaction.
-type runner = func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict
+// handlerFunc runs a handler in a transaction.
+type handlerFunc = func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict
 
 // Transactional reports whether the store has [WithTransactions].
 func (s *Store) Transactional() bool { return s.transactions }
@@ -29,61 +29,61 @@ func (s *Store) Transactional() bool { return s.transactions }
 // Transact claims a write and runs it in a transaction, or returns its state. It waits for the write
 // lock, whichever write has it, until ctx ends, or for [idempotency.Claim.Wait]. A write that is done
 // is answered without the lock. It never returns [idempotency.ErrConflict].
-func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict) (begun idempotency.BeginResult, err error) {
+func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict) (result idempotency.BeginResult, err error) {
 	wait := ctx
 	if claim.Wait > 0 {
 		var cancel context.CancelFunc
 		wait, cancel = context.WithTimeout(ctx, claim.Wait)
 		defer cancel()
 	}
-	begun, err = s.ask(ctx, &claim)
-	for err == nil && (begun.State == idempotency.Absent || begun.State == idempotency.Run || begun.State == idempotency.Join) {
-		if begun.State == idempotency.Join { // a server without transactions has a lease
+	result, err = s.ask(ctx, &claim)
+	for err == nil && (result.State == idempotency.Absent || result.State == idempotency.Run || result.State == idempotency.Join) {
+		if result.State == idempotency.Join { // a server without transactions has a lease
 			err = s.Wait(wait, claim.ID)
 		}
 		ran := false
 		if err == nil {
-			begun, ran, err = s.transact(ctx, wait, &claim, run)
+			result, ran, err = s.transact(ctx, wait, &claim, run)
 		}
 		if ran {
-			return begun, err
+			return result, err
 		}
-		begun.Waited = true
+		result.Waited = true
 		if err != nil && wait.Err() != nil && ctx.Err() == nil {
 			return idempotency.BeginResult{State: idempotency.Join, Waited: true}, nil
 		}
 	}
-	return begun, wrap("transact", err)
+	return result, wrap("transact", err)
 }
 
-// transact claims the write in a transaction in which it then runs it. If it reports that the
-// handler has not run, the transaction was rolled back.
-func (s *Store) transact(ctx, wait context.Context, claim *idempotency.Claim, run runner) (begun idempotency.BeginResult, ran bool, err error) {
+// transact claims the write in a transaction, and runs it there. If it returns ran as false, the
+// handler has not run and the transaction was rolled back.
+func (s *Store) transact(ctx, wait context.Context, claim *idempotency.Claim, run handlerFunc) (result idempotency.BeginResult, ran bool, err error) {
 	w, err := s.write(wait)
 	if err != nil {
-		return begun, false, err
+		return result, false, err
 	}
-	begun, err = w.claim(claim)
-	if err == nil && begun.State == idempotency.Run {
-		err = w.exec(wait, setMark)
+	result, err = w.claim(claim)
+	if err == nil && result.State == idempotency.Run {
+		err = w.exec(wait, savepoint)
 	}
-	var l *loan
-	if err == nil && begun.State == idempotency.Run {
-		l, err = w.lend(ctx)
+	var h *handlerTx
+	if err == nil && result.State == idempotency.Run {
+		h, err = w.forHandler(ctx)
 	}
-	if l == nil {
+	if h == nil {
 		w.rollback()
-		return begun, false, err
+		return result, false, err
 	}
-	var verdict idempotency.Verdict // to roll back, if the handler panics
+	var verdict idempotency.Verdict // rolls back, if the handler panics
 	defer func() {
-		l.end()
-		if ended := s.end(ctx, w, idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, verdict); ended != nil {
+		h.end()
+		if ended := s.end(ctx, w, idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: result.Fence}, verdict); ended != nil {
 			err = ended
 		}
 	}()
-	verdict = run(context.WithValue(ctx, txContext{}, l), begun)
-	return begun, true, nil
+	verdict = run(context.WithValue(ctx, txContext{}, h), result)
+	return result, true, nil
 }
 
 // end ends the transaction as its verdict says. The record that the claim has written is pending
@@ -94,10 +94,10 @@ func (s *Store) end(ctx context.Context, w *writer, lease idempotency.Lease, v i
 		w.rollback()
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	w.ctx = ctx
-	if err := s.keep(w, lease, v); err != nil {
+	if err := s.writeOutcome(w, lease, v); err != nil {
 		w.rollback()
 		return s.resolve(ctx, lease, err)
 	}
@@ -107,13 +107,14 @@ func (s *Store) end(ctx context.Context, w *writer, lease idempotency.Lease, v i
 	return nil
 }
 
-// keep writes the outcome, after it has undone the handler's writes unless they are to be committed.
-func (s *Store) keep(w *writer, lease idempotency.Lease, v idempotency.Verdict) error {
-	mark := dropMark
+// writeOutcome writes the outcome. Before, it rolls back the handler's writes unless the verdict commits
+// them.
+func (s *Store) writeOutcome(w *writer, lease idempotency.Lease, v idempotency.Verdict) error {
+	end := dropSavepoint
 	if !v.Commit {
-		mark = backToMark
+		end = rollbackToSavepoint
 	}
-	if err := w.exec(w.ctx, mark); err != nil { // the transaction has ended
+	if err := w.exec(w.ctx, end); err != nil { // the transaction has ended
 		return err
 	}
 	if err := w.tick(s.wall()); err != nil { // the retention begins now
@@ -122,15 +123,15 @@ func (s *Store) keep(w *writer, lease idempotency.Lease, v idempotency.Verdict) 
 	return w.complete(lease, v.Outcome, v.Retention)
 }
 
-// resolve finds out from the record what became of a transaction whose end has failed.
+// resolve reads the record to find out whether a transaction was committed whose end has failed.
 func (s *Store) resolve(ctx context.Context, lease idempotency.Lease, failed error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	r, _, err := s.view(ctx, lease.ID)
 	switch {
-	case err == nil && !r.owns(lease):
+	case err == nil && (r.Owner != lease.Owner || r.Fence != lease.Fence):
 		return wrap("transact: it was not committed", failed)
-	case err == nil && r.done:
+	case err == nil && r.Done:
 		return nil
 	default: // it cannot be read, or the handler has committed the claim
 		return fmt.Errorf("sqlitestore: transact: %w: %w", idempotency.ErrOutcomeUnknown, errors.Join(failed, err))

@@ -21,34 +21,34 @@ type txContext struct{}
 // It returns false if there is no connection or BEGIN fails.
 func Tx(ctx context.Context) (*sql.Tx, bool) {
 	switch t := ctx.Value(txContext{}).(type) {
-	case *loan:
+	case *handlerTx:
 		return t.tx, true
 	case *observedTx:
-		if l := t.get(ctx); l != nil {
-			return l.tx, true
+		if h := t.get(ctx); h != nil {
+			return h.tx, true
 		}
 	}
 	return nil, false
 }
 
 var (
-	errNotYours = errors.New("sqlitestore: the transaction ends when the handler returns")
-	errEnded    = errors.New("sqlitestore: the transaction has ended: SQLite has rolled it back, or the handler has ended it")
+	errStoreEndsTx = errors.New("sqlitestore: the store ends the transaction when the handler returns")
+	errEnded       = errors.New("sqlitestore: the transaction has ended: SQLite has rolled it back, or the handler has ended it")
 )
 
-// loan is the store's transaction in the hands of a handler: a [sql.Tx] of a pool that has only
-// the transaction's connection.
-type loan struct {
+// handlerTx is the store's transaction as a handler gets it: a [sql.Tx] of a pool that has only the
+// transaction's connection.
+type handlerTx struct {
 	db *sql.DB
 	tx *sql.Tx
 }
 
-// lend lends the transaction to a handler.
-func (t *transaction) lend(ctx context.Context) (*loan, error) {
-	lent := lentConn{db: t.file.db}
+// forHandler returns the transaction for the use of a handler.
+func (t *transaction) forHandler(ctx context.Context) (*handlerTx, error) {
+	conn := handlerConn{db: t.file.db}
 	err := t.conn.Raw(func(raw any) (err error) {
 		var ok bool
-		if lent.driverConn, ok = raw.(driverConn); !ok {
+		if conn.driverConn, ok = raw.(driverConn); !ok {
 			err = errors.New("the driver's connections have no PrepareContext or ExecContext")
 		}
 		return err
@@ -56,69 +56,72 @@ func (t *transaction) lend(ctx context.Context) (*loan, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := sql.OpenDB(lent)
+	db := sql.OpenDB(conn)
 	tx, err := db.BeginTx(context.WithoutCancel(ctx), nil)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &loan{db: db, tx: tx}, nil
+	return &handlerTx{db: db, tx: tx}, nil
 }
 
-// end takes back what the handler has, and closes rows and statements that are still open. The
-// transaction itself goes on.
-func (l *loan) end() {
-	_ = l.tx.Rollback()
-	_ = l.db.Close()
+// end makes the handler's use of the transaction fail, and closes its rows and statements. The
+// transaction itself stays open.
+func (h *handlerTx) end() {
+	_ = h.tx.Rollback()
+	_ = h.db.Close()
 }
 
-// driverConn is what the store needs of a driver's connection.
+// driverConn has the methods that the store needs of a driver's connection.
 type driverConn interface {
 	driver.Conn
 	driver.ConnPrepareContext
 	driver.ExecerContext
 }
 
-// lentConn is a connection in the store's transaction, which database/sql neither begins nor ends.
-type lentConn struct {
+// handlerConn is the connection of the store's transaction. It keeps database/sql from beginning or
+// ending the transaction.
+type handlerConn struct {
 	driverConn
 
 	db *sql.DB
 }
 
 // Connect returns the connection.
-func (c lentConn) Connect(context.Context) (driver.Conn, error) { return c, nil }
+func (c handlerConn) Connect(context.Context) (driver.Conn, error) { return c, nil }
 
-// Driver returns the application's.
-func (c lentConn) Driver() driver.Driver { return c.db.Driver() }
+// Driver returns the application's driver.
+func (c handlerConn) Driver() driver.Driver { return c.db.Driver() }
 
 // Close leaves the connection open.
-func (lentConn) Close() error { return nil }
+func (handlerConn) Close() error { return nil }
 
-// BeginTx returns the transaction that there is.
-func (lentConn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) { return notYours{}, nil }
+// BeginTx returns the store's transaction.
+func (handlerConn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) {
+	return ownedTx{}, nil
+}
 
-// notYours is the store's transaction as database/sql sees it.
-type notYours struct{}
+// ownedTx is the store's transaction as database/sql sees it.
+type ownedTx struct{}
 
 // Commit fails.
-func (notYours) Commit() error { return errNotYours }
+func (ownedTx) Commit() error { return errStoreEndsTx }
 
 // Rollback does nothing.
-func (notYours) Rollback() error { return nil }
+func (ownedTx) Rollback() error { return nil }
 
 // isOpen returns an error unless the transaction is still there. SQLite rolls a transaction back
 // by itself after some errors, and if a statement that writes is interrupted. Without this check,
 // what the handler writes after that would be committed alone. BEGIN fails in a transaction.
-func (c lentConn) isOpen(ctx context.Context) error {
+func (c handlerConn) isOpen(ctx context.Context) error {
 	if _, err := c.driverConn.ExecContext(ctx, "BEGIN", nil); err != nil {
-		return nil //nolint:nilerr // as it should
+		return nil //nolint:nilerr // the transaction is there
 	}
 	_, err := c.driverConn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK", nil)
 	return errors.Join(errEnded, err)
 }
 
 // ExecContext runs a statement in the transaction.
-func (c lentConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+func (c handlerConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	if err := c.isOpen(ctx); err != nil {
 		return nil, err
 	}
@@ -126,7 +129,7 @@ func (c lentConn) ExecContext(ctx context.Context, query string, args []driver.N
 }
 
 // QueryContext runs a query in the transaction, if the driver can do so without preparing it.
-func (c lentConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+func (c handlerConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	q, ok := c.driverConn.(driver.QueryerContext)
 	if !ok {
 		return nil, driver.ErrSkip
@@ -138,7 +141,7 @@ func (c lentConn) QueryContext(ctx context.Context, query string, args []driver.
 }
 
 // CheckNamedValue converts an argument as the driver does.
-func (c lentConn) CheckNamedValue(v *driver.NamedValue) error { return convert(c.driverConn, v) }
+func (c handlerConn) CheckNamedValue(v *driver.NamedValue) error { return convert(c.driverConn, v) }
 
 func convert(by any, v *driver.NamedValue) error {
 	if checker, ok := by.(driver.NamedValueChecker); ok {
@@ -148,33 +151,33 @@ func convert(by any, v *driver.NamedValue) error {
 }
 
 // PrepareContext prepares a statement, which then runs in the transaction.
-func (c lentConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+func (c handlerConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
 	s, err := c.driverConn.PrepareContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
 	if s, ok := s.(driverStmt); ok {
-		return lentStmt{s, c}, nil
+		return handlerStmt{s, c}, nil
 	}
 	return nil, errors.Join(errors.New("sqlitestore: the driver's statements have no ExecContext or QueryContext"), s.Close())
 }
 
-// driverStmt is what the store needs of a driver's statement.
+// driverStmt has the methods that the store needs of a driver's statement.
 type driverStmt interface {
 	driver.Stmt
 	driver.StmtExecContext
 	driver.StmtQueryContext
 }
 
-// lentStmt is a statement of a lentConn.
-type lentStmt struct {
+// handlerStmt is a statement of a handlerConn.
+type handlerStmt struct {
 	driverStmt
 
-	conn lentConn
+	conn handlerConn
 }
 
 // ExecContext runs the statement in the transaction.
-func (s lentStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+func (s handlerStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
 	if err := s.conn.isOpen(ctx); err != nil {
 		return nil, err
 	}
@@ -182,7 +185,7 @@ func (s lentStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (dr
 }
 
 // QueryContext runs the query in the transaction.
-func (s lentStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+func (s handlerStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
 	if err := s.conn.isOpen(ctx); err != nil {
 		return nil, err
 	}
@@ -190,7 +193,7 @@ func (s lentStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (d
 }
 
 // CheckNamedValue converts an argument as the driver does.
-func (s lentStmt) CheckNamedValue(v *driver.NamedValue) error {
+func (s handlerStmt) CheckNamedValue(v *driver.NamedValue) error {
 	if _, ok := s.driverStmt.(driver.NamedValueChecker); ok {
 		return convert(s.driverStmt, v)
 	}

@@ -89,7 +89,7 @@ func TestTransactionWaitsForALease(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	claim := claimOf("k")
-	begun, err := d.store.Begin(t.Context(), claim)
+	result, err := d.store.Begin(t.Context(), claim)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestTransactionWaitsForALease(t *testing.T) {
 			t.Errorf("got %+v, %v", b, err)
 		}
 	})
-	if err := d.store.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, []byte("paid"), time.Hour); err != nil {
+	if err := d.store.Complete(t.Context(), idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: result.Fence}, []byte("paid"), time.Hour); err != nil {
 		t.Error(err)
 	}
 	wg.Wait()

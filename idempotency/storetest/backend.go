@@ -9,13 +9,13 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// twoHandles is a store whose steps go to either of two handles.
-type twoHandles struct {
+// twoStores is a store whose steps go to either of two stores with the same backend.
+type twoStores struct {
 	idempotency.Store
 	other idempotency.Store
 }
 
-func (s *twoHandles) pick() idempotency.Store {
+func (s *twoStores) pick() idempotency.Store {
 	if rand.IntN(2) == 0 { //nolint:gosec // not secret
 		return s.Store
 	}
@@ -23,36 +23,36 @@ func (s *twoHandles) pick() idempotency.Store {
 }
 
 // Begin claims a write.
-func (s *twoHandles) Begin(ctx context.Context, c idempotency.Claim) (idempotency.BeginResult, error) {
+func (s *twoStores) Begin(ctx context.Context, c idempotency.Claim) (idempotency.BeginResult, error) {
 	return s.pick().Begin(ctx, c)
 }
 
-// Look asks for a record.
-func (s *twoHandles) Look(ctx context.Context, c idempotency.Claim) (idempotency.BeginResult, error) {
+// Look returns the state of a write.
+func (s *twoStores) Look(ctx context.Context, c idempotency.Claim) (idempotency.BeginResult, error) {
 	return s.pick().Look(ctx, c)
 }
 
 // Complete ends a write with its outcome.
-func (s *twoHandles) Complete(ctx context.Context, l idempotency.Lease, outcome []byte, retention time.Duration) error {
+func (s *twoStores) Complete(ctx context.Context, l idempotency.Lease, outcome []byte, retention time.Duration) error {
 	return s.pick().Complete(ctx, l, outcome, retention)
 }
 
 // Extend makes a lease last longer.
-func (s *twoHandles) Extend(ctx context.Context, l idempotency.Lease, d time.Duration) error {
+func (s *twoStores) Extend(ctx context.Context, l idempotency.Lease, d time.Duration) error {
 	return s.pick().Extend(ctx, l, d)
 }
 
 // Save stores a checkpoint.
-func (s *twoHandles) Save(ctx context.Context, l idempotency.Lease, checkpoint []byte) error {
+func (s *twoStores) Save(ctx context.Context, l idempotency.Lease, checkpoint []byte) error {
 	return s.pick().Save(ctx, l, checkpoint)
 }
 
-// Release gives up a write.
-func (s *twoHandles) Release(ctx context.Context, l idempotency.Lease, effect bool, retention time.Duration) error {
+// Release ends a run without an outcome.
+func (s *twoStores) Release(ctx context.Context, l idempotency.Lease, effect bool, retention time.Duration) error {
 	return s.pick().Release(ctx, l, effect, retention)
 }
 
-// checkWake fails the test unless a wait at one handle ends when another completes.
+// checkWake fails the test unless a wait at one store ends when another store completes the write.
 func (b *Backend) checkWake(t *testing.T) {
 	t.Helper()
 	here, there := &scene{T: t, store: b.Open(t), id: newID(t)}, &scene{T: t, store: b.Open(t)}
@@ -76,8 +76,7 @@ func (b *Backend) checkWake(t *testing.T) {
 	}
 }
 
-// checkDeletion fails the test unless the backend deletes records that are over, while other
-// writes come.
+// checkDeletion fails the test unless the backend deletes expired records while it is used.
 func (b *Backend) checkDeletion(t *testing.T) {
 	t.Helper()
 	s := &scene{T: t, store: b.Open(t)}
@@ -91,7 +90,7 @@ func (b *Backend) checkDeletion(t *testing.T) {
 	}
 	before := b.Records(t)
 	if before < made {
-		t.Errorf("the backend says that it holds %d records, and %d were made", before, made)
+		t.Errorf("Records returned %d after %d writes", before, made)
 	}
 	for range made {
 		write(retention)
@@ -106,5 +105,5 @@ func (b *Backend) checkDeletion(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("there were %d records, and are %d long after those made since were over", before, b.Records(t))
+	t.Errorf("there were %d records, and there are %d long after all others have expired", before, b.Records(t))
 }

@@ -1,5 +1,6 @@
-// Package storetest has the tests that every idempotency store must pass: a suite
-// for its states, and a check that histories of many clients are linearizable.
+// Package storetest has the tests that every idempotency store must pass: a suite for the states of a
+// record, and a check that the history of concurrent clients is linearizable. The check compares all
+// stores with one model, whatever language their rules are written in.
 //
 // A store of your own runs it in a test:
 //
@@ -11,9 +12,11 @@
 //		})
 //	}
 //
-// The suite waits in real time for leases and retentions to end, by tenths of a
-// second. [CheckLinearizable] alone also runs in a bubble of testing/synctest, for
-// a store that keeps time with package time.
+// The suite waits in real time for the ends of leases and retentions, which are tenths of a second.
+// [CheckLinearizable] also runs in a bubble of testing/synctest, for a store that uses package time.
 //
-// This package is for tests only. It uses the interfaces of package idempotency.
+// # What may be added
+//
+// The package is for tests only. It uses the interfaces of package idempotency, and no driver. Package
+// services starts the servers that tests of stores need.
 package storetest

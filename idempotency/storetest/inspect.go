@@ -7,8 +7,8 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// inspectParts are those about operators, for stores that are inspectors.
-var inspectParts = []part{ //nolint:gochecknoglobals // a table that nothing changes
+// inspectCases test the steps of operators. They are skipped for stores that are not inspectors.
+var inspectCases = []testCase{ //nolint:gochecknoglobals // a table that nothing changes
 	{"an operator finds records in each state", func(s *scene) {
 		in := s.inspector()
 		s.wantFound(nil)
@@ -29,7 +29,7 @@ var inspectParts = []part{ //nolint:gochecknoglobals // a table that nothing cha
 		s.wantFound(want)
 		time.Sleep(lease + beyond)
 		if r, err := in.Find(s.Context(), s.id); err != nil || r == nil || r.Left > 0 || r.Age < lease || r.Age > time.Hour {
-			s.Errorf("a lease that has run out: %+v, %v", r, err)
+			s.Errorf("an expired lease: %+v, %v", r, err)
 		}
 		s.ok(s.store.Complete(s.Context(), idempotency.Lease{ID: s.id, Owner: "b", Fence: b.Fence}, []byte(outcome), time.Hour))
 		want.State, want.TakenOver, want.Checkpoint, want.Outcome = idempotency.Done, false, nil, []byte(outcome)
@@ -60,34 +60,34 @@ var inspectParts = []part{ //nolint:gochecknoglobals // a table that nothing cha
 		}
 		for _, err := range in.Records(s.Context()) {
 			s.ok(err)
-			break // whoever has seen enough stops
+			break // the caller may stop
 		}
 	}},
-	{"an operator frees a pending record, and the next run is told of a possible effect", func(s *scene) {
+	{"an operator frees a pending record, and TakenOver is true for the next run", func(s *scene) {
 		in := s.inspector()
 		l := s.run("a")
 		r := s.find()
 		s.ok(in.Free(s.Context(), r))
 		s.lost(in.Free(s.Context(), r))
 		s.lost(s.store.Extend(s.Context(), l, time.Hour))
-		s.lost(s.complete(l, "of a zombie"))
+		s.lost(s.complete(l, "of a superseded owner"))
 		if b := s.begin("b"); b.State != idempotency.Run || !b.TakenOver || b.Fence <= l.Fence {
-			s.Errorf("told %v, taken over %v, fence %d after %d", b.State, b.TakenOver, b.Fence, l.Fence)
+			s.Errorf("got %v, taken over %v, fence %d after %d", b.State, b.TakenOver, b.Fence, l.Fence)
 		}
-		s.lost(in.Free(s.Context(), r)) // it is another's by now
+		s.lost(in.Free(s.Context(), r)) // it has another owner now
 		s.lost(in.Forget(s.Context(), r))
 	}},
-	{"an operator does not delete a record whose owner has come back", func(s *scene) {
+	{"an operator cannot delete an expired record whose owner has extended it", func(s *scene) {
 		in := s.inspector()
 		l := s.run("a")
 		time.Sleep(lease + beyond)
 		r := s.find()
 		s.ok(s.store.Extend(s.Context(), l, time.Hour))
 		s.lost(in.Forget(s.Context(), r))
-		s.ok(in.Forget(s.Context(), s.find())) // knowing that its lease lasts
+		s.ok(in.Forget(s.Context(), s.find())) // which shows that its lease lasts
 		s.want(s.look(), idempotency.Absent)
 	}},
-	{"an operator deletes a record in any state, and the next run knows nothing of it", func(s *scene) {
+	{"an operator deletes a record in any state, and the next run starts anew", func(s *scene) {
 		in := s.inspector()
 		forget := func() {
 			s.Helper()
@@ -96,7 +96,7 @@ var inspectParts = []part{ //nolint:gochecknoglobals // a table that nothing cha
 			s.lost(in.Forget(s.Context(), r))
 			s.wantFound(nil)
 			if b := s.look(); b.State != idempotency.Absent || b.TakenOver {
-				s.Errorf("told %v, taken over %v", b.State, b.TakenOver)
+				s.Errorf("got %v, taken over %v", b.State, b.TakenOver)
 			}
 		}
 		s.run("a")
@@ -113,12 +113,12 @@ var inspectParts = []part{ //nolint:gochecknoglobals // a table that nothing cha
 	}},
 }
 
-// inspector returns the store, or skips the part if it is none.
+// inspector returns the store as an inspector, or skips the test.
 func (s *scene) inspector() idempotency.Inspector {
 	s.Helper()
 	in, ok := s.store.(idempotency.Inspector)
 	if !ok {
-		s.Skip("the store is no idempotency.Inspector")
+		s.Skip("the store is not an idempotency.Inspector")
 	}
 	return in
 }
@@ -132,7 +132,7 @@ func (s *scene) find() *idempotency.Record {
 	return r
 }
 
-// wantFound fails the test unless the record is as wanted, but for its times and its owner.
+// wantFound fails the test unless the record is as wanted. It ignores times and the owner.
 func (s *scene) wantFound(want *idempotency.Record) {
 	s.Helper()
 	r, err := s.inspector().Find(s.Context(), s.id)

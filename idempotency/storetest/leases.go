@@ -10,9 +10,9 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// leaseParts are those about leases that run out, releases and possible effects.
-var leaseParts = []part{ //nolint:gochecknoglobals // a table that nothing changes
-	{"a zombie does not make its successor's lease longer", func(s *scene) {
+// leaseCases test leases that expire, releases and possible effects.
+var leaseCases = []testCase{ //nolint:gochecknoglobals // a table that nothing changes
+	{"a superseded owner cannot extend its successor's lease", func(s *scene) {
 		old := s.run("a")
 		time.Sleep(lease + beyond)
 		s.want(s.begin("b"), idempotency.Run)
@@ -22,17 +22,17 @@ var leaseParts = []part{ //nolint:gochecknoglobals // a table that nothing chang
 	}},
 	{"leases and retentions do not end early, however long they are", func(s *scene) {
 		l := s.run("a")
-		began := time.Now()
+		start := time.Now()
 		s.ok(s.store.Extend(s.Context(), l, 3*lease))
 		time.Sleep(2 * lease)
-		if b := s.begin("b"); time.Since(began) < 3*lease {
+		if b := s.begin("b"); time.Since(start) < 3*lease {
 			s.want(b, idempotency.Join)
 		}
 		s.id = newID(s.T)
 		s.ok(s.complete(s.run("a"), outcome))
-		began = time.Now()
+		start = time.Now()
 		time.Sleep(retention * 3 / 4)
-		if b := s.begin("b"); time.Since(began) < retention {
+		if b := s.begin("b"); time.Since(start) < retention {
 			s.want(b, idempotency.Replay)
 		}
 		s.id = newID(s.T)
@@ -45,7 +45,7 @@ var leaseParts = []part{ //nolint:gochecknoglobals // a table that nothing chang
 		s.ok(s.store.Complete(s.Context(), forever, []byte(outcome), math.MaxInt64))
 		s.want(s.begin("b"), idempotency.Replay)
 	}},
-	{"fences grow also when writes are given up", func(s *scene) {
+	{"fences grow when writes are released, too", func(s *scene) {
 		var (
 			wg   sync.WaitGroup
 			last atomic.Uint64
@@ -71,7 +71,7 @@ var leaseParts = []part{ //nolint:gochecknoglobals // a table that nothing chang
 		}
 		wg.Wait()
 	}},
-	{"a lease that has run out is taken over", func(s *scene) {
+	{"an expired lease is taken over", func(s *scene) {
 		old := s.run("a")
 		time.Sleep(lease + beyond)
 		b := s.begin("b")
@@ -79,23 +79,23 @@ var leaseParts = []part{ //nolint:gochecknoglobals // a table that nothing chang
 		if !b.TakenOver || b.Fence <= old.Fence {
 			s.Errorf("taken over %v with fence %d after %d", b.TakenOver, b.Fence, old.Fence)
 		}
-		s.lost(s.complete(old, "of a zombie"))
+		s.lost(s.complete(old, "of a superseded owner"))
 		s.lost(s.store.Extend(s.Context(), old, time.Hour))
 		s.lost(s.release(old))
 		s.want(s.begin("c"), idempotency.Join)
 		s.ok(s.complete(idempotency.Lease{ID: s.id, Owner: "b", Fence: b.Fence}, outcome))
-		s.lost(s.complete(old, "of a zombie"))
+		s.lost(s.complete(old, "of a superseded owner"))
 		if b := s.begin("a"); string(b.Outcome) != outcome {
-			s.Errorf("the zombie is told %v %q, want its successor's outcome", b.State, b.Outcome)
+			s.Errorf("the superseded owner got %v %q, want its successor's outcome", b.State, b.Outcome)
 		}
 	}},
-	{"an owner that is late completes if nobody took over", func(s *scene) {
+	{"a late owner completes if nobody took over", func(s *scene) {
 		l := s.run("a")
 		time.Sleep(lease + beyond)
 		s.ok(s.complete(l, "late"))
 		s.want(s.begin("b"), idempotency.Replay)
 	}},
-	{"a lease that is extended is not taken over", func(s *scene) {
+	{"an extended lease is not taken over", func(s *scene) {
 		l := s.run("a")
 		for range 3 {
 			time.Sleep(lease / 2)
@@ -105,7 +105,7 @@ var leaseParts = []part{ //nolint:gochecknoglobals // a table that nothing chang
 		time.Sleep(lease + beyond)
 		s.want(s.begin("b"), idempotency.Run)
 	}},
-	{"a lease is not made shorter", func(s *scene) {
+	{"Extend never makes a lease shorter", func(s *scene) {
 		l := s.run("a")
 		s.ok(s.store.Extend(s.Context(), l, time.Hour))
 		for _, d := range []time.Duration{time.Millisecond, 0, -time.Hour} {
@@ -114,7 +114,7 @@ var leaseParts = []part{ //nolint:gochecknoglobals // a table that nothing chang
 		time.Sleep(lease + beyond)
 		s.want(s.begin("b"), idempotency.Join)
 	}},
-	{"a retention may be shorter than the lease, and over at once", func(s *scene) {
+	{"a retention may be shorter than the lease, or zero, or negative", func(s *scene) {
 		for _, retention := range []time.Duration{time.Millisecond, 0, -time.Hour} {
 			s.id = newID(s.T)
 			b, err := s.store.Begin(s.Context(), idempotency.Claim{ID: s.id, Owner: "a", Lease: time.Hour})
@@ -123,11 +123,11 @@ var leaseParts = []part{ //nolint:gochecknoglobals // a table that nothing chang
 			s.ok(s.store.Complete(s.Context(), idempotency.Lease{ID: s.id, Owner: "a", Fence: b.Fence}, []byte(outcome), retention))
 			time.Sleep(beyond)
 			if b := s.begin("b"); b.State != idempotency.Run || b.TakenOver {
-				s.Errorf("retention %v: told %v, taken over %v", retention, b.State, b.TakenOver)
+				s.Errorf("retention %v: got %v, taken over %v", retention, b.State, b.TakenOver)
 			}
 		}
 	}},
-	{"what is released is run by the next, with a higher fence", func(s *scene) {
+	{"the next owner runs a released write, with a higher fence", func(s *scene) {
 		l := s.run("a")
 		s.ok(s.release(l))
 		s.ok(s.release(l))
@@ -135,55 +135,55 @@ var leaseParts = []part{ //nolint:gochecknoglobals // a table that nothing chang
 		if next.Fence <= l.Fence {
 			s.Errorf("fence %d after %d", next.Fence, l.Fence)
 		}
-		s.lost(s.complete(l, "of a zombie"))
+		s.lost(s.complete(l, "of a superseded owner"))
 	}},
-	{"a possible effect is told to every later run until there is an outcome", func(s *scene) {
-		tell := func(owner string, want bool) idempotency.Lease {
+	{"TakenOver is true for every run after a possible effect, until an outcome is stored", func(s *scene) {
+		runAs := func(owner string, want bool) idempotency.Lease {
 			s.Helper()
 			for range 2 { // the same owner gets the same answer
 				if b := s.begin(owner); b.State != idempotency.Run || b.TakenOver != want {
-					s.Errorf("%s was told %v, taken over %v, want run and %v", owner, b.State, b.TakenOver, want)
+					s.Errorf("%s got %v, taken over %v, want run and %v", owner, b.State, b.TakenOver, want)
 				}
 			}
 			return s.run(owner)
 		}
-		a := tell("a", false)
+		a := runAs("a", false)
 		s.ok(s.release(a))
-		b := tell("b", false)
+		b := runAs("b", false)
 		for range 2 {
 			s.ok(s.releaseEffect(b))
 		}
 		s.ok(s.release(b))
-		s.ok(s.release(tell("c", true)))
-		tell("d", true)
+		s.ok(s.release(runAs("c", true)))
+		runAs("d", true)
 		time.Sleep(lease + beyond)
-		e := tell("e", true)
+		e := runAs("e", true)
 		s.lost(s.releaseEffect(b))
 		s.ok(s.complete(e, outcome))
 		s.lost(s.releaseEffect(e))
 		time.Sleep(retention + beyond)
-		tell("f", false)
+		runAs("f", false)
 	}},
-	{"a lease that has run out is a possible effect, and whoever takes over may not forget it", func(s *scene) {
+	{"an expired lease is a possible effect, which a release without an effect does not erase", func(s *scene) {
 		s.run("a")
 		time.Sleep(lease + beyond)
 		s.ok(s.release(s.run("b")))
 		if b := s.begin("c"); b.State != idempotency.Run || !b.TakenOver {
-			s.Errorf("told %v, taken over %v", b.State, b.TakenOver)
+			s.Errorf("got %v, taken over %v", b.State, b.TakenOver)
 		}
 	}},
-	{"a released run that may have had an effect was of one request", func(s *scene) {
+	{"a released record with a possible effect keeps its fingerprint", func(s *scene) {
 		b := s.begin("a", schema("x", "1"))
 		s.ok(s.releaseEffect(idempotency.Lease{ID: s.id, Owner: "a", Fence: b.Fence}))
 		s.want(s.begin("b", schema("x", "2")), idempotency.Reused)
 		s.want(s.look(schema("x", "2")), idempotency.Reused)
 		s.want(s.begin("b", schema("x", "1")), idempotency.Run)
 	}},
-	{"looking claims nothing", func(s *scene) {
+	{"Look claims nothing", func(s *scene) {
 		absent := func(takenOver bool) {
 			s.Helper()
 			if b := s.look(); b.State != idempotency.Absent || b.TakenOver != takenOver {
-				s.Errorf("told %v, taken over %v, want absent and %v", b.State, b.TakenOver, takenOver)
+				s.Errorf("got %v, taken over %v, want absent and %v", b.State, b.TakenOver, takenOver)
 			}
 		}
 		absent(false)
@@ -195,12 +195,12 @@ var leaseParts = []part{ //nolint:gochecknoglobals // a table that nothing chang
 		s.want(s.look(), idempotency.Join)
 		s.ok(s.complete(l, outcome))
 		if b := s.look(); b.State != idempotency.Replay || string(b.Outcome) != outcome {
-			s.Errorf("told %v %q", b.State, b.Outcome)
+			s.Errorf("got %v %q", b.State, b.Outcome)
 		}
 		time.Sleep(retention + beyond)
 		absent(false)
 	}},
-	{"what is done is not released", func(s *scene) {
+	{"a done write cannot be released", func(s *scene) {
 		l := s.run("a")
 		s.ok(s.complete(l, outcome))
 		s.lost(s.release(l))

@@ -10,7 +10,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// model is what a store means, one ID at a time.
+// model is the specification of a store, one ID at a time. All stores have the same.
 func model() porcupine.Model {
 	return (&porcupine.NondeterministicModel{
 		Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
@@ -62,7 +62,7 @@ type input struct {
 	lease   time.Duration
 	late    time.Duration
 	outcome string
-	effect  bool // of a release: the run may have had one
+	effect  bool // of a release
 	called  time.Duration
 }
 
@@ -74,7 +74,7 @@ func (i input) String() string {
 }
 
 type output struct {
-	unknown   bool // no answer: it may have had its effect, or may have it yet
+	unknown   bool // no answer: the step may have taken effect, or may still do so
 	lost      bool
 	state     idempotency.State
 	fence     uint64
@@ -98,27 +98,27 @@ func (o output) String() string {
 	}
 }
 
-// record is the state of one ID. When exactly a lease runs out only the store
-// knows: between earliest and latest.
+// record is the state of one ID. Its lease expires at some time between earliest and latest, which only
+// the store knows.
 type record struct {
 	pending, done    bool
-	effect           bool // a run may have had one, and there is no outcome
+	effect           bool // a run may have had an effect, and no outcome is stored
 	owner            string
-	fence            uint64 // 0 of a pending record whose owner was not told
+	fence            uint64 // 0 of a pending record whose owner got no answer
 	highest          uint64
 	outcome          string
 	checkpoint       string
 	earliest, latest time.Duration
 }
 
-// step returns the states that an answer leads to: none if it cannot be.
+// step returns the states that an answer leads to, or none if the answer is wrong.
 func (r record) step(in input, out output) []record {
 	mine := (r.pending || r.done) && r.owner == in.owner && (r.fence == in.fence || in.kind == kindBegin)
 	switch {
 	case in.kind == kindLook:
-		return only(r, r.looked(in, out))
+		return only(r, r.look(in, out))
 	case in.kind == kindBegin:
-		return r.began(in, out, mine)
+		return r.begin(in, out, mine)
 	case out.lost && in.kind == kindRelease:
 		return only(r, r.done || r.pending && !mine)
 	case out.lost && (in.kind == kindExtend || in.kind == kindSave):
@@ -134,7 +134,8 @@ func (r record) step(in input, out output) []record {
 	}
 }
 
-func (r record) began(in input, out output, mine bool) []record {
+// begin returns the states that the answer to a claim leads to.
+func (r record) begin(in input, out output, mine bool) []record {
 	switch out.state {
 	case idempotency.Join:
 		return only(r, r.pending && !mine && in.called <= r.latest)
@@ -148,7 +149,7 @@ func (r record) began(in input, out output, mine bool) []record {
 			switch {
 			case r.fence == out.fence:
 				return []record{r}
-			case r.fence == 0 && out.fence > r.highest: // what it was not told
+			case r.fence == 0 && out.fence > r.highest: // its owner got no answer before
 				r.fence, r.highest = out.fence, out.fence
 				return []record{r}
 			}
@@ -164,8 +165,8 @@ func (r record) began(in input, out output, mine bool) []record {
 	}
 }
 
-// looked reports whether a record may be told so.
-func (r record) looked(in input, out output) bool {
+// look reports whether the answer to Look is right.
+func (r record) look(in input, out output) bool {
 	switch out.state {
 	case idempotency.Join:
 		return r.pending && in.called <= r.latest
@@ -186,7 +187,7 @@ func (r record) claimed(in input, out output) record {
 	}
 }
 
-// effects returns the states that a step may lead to if it has its effect.
+// effects returns the states that a step may lead to if it takes effect.
 func (r record) effects(in input, out output) []record {
 	mine := r.pending && r.owner == in.owner && r.fence == in.fence
 	switch {
@@ -214,6 +215,7 @@ func (r record) effects(in input, out output) []record {
 	return []record{r}
 }
 
+// only returns the state if the answer is right, and none otherwise.
 func only(r record, legal bool) []record {
 	if legal {
 		return []record{r}

@@ -1,4 +1,4 @@
-package storetest_test
+package storetest
 
 import (
 	"context"
@@ -11,12 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/anishathalye/porcupine"
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/idempotency/storetest"
 )
 
-// broken is a store that completes without a look at the fence.
+// broken is a store that completes without checking the fence.
 type broken struct {
 	idempotency.Store
 	mu     sync.Mutex
@@ -36,33 +34,29 @@ func (b *broken) Begin(ctx context.Context, c idempotency.Claim) (idempotency.Be
 func (b *broken) Complete(ctx context.Context, l idempotency.Lease, outcome []byte, retention time.Duration) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Store.Complete(ctx, b.leases[l.ID], outcome, retention) // whoever asks
+	return b.Store.Complete(ctx, b.leases[l.ID], outcome, retention) // for any owner
 }
 
-func TestStoreWhoseConnectionIsCutIsLinearizable(t *testing.T) {
+func TestStoreWithLostAnswersIsLinearizable(t *testing.T) {
 	t.Parallel()
 	for range 5 {
 		synctest.Test(t, func(t *testing.T) {
-			storetest.CheckLinearizable(t, storetest.Unreliable(idempotency.NewMemory()), storetest.History{})
+			CheckLinearizable(t, unreliable{idempotency.NewMemory()}, History{})
 		})
 	}
 }
 
-// A store that completes without checking the fence is found out, and what it
-// did is drawn.
-func TestStoreThatIgnoresTheFenceIsFoundOut(t *testing.T) {
+// The check finds a store that completes without checking the fence, and draws its history.
+func TestCheckFindsAStoreThatIgnoresTheFence(t *testing.T) {
 	t.Parallel()
 	for range 20 {
 		drawing := filepath.Join(t.TempDir(), "history.html")
-		var result porcupine.CheckResult
+		var result error
 		synctest.Test(t, func(t *testing.T) {
-			var err error
 			store := &broken{Store: idempotency.NewMemory(), leases: map[idempotency.ID]idempotency.Lease{}}
-			if result, err = storetest.Linearizable(t.Context(), store, storetest.History{Drawing: drawing}); err != nil {
-				t.Fatal(err)
-			}
+			result = linearizable(t.Context(), store, History{Drawing: drawing})
 		})
-		if result != porcupine.Illegal {
+		if !errors.Is(result, errNotLinearizable) {
 			continue
 		}
 		text, err := os.ReadFile(drawing)
@@ -71,7 +65,7 @@ func TestStoreThatIgnoresTheFenceIsFoundOut(t *testing.T) {
 		}
 		return
 	}
-	t.Error("twenty histories of a broken store were explained")
+	t.Error("twenty histories of a broken store were linearizable")
 }
 
 // failing is a store that never answers.
@@ -81,9 +75,9 @@ func (failing) Begin(context.Context, idempotency.Claim) (idempotency.BeginResul
 	return idempotency.BeginResult{}, errors.New("no answer")
 }
 
-func TestStoreThatNeverAnswersIsFoundOut(t *testing.T) {
+func TestCheckFindsAStoreThatNeverAnswers(t *testing.T) {
 	t.Parallel()
-	if _, err := storetest.Linearizable(t.Context(), failing{}, storetest.History{}); err == nil {
-		t.Error("no error")
+	if err := linearizable(t.Context(), failing{}, History{}); !errors.Is(err, errNoAnswer) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -16,65 +16,65 @@ import (
 const (
 	lease     = 300 * time.Millisecond
 	retention = 600 * time.Millisecond
-	beyond    = 200 * time.Millisecond // what is waited beyond the end of something
+	beyond    = 200 * time.Millisecond // how long a test waits after the end of a lease or retention
 )
 
-// outcome is that of most writes of the suite.
+// outcome is the outcome of most writes of the suite.
 const outcome = "outcome"
 
-// Backend is where a store keeps its records.
+// Backend is the place of a store's records, such as a database or a file.
 type Backend struct {
-	// Open returns a handle on the backend, such as each process has. It may return the same
-	// handle again. Open closes the handle when the test ends, for example by t.Cleanup.
+	// Open returns a store that uses the backend, as each process has one. It may return the same
+	// store again. Open closes the store when the test ends, for example with t.Cleanup.
 	Open func(t *testing.T) idempotency.Store
 
-	// Single says that the backend has only one handle, since its records are in the memory
-	// of a process or in a file that a process locks. Otherwise the suite opens two.
+	// Single is for a backend that only one store can use, such as the memory of a process or a file
+	// that a process locks. If it is false, the suite also opens two stores.
 	Single bool
 
-	// Records returns how many records the backend holds, including expired ones that are not
-	// deleted yet. The backend must delete most of those within a minute of writes.
+	// Records returns how many records the backend has, including expired ones. The backend must
+	// delete most expired records within a minute of writes.
 	Records func(t *testing.T) int
 }
 
-// Run runs the suite. Each part uses IDs that no other part uses.
+// Run runs the suite on a backend. The backend may have other records: each test uses new IDs.
 func Run(t *testing.T, b Backend) {
 	t.Helper()
 	if b.Open == nil || b.Records == nil {
 		t.Fatal("storetest: a Backend must have Open and Records")
 	}
-	for _, part := range slices.Concat(parts, leaseParts, checkpointParts, inspectParts) {
-		t.Run(part.name, func(t *testing.T) {
-			part.run(&scene{T: t, store: b.Open(t), id: newID(t)})
+	for _, c := range slices.Concat(claimCases, leaseCases, checkpointCases, inspectCases) {
+		t.Run(c.name, func(t *testing.T) {
+			c.run(&scene{T: t, store: b.Open(t), id: newID(t)})
 		})
 	}
-	t.Run("many clients see one order", func(t *testing.T) { CheckLinearizable(t, b.Open(t), History{}) })
-	t.Run("and also if answers are lost", func(t *testing.T) { CheckLinearizable(t, Unreliable(b.Open(t)), History{}) })
-	t.Run("records that are over are deleted", func(t *testing.T) { b.checkDeletion(t) })
+	t.Run("the history of many clients is linearizable", func(t *testing.T) { CheckLinearizable(t, b.Open(t), History{}) })
+	t.Run("the history is linearizable if answers are lost", func(t *testing.T) { CheckLinearizable(t, unreliable{b.Open(t)}, History{}) })
+	t.Run("expired records are deleted", func(t *testing.T) { b.checkDeletion(t) })
 	if b.Single {
 		return
 	}
-	t.Run("clients of two handles see one order", func(t *testing.T) {
-		CheckLinearizable(t, &twoHandles{Store: b.Open(t), other: b.Open(t)}, History{})
+	t.Run("the history of clients of two stores is linearizable", func(t *testing.T) {
+		CheckLinearizable(t, &twoStores{Store: b.Open(t), other: b.Open(t)}, History{})
 	})
-	t.Run("a wait ends when another handle completes the write", func(t *testing.T) { b.checkWake(t) })
+	t.Run("a wait ends when another store completes the write", func(t *testing.T) { b.checkWake(t) })
 }
 
 var ids atomic.Uint64
 
-// newID returns an ID of its own.
+// newID returns an ID that no other test uses.
 func newID(t *testing.T) idempotency.ID {
 	t.Helper()
 	return idempotency.NewID(fmt.Sprint(time.Now().UnixNano(), ids.Add(1)), t.Name(), idempotency.NewKey())
 }
 
-// scene is one part of the suite at work, with one ID.
+// scene is a running test of the suite, with one ID.
 type scene struct {
 	*testing.T
 	store idempotency.Store
 	id    idempotency.ID
 
-	claimed, before time.Time // when the last two claims that were told to run were made
+	claimed, before time.Time // when the last two claims that got Run were made
 }
 
 func (s *scene) begin(owner string, fp ...idempotency.Fingerprint) idempotency.BeginResult {
@@ -94,12 +94,12 @@ func (s *scene) begin(owner string, fp ...idempotency.Fingerprint) idempotency.B
 	return b
 }
 
-// run begins, and expects to be told to run.
+// run claims the write, and fails the test unless the result is Run.
 func (s *scene) run(owner string) idempotency.Lease {
 	s.Helper()
 	b := s.begin(owner)
 	if b.State != idempotency.Run {
-		s.Fatalf("%s was told %v, want run", owner, b.State)
+		s.Fatalf("%s got %v, want run", owner, b.State)
 	}
 	return idempotency.Lease{ID: s.id, Owner: owner, Fence: b.Fence}
 }
@@ -107,10 +107,10 @@ func (s *scene) run(owner string) idempotency.Lease {
 func (s *scene) want(b idempotency.BeginResult, state idempotency.State) {
 	s.Helper()
 	if state == idempotency.Join && b.State == idempotency.Run && time.Since(s.before) >= lease {
-		s.Skip("the machine is too slow: the lease has run out before the next step")
+		s.Skip("the machine is too slow: the lease has expired before the next step")
 	}
 	if b.State != state {
-		s.Errorf("told %v, want %v", b.State, state)
+		s.Errorf("got %v, want %v", b.State, state)
 	}
 }
 
@@ -149,7 +149,7 @@ func (s *scene) ok(err error) {
 func (s *scene) lost(err error) {
 	s.Helper()
 	if !errors.Is(err, idempotency.ErrLeaseLost) {
-		s.Errorf("got %v, want that the lease is lost", err)
+		s.Errorf("got %v, want ErrLeaseLost", err)
 	}
 }
 

@@ -9,12 +9,10 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-var errCut = errors.New("storetest: the connection was cut")
+var errCut = errors.New("the connection was cut")
 
-// Unreliable returns a store whose connection is cut now and then: before a step,
-// which is then not taken, or before its answer.
-func Unreliable(store idempotency.Store) idempotency.Store { return unreliable{store} }
-
+// unreliable is a store whose connection is cut now and then: before a step, which is then not taken,
+// or after a step, whose answer is then lost.
 type unreliable struct{ idempotency.Store }
 
 func (unreliable) cut(step func() error) error {
@@ -53,12 +51,12 @@ func (u unreliable) Save(ctx context.Context, l idempotency.Lease, checkpoint []
 	return u.cut(func() error { return u.Store.Save(ctx, l, checkpoint) })
 }
 
-// Release gives up a write.
+// Release ends a run without an outcome.
 func (u unreliable) Release(ctx context.Context, l idempotency.Lease, effect bool, retention time.Duration) error {
 	return u.cut(func() error { return u.Store.Release(ctx, l, effect, retention) })
 }
 
-// Look asks for a record.
+// Look returns the state of a write.
 func (u unreliable) Look(ctx context.Context, c idempotency.Claim) (b idempotency.BeginResult, err error) {
 	err = u.cut(func() (err error) { b, err = u.Store.Look(ctx, c); return err })
 	if err != nil {

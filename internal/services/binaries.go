@@ -1,6 +1,21 @@
 package services
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// TB is what of [testing.TB] is used, for benchmarks that are commands.
+type TB interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Skipf(format string, args ...any)
+	Cleanup(f func())
+}
 
 // Chromium returns the path of a browser that runs without a screen.
 func Chromium(t TB) string {
@@ -21,4 +36,26 @@ func binary(t TB, name string, patterns ...string) string {
 		missing(t, fmt.Sprintf("no %s: %v", name, err))
 	}
 	return path
+}
+
+// missing ends a test because something is not installed.
+func missing(t TB, what string) {
+	t.Helper()
+	if os.Getenv("HOPBOUND_REQUIRE_SERVICES") == "1" {
+		t.Fatalf("%s, and HOPBOUND_REQUIRE_SERVICES is set", what)
+	}
+	t.Skipf("%s: install it to run this test", what)
+}
+
+// find returns the path of a binary, from PATH or the patterns, or an error.
+func find(name string, patterns ...string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, pattern := range patterns {
+		if all, _ := filepath.Glob(pattern); len(all) > 0 {
+			return all[len(all)-1], nil
+		}
+	}
+	return "", errors.New("there is no " + name)
 }

@@ -1,7 +1,6 @@
-// Package services starts the servers that tests of stores need, from the
-// binaries on the machine, each on a free port of the loopback and with a folder
-// of its own, and stops them when the test ends.
+// Package services has the browser, the Prometheus and the gRPC servers that tests of the examples
+// need. The servers that stores need are in package idempotency/storetest/services.
 //
-// A test is skipped where a binary is missing, and fails there if
-// HOPBOUND_REQUIRE_SERVICES is 1. The package is for tests alone.
+// If a binary is missing, a test is skipped, or fails if HOPBOUND_REQUIRE_SERVICES is 1. The
+// package is for tests only.
 package services

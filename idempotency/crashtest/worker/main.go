@@ -18,11 +18,11 @@ import (
 
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/idempotency/boltstore"
+	crashtestv1 "github.com/hopbound/hopbound/idempotency/crashtest/proto/hopbound/crashtest/v1"
 	"github.com/hopbound/hopbound/idempotency/pgstore"
 	"github.com/hopbound/hopbound/idempotency/redisstore"
 	"github.com/hopbound/hopbound/idempotency/sqlitestore"
 	"github.com/hopbound/hopbound/interceptors"
-	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/rueidis"
 	"google.golang.org/grpc"
@@ -60,7 +60,7 @@ func (c *config) run() error {
 		return err
 	}
 	srv := grpc.NewServer(append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(afterOutcome)}, server.ServerOptions()...)...)
-	testv1.RegisterTestServiceServer(srv, &bank{ledger: c.note})
+	crashtestv1.RegisterBankServiceServer(srv, &bank{ledger: c.note})
 	if err := server.Check(srv); err != nil {
 		return err
 	}
@@ -162,17 +162,17 @@ func afterOutcome(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next gr
 
 // bank pays.
 type bank struct {
-	testv1.UnimplementedTestServiceServer
+	crashtestv1.UnimplementedBankServiceServer
 	ledger func(ctx context.Context, account, run string) error
 }
 
 // Pay notes a payment, and answers with the name of its run.
-func (b *bank) Pay(ctx context.Context, req *testv1.PayRequest) (*testv1.PayResponse, error) {
+func (b *bank) Pay(ctx context.Context, req *crashtestv1.PayRequest) (*crashtestv1.PayResponse, error) {
 	end(ctx, atClaim)
 	run := rand.Text()
 	if err := b.ledger(ctx, req.GetAccount(), run); err != nil {
 		return nil, err
 	}
 	end(ctx, atEffect)
-	return &testv1.PayResponse{Payment: run}, nil
+	return &crashtestv1.PayResponse{Payment: run}, nil
 }

@@ -1,6 +1,6 @@
 -- KEYS: record.
--- ARGV: what the record begins with, whether its lease must have run out (1 or 0).
--- Deletes the record. Returns 0 if it is another by now, or its lease lasts.
+-- ARGV: the first bytes of the record, whether its lease must have expired (1 or 0).
+-- Deletes the record. Returns 0 if the record has changed or its lease has not expired.
 local record = redis.call('GETRANGE', KEYS[1], 0, 51)
 if #record ~= 52 or string.sub(record, 1, 20) ~= ARGV[1] then return 0 end
 if ARGV[2] == '1' then

@@ -1,7 +1,7 @@
 -- KEYS: record.
--- ARGV: whether the outcome is wanted (1 or 0).
--- Returns the record, the time that it lives and the server's time, both in
--- milliseconds, or nothing.
+-- ARGV: whether to return the outcome, too (1 or 0).
+-- Returns the record, its time to live and the server's time, both in milliseconds, or nothing if
+-- there is no record.
 local record = redis.call('GET', KEYS[1])
 if not record then return false end
 if ARGV[1] == '0' and #record >= 69 and string.byte(record) == 68 then

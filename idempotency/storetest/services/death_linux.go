@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// dieWithParent makes a process end with the test, however that ends.
+// dieWithParent makes the kernel kill a process when the test's process ends, even if that is killed.
 func dieWithParent(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}

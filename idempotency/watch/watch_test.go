@@ -1,4 +1,4 @@
-package watch_test
+package watch
 
 import (
 	"context"
@@ -9,16 +9,15 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
-	"github.com/hopbound/hopbound/internal/watch"
 )
 
-var pace = watch.Pace{Least: 5 * time.Millisecond, Most: 250 * time.Millisecond}
+var pace = Pace{Min: 5 * time.Millisecond, Max: 250 * time.Millisecond}
 
 func TestManyWaitWhileOneLooks(t *testing.T) {
 	t.Parallel()
 	for _, lasts := range []time.Duration{0, 20 * time.Millisecond, time.Second, time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
-			var g watch.Group
+			var g Group
 			began, looks := time.Now(), 0
 			look := func(context.Context) (time.Duration, error) {
 				looks++
@@ -42,7 +41,7 @@ func TestManyWaitWhileOneLooks(t *testing.T) {
 			if most := 1 + 60 + int(lasts/(250*time.Millisecond)); looks > most && lasts > 0 {
 				t.Errorf("looked %d times in %v", looks, lasts)
 			}
-			if n := g.Waiting(); n != 0 {
+			if n := len(g.watches); n != 0 {
 				t.Errorf("%d are still watched", n)
 			}
 		})
@@ -52,7 +51,7 @@ func TestManyWaitWhileOneLooks(t *testing.T) {
 func TestWaitEndsWhenItIsWokenOrTheLeaseEndsOrNobodyWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var g watch.Group
+		var g Group
 		id := idempotency.ID{1}
 		pending := true
 		look := func(context.Context) (time.Duration, error) {
@@ -61,7 +60,7 @@ func TestWaitEndsWhenItIsWokenOrTheLeaseEndsOrNobodyWaits(t *testing.T) {
 			}
 			return 0, nil
 		}
-		slow := watch.Pace{Least: time.Minute, Most: time.Minute}
+		slow := Pace{Min: time.Minute, Max: time.Minute}
 		done := make(chan error, 1)
 		go func() { done <- g.Wait(t.Context(), id, slow, look) }()
 		synctest.Wait()

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Redis runs a Redis server until the test ends, with further arguments for it,
-// such as "--appendonly", "yes".
+// Redis runs a Redis server until the test ends. Arguments such as "--appendonly", "yes" are added
+// to its command line.
 func Redis(t TB, args ...string) *Server {
 	t.Helper()
 	path, err := find("redis-server")
@@ -31,8 +31,8 @@ func Redis(t TB, args ...string) *Server {
 	})
 }
 
-// Sentinel runs a Redis Sentinel that watches a master, and by itself decides
-// that it is down and fails over, until the test ends.
+// Sentinel runs a Redis Sentinel until the test ends. It watches a master, and alone decides that
+// the master is down and starts a failover.
 func Sentinel(t TB, name, master string) *Server {
 	t.Helper()
 	path, err := find("redis-server")
@@ -57,8 +57,8 @@ func Sentinel(t TB, name, master string) *Server {
 	})
 }
 
-// pongs is ready when a Redis server answers a PING, which it does not while it
-// loads.
+// pongs returns a check that succeeds once a Redis server answers a PING. While it loads its data,
+// Redis answers with an error.
 func pongs(port string) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
 		var d net.Dialer

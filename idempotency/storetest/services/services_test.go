@@ -4,7 +4,7 @@ import (
 	"net"
 	"testing"
 
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/idempotency/storetest/services"
 )
 
 func TestServersListenUntilTheyAreStopped(t *testing.T) {
@@ -25,11 +25,11 @@ func TestServersListenUntilTheyAreStopped(t *testing.T) {
 			}
 			for range 2 {
 				if !listens() {
-					t.Error("it does not listen")
+					t.Error("it does not listen after its start")
 				}
 				s.Kill()
 				if listens() {
-					t.Error("it listens though it was killed")
+					t.Error("it listens after it was killed")
 				}
 				s.Start()
 			}

@@ -16,42 +16,46 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// History is how many clients do how much at once in a check. Zero values mean the
-// numbers in parentheses.
+// History is the size of a history that [CheckLinearizable] makes. A field that is zero or negative has
+// the default in parentheses.
 type History struct {
-	Clients int           // (8)
-	Steps   int           // of each client (60)
-	IDs     int           // that they work at, one after another (10)
-	Lease   time.Duration // of their claims, which they now and then outlive (20 ms)
-	Late    time.Duration // by how much longer a lease may last than was asked for (5 ms)
+	Clients int           // concurrent clients (8)
+	Steps   int           // claims of each client (60)
+	IDs     int           // IDs, which the clients claim one after another (10)
+	Lease   time.Duration // of the claims; clients sometimes take longer (20 ms)
+	Late    time.Duration // how much longer than its duration a lease may last (5 ms)
 
-	// Drawing is the HTML file for the drawing of a history that is not linearizable
-	// ("history.html" in the test's artifact folder).
+	// Drawing is the path of the HTML file that shows a history that is not linearizable. The default
+	// is history.html in the artifact folder of the test.
 	Drawing string
 }
 
-// CheckLinearizable lets clients claim, complete, extend, release and take over
-// the same writes at once, and fails the test unless the history is linearizable:
-// one order of steps, each between its call and its answer, explains all answers.
+// CheckLinearizable makes clients claim, complete, extend, release and take over the same writes
+// concurrently. It fails the test unless the history is linearizable: there is an order of the steps,
+// each between its call and its answer, in which a model of a store gives the same answers
+// (Herlihy and Wing, 1990). The model is the same for all stores.
 func CheckLinearizable(t *testing.T, store idempotency.Store, h History) {
 	t.Helper()
 	if h.Drawing == "" {
 		h.Drawing = filepath.Join(t.ArtifactDir(), "history.html")
 	}
-	switch result, err := Linearizable(t.Context(), store, h); {
-	case err != nil:
+	if err := linearizable(t.Context(), store, h); err != nil {
 		t.Error(err)
-	case result == porcupine.Illegal:
-		t.Errorf("no order of steps explains what the clients were told; it is drawn in %s", h.Drawing)
-	case result == porcupine.Unknown:
-		t.Error("it could not be told in time whether an order explains what the clients were told")
 	}
 }
 
-// Linearizable is [CheckLinearizable] without a test.
-func Linearizable(ctx context.Context, store idempotency.Store, h History) (porcupine.CheckResult, error) {
+// Errors of linearizable.
+var (
+	errNoAnswer        = errors.New("no step got an answer")
+	errNotLinearizable = errors.New("no order of the steps explains their answers")
+	errUndecided       = errors.New("the check has found no order of the steps in time")
+)
+
+// linearizable returns an error unless the history of clients of a store is linearizable. If it is not,
+// it draws the history.
+func linearizable(ctx context.Context, store idempotency.Store, h History) error {
 	h.defaults()
-	r := &recorder{store: store, begun: time.Now()}
+	r := &recorder{store: store, started: time.Now()}
 	ids := make([]idempotency.ID, h.IDs)
 	for i := range ids {
 		ids[i] = idempotency.NewID(string(idempotency.NewKey()), "history", idempotency.Key(strconv.Itoa(i)))
@@ -60,23 +64,28 @@ func Linearizable(ctx context.Context, store idempotency.Store, h History) (porc
 	for i := range h.Clients {
 		wg.Go(func() {
 			c := &client{recorder: r, number: i, lease: h.Lease, late: h.Late, rng: rand.New(rand.NewPCG(rand.Uint64(), uint64(i)))} //nolint:gosec // not secret
-			for n := range h.Steps {                                                                                                 // all at one ID, and then at the next
+			for n := range h.Steps {                                                                                                 // all clients use one ID, and then the next
 				c.step(ctx, ids[n*len(ids)/h.Steps])
 			}
 		})
 	}
 	wg.Wait()
 	if r.answers.Load() == 0 {
-		return porcupine.Unknown, errors.New("the store has answered nothing")
+		return errNoAnswer
 	}
 	model := model()
 	result, info := porcupine.CheckOperationsVerbose(model, r.history(), time.Minute)
-	if result == porcupine.Illegal && h.Drawing != "" {
+	switch result {
+	case porcupine.Ok:
+		return nil
+	case porcupine.Illegal:
 		if err := porcupine.VisualizePath(model, info, h.Drawing); err != nil {
-			return result, fmt.Errorf("drawing the history: %w", err)
+			return fmt.Errorf("%w; drawing the history: %w", errNotLinearizable, err)
 		}
+		return fmt.Errorf("%w; see %s", errNotLinearizable, h.Drawing)
+	default:
+		return errUndecided
 	}
-	return result, nil
 }
 
 func (h *History) defaults() {
@@ -96,22 +105,22 @@ func (h *History) defaults() {
 	}
 }
 
-// recorder notes every step of a history.
+// recorder records the steps of a history.
 type recorder struct {
 	store   idempotency.Store
-	begun   time.Time
+	started time.Time
 	answers atomic.Int64
-	order   atomic.Int64 // of calls and answers, which the clock may not tell apart
+	order   atomic.Int64 // of calls and answers, which may have the same time
 	mu      sync.Mutex
 	steps   []porcupine.Operation
 }
 
-// note runs a step and notes when it was called and answered.
-func (r *recorder) note(client int, in input, run func() output) output {
+// record takes a step, and records when it was called and answered.
+func (r *recorder) record(client int, in input, run func() output) output {
 	called := r.order.Add(1)
-	in.called = time.Since(r.begun)
+	in.called = time.Since(r.started)
 	out := run()
-	out.answered = time.Since(r.begun)
+	out.answered = time.Since(r.started)
 	if !out.unknown {
 		r.answers.Add(1)
 	}
@@ -122,10 +131,9 @@ func (r *recorder) note(client int, in input, run func() output) output {
 	return out
 }
 
-// history returns the steps. One whose answer never came may have its effect at
-// any time after.
+// history returns the steps. A step without an answer may take effect at any later time.
 func (r *recorder) history() []porcupine.Operation {
-	end, last := time.Since(r.begun)+time.Hour, r.order.Add(1)
+	end, last := time.Since(r.started)+time.Hour, r.order.Add(1)
 	for i := range r.steps {
 		if out, ok := r.steps[i].Output.(output); ok && out.unknown {
 			out.answered = end
@@ -145,8 +153,8 @@ type client struct {
 	claims int
 }
 
-// step claims a write and, if it is to run it, ends it in one of many ways. Now
-// and then it takes too long.
+// step claims a write. If the result is Run, it ends the run in one of many ways, sometimes after the
+// lease has expired.
 func (c *client) step(ctx context.Context, id idempotency.ID) {
 	c.claims++
 	l := idempotency.Lease{ID: id, Owner: fmt.Sprintf("%d.%d", c.number, c.claims)}
@@ -188,41 +196,42 @@ func (c *client) step(ctx context.Context, id idempotency.ID) {
 	}
 }
 
-// look asks for a record, as whoever was superseded does.
+// look looks at a record, as a superseded owner does.
 func (c *client) look(ctx context.Context, id idempotency.ID) {
-	c.note(c.number, input{kind: kindLook, id: id}, func() output {
+	c.record(c.number, input{kind: kindLook, id: id}, func() output {
 		b, err := c.store.Look(ctx, idempotency.Claim{ID: id})
 		return output{unknown: err != nil, state: b.State, takenOver: b.TakenOver, outcome: string(b.Outcome)}
 	})
 }
 
 func (c *client) begin(ctx context.Context, l idempotency.Lease) output {
-	return c.note(c.number, input{kind: kindBegin, id: l.ID, owner: l.Owner, lease: c.lease, late: c.late}, func() output {
+	return c.record(c.number, input{kind: kindBegin, id: l.ID, owner: l.Owner, lease: c.lease, late: c.late}, func() output {
 		b, err := c.store.Begin(ctx, idempotency.Claim{ID: l.ID, Owner: l.Owner, Lease: c.lease})
 		return output{unknown: err != nil, state: b.State, fence: b.Fence, takenOver: b.TakenOver, outcome: string(b.Outcome) + string(b.Checkpoint)}
 	})
 }
 
-// retained is long enough for a history, which knows of no retention.
-const retained = time.Hour
+// longRetention outlasts a history. The model has no retentions.
+const longRetention = time.Hour
 
+// other takes a step of the owner of a lease. It repeats the step while it gets no answer.
 func (c *client) other(ctx context.Context, k stepKind, l idempotency.Lease) {
 	in := input{
 		kind: k, id: l.ID, owner: l.Owner, fence: l.Fence, lease: c.lease, late: c.late, outcome: "by " + l.Owner,
 		effect: k == kindRelease && c.rng.IntN(2) == 0,
 	}
 	for range 3 {
-		out := c.note(c.number, in, func() output {
+		out := c.record(c.number, in, func() output {
 			var err error
 			switch k {
 			case kindComplete:
-				err = c.store.Complete(ctx, l, []byte(in.outcome), retained)
+				err = c.store.Complete(ctx, l, []byte(in.outcome), longRetention)
 			case kindExtend:
 				err = c.store.Extend(ctx, l, c.lease)
 			case kindSave:
 				err = c.store.Save(ctx, l, []byte(in.outcome))
 			default:
-				err = c.store.Release(ctx, l, in.effect, retained)
+				err = c.store.Release(ctx, l, in.effect, longRetention)
 			}
 			lost := errors.Is(err, idempotency.ErrLeaseLost)
 			return output{lost: lost, unknown: err != nil && !lost}

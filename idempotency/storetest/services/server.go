@@ -14,10 +14,11 @@ import (
 	"time"
 )
 
-// patience is how long a server may take to start or to stop.
-const patience = 30 * time.Second
+// startTimeout bounds how long a server may take to start, and to stop.
+const startTimeout = 30 * time.Second
 
-// TB is what of [testing.TB] is used, for benchmarks that are commands.
+// TB is the part of [testing.TB] that the package uses, so that benchmarks that are commands can
+// use it too.
 type TB interface {
 	Helper()
 	Fatal(args ...any)
@@ -26,7 +27,7 @@ type TB interface {
 	Cleanup(f func())
 }
 
-// Server is a server of its own for a test. Its methods are for one goroutine.
+// Server is a server that belongs to one test. It is not safe for concurrent use.
 type Server struct {
 	// Addr is where it listens; it stays the same when the server is restarted.
 	Addr string
@@ -38,11 +39,11 @@ type Server struct {
 	log     *os.File
 }
 
-// Start starts the server after it has been killed or stopped. What a killed
-// server has left behind may keep it from starting for a while.
+// Start starts the server again after Kill or Stop. It retries for 30 seconds, because what a
+// killed server has left behind may prevent a start for a while.
 func (s *Server) Start() {
 	s.t.Helper()
-	until := time.Now().Add(patience)
+	until := time.Now().Add(startTimeout)
 	err := s.start()
 	for err != nil && time.Now().Before(until) {
 		s.wait()
@@ -62,7 +63,7 @@ func (s *Server) start() error {
 		return err
 	}
 	s.process = cmd
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for {
 		err := s.ready(ctx)
@@ -78,29 +79,29 @@ func (s *Server) start() error {
 	}
 }
 
-// exited reports whether a process has ended though nobody waited for it yet.
+// exited reports whether a process has ended that nobody has waited for yet.
 func exited(cmd *exec.Cmd) bool {
 	var info syscall.WaitStatus
 	pid, err := syscall.Wait4(cmd.Process.Pid, &info, syscall.WNOHANG, nil)
 	return pid != 0 || err != nil
 }
 
-// Kill kills the server, as a crash does, and returns when nothing listens any
-// more: the children of a killed postmaster hold its socket until they notice.
+// Kill kills the server, as a crash does, and returns when nothing listens at its address. The
+// children of a killed postmaster hold its socket until they notice its death.
 func (s *Server) Kill() {
 	s.t.Helper()
 	s.Signal(syscall.SIGKILL)
 	s.wait()
-	for until := time.Now().Add(patience); s.listens(); time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(startTimeout); s.listens(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(until) {
-			s.t.Fatalf("%s still listens %v after it was killed", s.Addr, patience)
+			s.t.Fatalf("%s still listens %v after it was killed", s.Addr, startTimeout)
 		}
 	}
 }
 
 // listens reports whether anybody listens at the server's address.
 func (s *Server) listens() bool {
-	conn, err := net.DialTimeout("tcp", s.Addr, patience) //nolint:noctx // it is bounded
+	conn, err := net.DialTimeout("tcp", s.Addr, startTimeout) //nolint:noctx // it is bounded
 	if err != nil {
 		return false
 	}
@@ -108,7 +109,7 @@ func (s *Server) listens() bool {
 	return true
 }
 
-// Stop stops the server in good order.
+// Stop shuts the server down.
 func (s *Server) Stop() {
 	s.Signal(syscall.SIGINT)
 	s.wait()
@@ -149,17 +150,16 @@ func (s *Server) wait() {
 	if s.process == nil {
 		return
 	}
-	timer := time.AfterFunc(patience, func() { s.Signal(syscall.SIGKILL) })
+	timer := time.AfterFunc(startTimeout, func() { s.Signal(syscall.SIGKILL) })
 	defer timer.Stop()
 	_ = s.process.Wait()
 	s.process = nil
 }
 
-// run starts a server of a new folder, which prepare may fill, until the test
-// ends.
+// run starts a server with a new folder and port, until the test ends.
 func run(t TB, server func(dir, port string) (*Server, error)) *Server {
 	t.Helper()
-	const tries = 10 // the port may be taken by another meanwhile, or too high for a cluster's second
+	const tries = 10 // another process may take the port, or it may be too high for a cluster's second port
 	var err error
 	for range tries {
 		var s *Server
@@ -218,7 +218,7 @@ func freePort() (string, error) {
 	return port, err
 }
 
-// missing ends a test for want of a binary.
+// missing ends a test because something is not installed.
 func missing(t TB, what string) {
 	t.Helper()
 	if os.Getenv("HOPBOUND_REQUIRE_SERVICES") == "1" {
@@ -227,7 +227,7 @@ func missing(t TB, what string) {
 	t.Skipf("%s: install it to run this test", what)
 }
 
-// find returns the path of a binary on PATH or among others, or an error.
+// find returns the path of a binary, from PATH or the patterns, or an error.
 func find(name string, patterns ...string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil

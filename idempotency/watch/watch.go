@@ -1,8 +1,8 @@
-// Package watch lets many wait for the same record of a store while one looks
-// at it.
+// Package watch lets many callers wait for one record of a store, while one goroutine polls the
+// record for all of them. It is for authors of stores that learn late, or not at all, that a record
+// has changed.
 //
-// It knows no store: what looking means it is told. It is for stores that
-// cannot tell when a record changes, or can but not reliably.
+// The package knows no store: the caller of [Group.Wait] passes a function that reads the record.
 package watch
 
 import (
@@ -14,35 +14,34 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// Pace is how often a record is looked at: after Least, and then each time after
-// a tenth of the time waited so far, but at most Most. So whoever waits learns
-// of the end late by little more than a tenth of its wait, and what takes long
-// is not looked at often.
-type Pace struct{ Least, Most time.Duration }
+// Pace bounds the pause between two looks at a record. A pause is a tenth of the time waited so
+// far, but at least Min and at most Max, plus up to a quarter of jitter. Callers thus learn of the
+// end late by little more than a tenth of their wait. Both must be positive.
+type Pace struct{ Min, Max time.Duration }
 
-// Look looks at a record, and returns for how much longer it may be pending: 0
-// if it is not, or if whoever runs it has lost it.
+// Look reads a record, and returns for how much longer it may be pending. If that is not positive,
+// the record is not pending or its lease has expired.
 type Look func(ctx context.Context) (left time.Duration, err error)
 
-// Group is those who wait. The zero value has none. It is safe for concurrent
-// use.
+// Group holds the records that callers of one process wait for. The zero value is ready to use. A
+// Group is safe for concurrent use.
 type Group struct {
 	mu      sync.Mutex
 	watches map[idempotency.ID]*watch
 }
 
-// watch is one record that is waited for.
+// watch is a record that callers wait for.
 type watch struct {
 	waiters int
 	stop    context.CancelFunc
 	wake    chan struct{} // has room for one
-	over    chan struct{} // closed when it is over, after err is set
+	over    chan struct{} // closed at the end, after err is set
 	err     error
 }
 
-// Wait returns when look says that a record is not pending any more, or fails,
-// or when ctx ends, with its error. Of all who wait for a record, the first
-// brings the look that is used.
+// Wait returns nil when look reports that the record is no longer pending, the error of look if it
+// fails, or the error of ctx when that ends. If several callers wait for a record, the look and
+// the pace of the first are used. Its context gives look its values, but does not end it.
 func (g *Group) Wait(ctx context.Context, id idempotency.ID, pace Pace, look Look) error {
 	w := g.join(ctx, id, pace, look)
 	defer g.leave(id, w)
@@ -54,7 +53,7 @@ func (g *Group) Wait(ctx context.Context, id idempotency.ID, pace Pace, look Loo
 	}
 }
 
-// Wake has a record looked at now, if anybody waits for it.
+// Wake looks at a record now, if anybody waits for it.
 func (g *Group) Wake(id idempotency.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -64,13 +63,6 @@ func (g *Group) Wake(id idempotency.ID) {
 		default:
 		}
 	}
-}
-
-// Waiting returns how many records are waited for.
-func (g *Group) Waiting() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.watches)
 }
 
 func (g *Group) join(ctx context.Context, id idempotency.ID, pace Pace, look Look) *watch {
@@ -90,7 +82,7 @@ func (g *Group) join(ctx context.Context, id idempotency.ID, pace Pace, look Loo
 	return w
 }
 
-// leave ends a watch when the last has left.
+// leave ends a watch when the last caller has left.
 func (g *Group) leave(id idempotency.ID, w *watch) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -100,7 +92,7 @@ func (g *Group) leave(id idempotency.ID, w *watch) {
 	}
 }
 
-// forget makes the next to wait begin a watch of its own.
+// forget removes a watch, so that the next caller starts another.
 func (g *Group) forget(id idempotency.ID, w *watch) {
 	if g.watches[id] == w {
 		delete(g.watches, id)
@@ -115,9 +107,9 @@ func (g *Group) run(ctx context.Context, id idempotency.ID, w *watch, pace Pace,
 	close(w.over)
 }
 
-// look looks until it is over.
+// look polls the record until it is no longer pending.
 func (w *watch) look(ctx context.Context, pace Pace, look Look) error {
-	began := time.Now()
+	start := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -125,7 +117,7 @@ func (w *watch) look(ctx context.Context, pace Pace, look Look) error {
 		if err != nil || left <= 0 {
 			return err
 		}
-		pause := min(max(time.Since(began)/10, pace.Least), pace.Most)
+		pause := min(max(time.Since(start)/10, pace.Min), pace.Max)
 		pause += rand.N(pause/4 + 1) //nolint:gosec // jitter need not be secret
 		timer.Reset(min(pause, left+time.Millisecond))
 		select {

@@ -12,9 +12,8 @@ import (
 	"syscall"
 )
 
-// Postgres runs a PostgreSQL server until the test ends, with further settings
-// for it, such as "fsync=on", which is off otherwise. Its databases are made
-// anew.
+// Postgres runs a PostgreSQL server with empty databases until the test ends. Settings such as
+// "fsync=on" override the defaults. By default fsync is off.
 func Postgres(t TB, settings ...string) *Server {
 	t.Helper()
 	postgres, err := find("postgres", "/usr/lib/postgresql/*/bin/postgres")
@@ -57,15 +56,14 @@ func Postgres(t TB, settings ...string) *Server {
 	})
 }
 
-// URL returns how to connect to the server's database, if it is a PostgreSQL
-// server.
+// URL returns the connection string of a PostgreSQL server's database.
 func (s *Server) URL() string { return "postgres://postgres@" + s.Addr + "/postgres?sslmode=disable" }
 
-// credential returns whom to run PostgreSQL as, which refuses root: the user
-// postgres if this is root, and nil for this user otherwise.
+// credential returns the user to run PostgreSQL as: the user postgres if this process runs as
+// root, which PostgreSQL refuses, and otherwise nil, which is the user of this process.
 func credential() (*syscall.Credential, error) {
 	if os.Getuid() != 0 {
-		return nil, nil //nolint:nilnil // this user
+		return nil, nil //nolint:nilnil // the user of this process
 	}
 	u, err := user.Lookup("postgres")
 	if err != nil {
@@ -82,8 +80,8 @@ func credential() (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-// answers is ready when PostgreSQL answers an SSLRequest and takes the startup
-// packet of a client without an error, which it does not while it recovers.
+// answers returns a check that succeeds once PostgreSQL accepts the startup packet of a client.
+// During recovery, PostgreSQL answers with an error.
 func answers(port string) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
 		var d net.Dialer

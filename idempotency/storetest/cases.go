@@ -14,20 +14,21 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-type part struct {
+// testCase is one test of the suite.
+type testCase struct {
 	name string
 	run  func(s *scene)
 }
 
-// parts are those about claims, outcomes, requests and waits.
-var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
-	{"the first runs, and the others join", func(s *scene) {
+// claimCases test claims, outcomes, fingerprints and waits.
+var claimCases = []testCase{ //nolint:gochecknoglobals // a table that nothing changes
+	{"the first owner runs, and the others join", func(s *scene) {
 		s.run("a")
 		s.want(s.begin("b"), idempotency.Join)
 		s.want(s.begin("c"), idempotency.Join)
 	}},
 	{"IDs that differ in one byte are different", func(s *scene) {
-		began := time.Now()
+		start := time.Now()
 		s.run("a")
 		first := s.id
 		for i := range first {
@@ -35,15 +36,15 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 			s.id[i]++
 			s.want(s.begin("b"), idempotency.Run)
 			if b := s.look(); b.State != idempotency.Join {
-				s.Errorf("byte %d: looking told %v", i, b.State)
+				s.Errorf("byte %d: Look returned %v", i, b.State)
 			}
 		}
 		s.id = first
-		if b := s.begin("c"); time.Since(began) < lease {
+		if b := s.begin("c"); time.Since(start) < lease {
 			s.want(b, idempotency.Join)
 		}
 	}},
-	{"an owner that asks again gets the same answer", func(s *scene) {
+	{"an owner that repeats its claim gets the same answer", func(s *scene) {
 		first, again := s.run("a"), s.run("a")
 		if first != again {
 			s.Errorf("fence %d, and then %d", first.Fence, again.Fence)
@@ -53,7 +54,7 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 			s.Errorf("fence %d, and then %d", first.Fence, late.Fence)
 		}
 	}},
-	{"whoever asks for what is done gets its outcome", func(s *scene) {
+	{"every claim of a done write gets its outcome", func(s *scene) {
 		s.ok(s.complete(s.run("a"), outcome))
 		for _, owner := range []string{"a", "b"} {
 			b := s.begin(owner)
@@ -63,7 +64,7 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 			}
 		}
 	}},
-	{"completing again has no effect", func(s *scene) {
+	{"a second completion changes nothing", func(s *scene) {
 		l := s.run("a")
 		s.ok(s.complete(l, outcome))
 		s.ok(s.complete(l, "another"))
@@ -78,7 +79,7 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		s.lost(s.store.Extend(s.Context(), idempotency.Lease{ID: l.ID, Owner: "b", Fence: l.Fence}, lease))
 		s.want(s.begin("c"), idempotency.Join)
 	}},
-	{"an owner keeps to its fence, and what is done is done", func(s *scene) {
+	{"steps with a wrong fence fail, and a done write stays done", func(s *scene) {
 		l := s.run("a")
 		for _, off := range []uint64{1, math.MaxUint64, 1 << 32, 1 << 56, 1 << 63} {
 			wrong := l
@@ -93,7 +94,7 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		s.lost(s.release(l))
 		s.want(s.begin("b"), idempotency.Replay)
 	}},
-	{"who waits does so until its context ends", func(s *scene) {
+	{"a wait ends when its context ends", func(s *scene) {
 		b, err := s.store.Begin(s.Context(), idempotency.Claim{ID: s.id, Owner: "a", Lease: time.Hour})
 		s.ok(err)
 		s.want(b, idempotency.Run)
@@ -114,14 +115,14 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 				s.Errorf("got %v", err)
 			}
 		case <-time.After(time.Minute):
-			s.Error("it waits though its context has ended")
+			s.Error("it still waits after its context has ended")
 		}
 	}},
-	{"nobody completes what was never begun", func(s *scene) {
+	{"a write that was never claimed cannot be completed", func(s *scene) {
 		s.lost(s.complete(idempotency.Lease{ID: s.id, Owner: "a", Fence: 1}, "of nothing"))
 		s.lost(s.store.Extend(s.Context(), idempotency.Lease{ID: s.id, Owner: "a", Fence: 1}, lease))
 	}},
-	{"another request with the key is told so", func(s *scene) {
+	{"another request with the key gets Reused", func(s *scene) {
 		s.want(s.begin("a", schema("x", "1")), idempotency.Run)
 		s.want(s.begin("b", schema("x", "2")), idempotency.Reused)
 		last := schema("x", "1")
@@ -134,7 +135,7 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		s.want(s.begin("b", schema("y", "2")), idempotency.Join)
 		s.want(s.begin("b"), idempotency.Join)
 	}},
-	{"also when it is done, and when its lease has run out", func(s *scene) {
+	{"another request gets Reused after the lease has expired and after completion", func(s *scene) {
 		b := s.begin("a", schema("x", "1"))
 		time.Sleep(lease + beyond)
 		s.want(s.begin("b", schema("x", "2")), idempotency.Reused)
@@ -143,7 +144,7 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		s.want(s.begin("b", schema("x", "1")), idempotency.Replay)
 		s.want(s.begin("b", schema("y", "2")), idempotency.Replay)
 	}},
-	{"requests of another kind are not compared, and may take over", func(s *scene) {
+	{"requests of different schemas are not compared, and may take over", func(s *scene) {
 		s.want(s.begin("a", schema("x", "1")), idempotency.Run)
 		time.Sleep(lease + beyond)
 		s.want(s.begin("b", schema("y", "2")), idempotency.Run)
@@ -153,13 +154,13 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		s.want(s.begin("c"), idempotency.Run)
 		s.want(s.begin("d", schema("y", "3")), idempotency.Join)
 	}},
-	{"requests without a kind are not compared", func(s *scene) {
+	{"requests without a schema are not compared", func(s *scene) {
 		s.want(s.begin("a", schema("", "1")), idempotency.Run)
 		s.want(s.begin("b", schema("", "2")), idempotency.Join)
 		time.Sleep(lease + beyond)
 		s.want(s.begin("c", schema("", "3")), idempotency.Run)
 	}},
-	{"owners of any length are told apart", func(s *scene) {
+	{"long owners that differ in their last byte are different", func(s *scene) {
 		long := strings.Repeat("o", 300)
 		l := s.run(long + "a")
 		s.want(s.begin(long+"b"), idempotency.Join)
@@ -184,7 +185,7 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		}
 		s.lost(s.complete(old, "of a zombie"))
 	}},
-	{"outcomes of any size and content are kept as they are", func(s *scene) {
+	{"outcomes of any size and content are stored unchanged", func(s *scene) {
 		for i, with := range [][]byte{nil, {}, {0}, bytes.Repeat([]byte{0, 255, '\n', '\''}, 256<<10)} {
 			s.id = newID(s.T)
 			s.ok(s.store.Complete(s.Context(), s.run("a"), with, retention))
@@ -196,12 +197,12 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 	{"a claim without an owner or a lease is an error", func(s *scene) {
 		for _, claim := range []idempotency.Claim{{ID: s.id, Lease: lease}, {ID: s.id, Owner: "a"}, {ID: s.id, Owner: "a", Lease: -1}} {
 			if b, err := s.store.Begin(s.Context(), claim); err == nil {
-				s.Errorf("%+v was told %v", claim, b.State)
+				s.Errorf("%+v got %v", claim, b.State)
 			}
 		}
 		s.run("b")
 	}},
-	{"nothing is done for a context that has ended", func(s *scene) {
+	{"no step is taken for a context that has ended", func(s *scene) {
 		ended, cancel := context.WithCancel(s.Context())
 		cancel()
 		refused := func(err error) {
@@ -219,11 +220,11 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		refused(s.store.Wait(ended, s.id))
 		s.want(s.begin("c"), idempotency.Join)
 	}},
-	{"who waits is woken", func(s *scene) {
+	{"a wait ends when the write completes, is released or loses its lease", func(s *scene) {
 		for name, end := range map[string]func(l idempotency.Lease) error{
-			"completed":  func(l idempotency.Lease) error { return s.complete(l, outcome) },
-			"released":   func(l idempotency.Lease) error { return s.release(l) },
-			"left alone": nil,
+			"completed": func(l idempotency.Lease) error { return s.complete(l, outcome) },
+			"released":  func(l idempotency.Lease) error { return s.release(l) },
+			"abandoned": nil,
 		} {
 			s.id = newID(s.T)
 			claim := idempotency.Claim{ID: s.id, Owner: "a", Lease: time.Hour}
@@ -254,12 +255,12 @@ var parts = []part{ //nolint:gochecknoglobals // a table that nothing changes
 		}
 		ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
 		defer cancel()
-		s.id = newID(s.T) // which nobody has begun
+		s.id = newID(s.T) // which nobody has claimed
 		s.ok(s.store.Wait(ctx, s.id))
 		s.ok(s.store.Complete(ctx, s.run("a"), []byte(outcome), 24*time.Hour))
 		s.ok(s.store.Wait(ctx, s.id))
 	}},
-	{"of many that ask at once one runs, and all get its outcome", func(s *scene) {
+	{"of many concurrent claims one runs, and all get its outcome", func(s *scene) {
 		const clients = 64
 		var (
 			wg  sync.WaitGroup
