@@ -85,7 +85,7 @@ func TestClientOfAStreamThatIsCutHearsAtOnce(t *testing.T) {
 		if reports := s.Trailer()[wire.ReportKey]; len(reports) != 1 || !strings.HasPrefix(reports[0], "1;u=0;e=60000000") {
 			t.Errorf("reports %q, want one, of a minute", reports)
 		}
-		if err := <-returned; strings.Count(err.Error(), "STREAM_IDLE")+strings.Count(err.Error(), "no message has gone") != 2 {
+		if err := <-returned; strings.Count(err.Error(), "STREAM_IDLE")+strings.Count(err.Error(), "no message was sent") != 2 {
 			t.Errorf("the handler got %v, want the limit twice", err)
 		}
 	})
