@@ -237,7 +237,7 @@ func TestWrongFlagsAreExplained(t *testing.T) {
 		"a short key":           {[]string{"find", store, hash, "-seal-key", "a=" + long}, "invalid key size 1"},
 		"a role of down":        {[]string{"sql", "-down", "-role", "shop"}, "-role cannot be used with -down"},
 		"an empty role":         {[]string{"sql", "-role", ""}, "-role must not be empty"},
-		"an empty schema":       {[]string{"sql", "-schema", ""}, "WithSchema: an empty name"},
+		"an empty schema":       {[]string{"sql", "-schema", ""}, "WithSchema: the name must not be empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
