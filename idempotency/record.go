@@ -30,7 +30,7 @@ type StoredRecord struct {
 	Fingerprint Fingerprint
 
 	Until time.Duration // the end of the lease or of the retention
-	Keep  time.Duration // how long the record is kept after Until, if it is not done
+	Keep  time.Duration // how long the record is kept after Until; 0 once it is done
 	Data  []byte        // the outcome of a done record, and the last checkpoint of any other
 
 	// For operators: when the first of the record's runs was claimed, how many were claimed,
@@ -81,7 +81,7 @@ func (r *StoredRecord) Look(fingerprint Fingerprint, now time.Duration) BeginRes
 		return BeginResult{State: Reused}
 	case r.Done:
 		return BeginResult{State: Replay, Outcome: r.Data}
-	case r.Owner != "" && r.Until > now:
+	case r.Left(now) > 0:
 		return BeginResult{State: Join}
 	default:
 		return BeginResult{State: Absent, TakenOver: true}

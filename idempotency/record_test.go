@@ -227,6 +227,9 @@ func (m *modelRecord) check(t *rapid.T) {
 	if m.state != "" && (m.record.State() != m.state || m.record.End() != m.ends+m.keep) {
 		t.Fatalf("%q until %v, want %q until %v", m.record.State(), m.record.End(), m.state, m.ends+m.keep)
 	}
+	if m.record.Done && m.record.Keep != 0 { // a database can compute the end of any record as Until + Keep
+		t.Fatalf("a done record is kept for %v after its retention", m.record.Keep)
+	}
 	if m.record.State() == "" && !reflect.DeepEqual(m.record, idempotency.StoredRecord{}) {
 		t.Fatalf("an absent record that is not empty: %+v", m.record)
 	}
