@@ -1,5 +1,6 @@
-// Package bench measures Hopbound beside gRPC without it, in the same run.
+// Package bench measures calls with Hopbound and with other stacks in the same run, so that their ratio can be
+// reported.
 //
-// The command in bench/overhead repeats the benchmarks and writes the table in
-// docs/benchmarks.md.
+// The commands in its folders write docs/benchmarks.md: overhead for healthy calls, hedging for slow ones, stores
+// for idempotency stores, and traffic for retries under the traffic of real systems.
 package bench

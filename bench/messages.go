@@ -8,7 +8,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Chat sends back what it receives.
+// Chat returns each message.
 func (echo) Chat(stream grpc.BidiStreamingServer[testv1.ChatRequest, testv1.ChatResponse]) error {
 	for {
 		req, err := stream.Recv()
@@ -21,8 +21,7 @@ func (echo) Chat(stream grpc.BidiStreamingServer[testv1.ChatRequest, testv1.Chat
 	}
 }
 
-// Messages is a stream in both directions, over a connection in memory, that stays
-// open.
+// Messages is an open bidirectional stream over a connection in memory.
 type Messages struct {
 	stream  grpc.BidiStreamingClient[testv1.ChatRequest, testv1.ChatResponse]
 	request *testv1.ChatRequest
@@ -46,7 +45,7 @@ func NewMessages(stack Stack) (*Messages, error) {
 		stream: stream, request: &testv1.ChatRequest{Text: "how long does this take?"},
 		close: func() {
 			cancel()
-			_, _ = stream.Recv() // until it has ended
+			_, _ = stream.Recv() // waits until the stream has ended
 			h.Close()
 		},
 	}, nil
@@ -55,7 +54,7 @@ func NewMessages(stack Stack) (*Messages, error) {
 // Close ends the stream and stops the server.
 func (m *Messages) Close() { m.close() }
 
-// Call sends a message and receives the one that comes back.
+// Call sends a message and receives the reply.
 func (m *Messages) Call() error {
 	if err := m.stream.Send(m.request); err != nil {
 		return err

@@ -2,27 +2,30 @@ package budget
 
 import "sync"
 
-// Allotment is what one request holds of its budget at one hop. The package
-// documentation lists the states of a token and its moves.
+// Allotment is the part of a request budget that one hop holds. The package documentation lists the
+// states of a token and the operations that change them.
 //
-// The zero value belongs to a root: its first call grants it the PerRequest
-// tokens of that client's [Budget]. At any other hop, call [Allotment.Receive]
-// first. Concurrent calls of one request share its allotment, and all methods are
-// safe for concurrent use.
+// The zero value is the allotment of a root. Its first call gives it the PerRequest tokens of that
+// client's [Budget]. At any other hop, call [Allotment.Receive] first. Concurrent calls of one request
+// share its allotment. All methods are safe for concurrent use.
+//
+// Users call [Allotment.Free] and [Allotment.Used]. The other methods are for transports.
 type Allotment struct {
 	mu     sync.Mutex
 	budget *Budget // the settings; nil until the first call
-	hop    bool    // the tokens came with the request
+	hop    bool    // a caller has lent the tokens; false at a root
 	closed bool
 
-	// Each call holds an allotment, so that its counts are small.
+	// These are 32 bits wide because every request holds an allotment.
 	received, earned, free, lent, used int32
-	calls                              int32 // made so far
-	underWay                           int32 // of these, not ended
+	calls                              int32 // started
+	inFlight                           int32 // of these, not ended
 }
 
-// Receive makes a the allotment of a hop whose caller has lent it tokens. It must
-// come before any other use. A negative number counts as 0.
+// Receive makes a the allotment of a hop whose caller has lent it tokens. Call it before any other
+// method. A negative number counts as 0, and one above 65535 as 65535.
+//
+// For transports: a server calls it when a request arrives.
 func (a *Allotment) Receive(tokens int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -31,15 +34,17 @@ func (a *Allotment) Receive(tokens int) {
 	a.free = a.received
 }
 
-// StartCall counts a call that the request makes through a client with budget b,
-// and earns what that is worth. The first call of a root also grants it its
-// tokens. The settings are those of the first call's budget; a nil b grants and
-// earns nothing. Each call must be ended by [Allotment.EndCall].
+// StartCall counts a call that the request makes through a client with budget b. The allotment earns
+// ratio tokens for it. The first call of a root also gives the root its tokens. All calls use the
+// settings of the first budget that is not nil; until there is one, an allotment earns no tokens. End
+// each call with [Allotment.EndCall].
+//
+// For transports: a client calls it when a call starts.
 func (a *Allotment) StartCall(b *Budget) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.calls++
-	a.underWay++
+	a.inFlight++
 	if a.closed {
 		return
 	}
@@ -47,15 +52,15 @@ func (a *Allotment) StartCall(b *Budget) {
 		if b == nil {
 			return
 		}
-		a.begin(b)
+		a.setBudget(b)
 	}
 	earned := a.budget.settings.share(a.calls)
 	a.free += earned - a.earned
 	a.earned = earned
 }
 
-// begin takes over the settings of b, and grants a root its tokens.
-func (a *Allotment) begin(b *Budget) {
+// setBudget sets the budget whose settings apply, and gives a root its tokens.
+func (a *Allotment) setBudget(b *Budget) {
 	a.budget = b
 	if !a.hop {
 		a.received = int32(b.settings.perRequest) //nolint:gosec // at most maxCount
@@ -64,20 +69,23 @@ func (a *Allotment) begin(b *Budget) {
 }
 
 // EndCall ends a call that was counted by [Allotment.StartCall].
+//
+// For transports: a client calls it when a call ends.
 func (a *Allotment) EndCall() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.underWay--
+	a.inFlight--
 }
 
-// Lend lends tokens to an attempt that is about to be made, which carries them to
-// its callee: half of the free tokens, rounded up, but at least two. With two, the hop
-// next to a failure can make three attempts, at any depth. While other calls of the
-// request are under way, the hop keeps one for itself, and ratio × their number.
-// Of hedged attempts, hedges is how many may follow this one while it is under
-// way; the hop keeps a token for each of them.
+// Lend lends tokens to the callee of an attempt that is about to be made: half of the free tokens,
+// rounded up, but at least two. With two tokens, the hop next to a failure can make three attempts, at
+// any depth. While other calls of the request are in flight, the hop keeps one token for itself, and
+// ratio × the number of those calls. It also keeps one token for each of the hedges that may follow this
+// attempt while it is in flight.
 //
-// Each loan must be ended by [Loan.Settle] or [Loan.Lost].
+// End each loan with [Loan.Settle] or [Loan.Lost].
+//
+// For transports: a client calls it before it sends an attempt.
 func (a *Allotment) Lend(hedges int) Loan {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -85,18 +93,20 @@ func (a *Allotment) Lend(hedges int) Loan {
 		return Loan{from: a}
 	}
 	free, keep := int(a.free), hedges
-	if others := a.underWay - 1; others > 0 && a.budget != nil {
+	if others := a.inFlight - 1; others > 0 && a.budget != nil {
 		keep += 1 + int(a.budget.settings.share(others))
 	}
-	const enough = 2 // for three attempts of the callee's
-	tokens := int32(max(0, min(max(enough, (free+1)/2), free-keep, maxCount)))
+	const minTokens = 2 // with two tokens, the callee can make three attempts
+	tokens := int32(max(0, min(max(minTokens, (free+1)/2), free-keep, maxCount)))
 	a.free -= tokens
 	a.lent += tokens
 	return Loan{from: a, tokens: tokens}
 }
 
-// Spend charges an extra attempt that is about to be made, and reports whether
-// there was a free token for it.
+// Spend charges one token for an extra attempt that is about to be made. It returns false, and charges
+// nothing, if no token is free.
+//
+// For transports: a client calls it before a retry or a hedge.
 func (a *Allotment) Spend() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -108,7 +118,9 @@ func (a *Allotment) Spend() bool {
 	return true
 }
 
-// Refund takes back a charge for an attempt that reached no server.
+// Refund returns the token that [Allotment.Spend] charged for an attempt that reached no server.
+//
+// For transports: a client calls it when such an attempt ends.
 func (a *Allotment) Refund() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -119,11 +131,13 @@ func (a *Allotment) Refund() {
 	a.free++
 }
 
-// Release gives tokens back to the request's caller, because this hop starts to
-// answer a stream: it may go on for long, and the caller's other calls need them.
-// The hop keeps one token, what it has earned, and what is used or lent. It returns
-// what the response header must report as used or lent, and whether anything was
-// given back. If not, there is nothing to report.
+// Release returns tokens to the request's caller when this hop starts to answer a stream: the stream
+// may be open for long, and the caller's other calls need the tokens. The hop keeps one token, those that
+// it has earned, and those that are used or lent. Release returns the number that the response header
+// must report as used or lent, and whether any token was returned. If none was, the header needs no
+// report.
+//
+// For transports: a server calls it before it sends the header of a stream's response.
 func (a *Allotment) Release() (used int, released bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -131,20 +145,22 @@ func (a *Allotment) Release() (used int, released bool) {
 		return 0, false
 	}
 	owed := a.owed()
-	back := a.received - owed - 1
-	if back <= 0 {
+	returned := a.received - owed - 1
+	if returned <= 0 {
 		return 0, false
 	}
-	a.received -= back
-	a.free -= back
+	a.received -= returned
+	a.free -= returned
 	return int(owed), true
 }
 
-// Close ends the request at this hop. It returns what the hop reports to its
-// caller as used, which is what was used beyond what the hop has earned. What is
-// lent at that time counts as used.
+// Close ends the request at this hop. It returns the number of tokens that the hop reports to its
+// caller as used: those used beyond what the hop has earned. Tokens that are still lent count as used.
+// At a root it returns 0.
 //
-// Calls of Close after the first return the same and do nothing.
+// Further calls of Close return the same number and change nothing.
+//
+// For transports: a server calls it when its handler has returned.
 func (a *Allotment) Close() (used int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -154,32 +170,34 @@ func (a *Allotment) Close() (used int) {
 		a.lent, a.free = 0, 0
 	}
 	if !a.hop {
-		return 0 // there is no caller who lent it tokens
+		return 0 // no caller has lent it tokens
 	}
 	return int(a.owed())
 }
 
-// owed returns what was used of the received tokens. What a hop earns is used
-// first.
+// owed returns how many of the received tokens are used or lent. A hop uses the tokens that it has
+// earned first.
 func (a *Allotment) owed() int32 { return max(0, a.used+a.lent-a.earned) }
 
-// Closed reports whether the request has ended here. Work that goes on after it is
-// not part of its tree.
+// Closed reports whether the request has ended at this hop. Work that continues after that does not
+// belong to the request's call tree.
+//
+// For transports: a client starts a new root if the allotment in its context is closed.
 func (a *Allotment) Closed() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.closed
 }
 
-// Free returns how many tokens are free here.
+// Free returns the number of free tokens at this hop.
 func (a *Allotment) Free() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return int(a.free)
 }
 
-// Used returns how many extra attempts have been charged so far, here and, as far
-// as replies have reported, below.
+// Used returns the number of extra attempts that have been charged so far, at this hop and in the calls
+// below whose replies have arrived.
 func (a *Allotment) Used() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -5,43 +5,43 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hopbound/hopbound/internal/lru"
+	"github.com/hopbound/hopbound/internal/cache"
 )
 
-// targetLimit is how many targets a [Budget] keeps a bucket for. Beyond it, the
-// target used least recently is forgotten, and starts anew with Burst tokens.
-const targetLimit = 4096
+// maxTargets is the number of targets that a [Budget] keeps a bucket for. When there are more, it drops
+// the bucket that was used least recently. A target whose bucket was dropped starts again with Burst
+// tokens.
+const maxTargets = 4096
 
-// Budget holds the settings of the retry budget, and one token bucket for each
-// target. The package documentation says what they bound.
+// Budget holds the settings of the retry budget and one token bucket per target. The package
+// documentation defines what they bound.
 //
-// A Budget survives changes of configuration and of connections. The clients of
-// a process may share one, or have one each: sharing lets all connections to one
-// target draw on one bucket. It is safe for concurrent use. The zero value grants
-// nothing.
+// A Budget can outlive configurations and connections. The clients of a process can share one, and then
+// all their connections to one target use one bucket. A Budget is safe for concurrent use. The zero value
+// allows no extra attempts.
 type Budget struct {
 	settings settings
 
 	mu      sync.Mutex
-	targets *lru.Cache[string, *bucket] // nil in the zero value
+	targets *cache.LRU[string, *bucket] // nil in the zero value
 }
 
-// New returns a budget. An option out of its range is replaced by the nearest
-// valid value, and [Budget.Err] reports it.
+// New returns a budget with the given options. It replaces a value out of range by the nearest valid
+// one, and ignores a nil option; [Budget.Err] reports both.
 func New(opts ...Option) *Budget {
 	b := &Budget{
 		settings: settings{
-			name:         DefaultName,
-			ratio:        DefaultRatio,
-			minPerSecond: DefaultMinPerSecond,
-			perRequest:   DefaultPerRequest,
-			burst:        DefaultBurst,
+			name:         defaultName,
+			ratio:        defaultRatio,
+			minPerSecond: defaultMinPerSecond,
+			perRequest:   defaultPerRequest,
+			burst:        defaultBurst,
 		},
-		targets: lru.New[string, *bucket](targetLimit),
+		targets: cache.NewLRU[string, *bucket](maxTargets),
 	}
 	for i, opt := range opts {
 		if opt == nil {
-			b.settings.errs = append(b.settings.errs, fmt.Errorf("budget: option %d is nil", i+1))
+			b.settings.errs = append(b.settings.errs, fmt.Errorf("option %d is nil", i+1))
 			continue
 		}
 		opt(&b.settings)
@@ -49,32 +49,38 @@ func New(opts ...Option) *Budget {
 	return b
 }
 
-// Empty reports whether the settings allow no extra attempt, ever.
+// Empty reports whether the settings never allow an extra attempt.
+//
+// For transports: a client reports an empty budget as a mistake in its configuration.
 func (b *Budget) Empty() bool {
 	s := &b.settings
 	return s.ratio == 0 && (s.perRequest == 0 || s.burst == 0 && s.minPerSecond == 0)
 }
 
-// Name returns the name by which metrics know the budget.
+// Name returns the name that metrics show for the budget.
+//
+// For transports: a client labels its metrics with the name.
 func (b *Budget) Name() string { return b.settings.name }
 
-// Err returns what was wrong with the options of [New], or nil. Code that is
-// handed a Budget as a part of its configuration should check it.
+// Err returns the errors of the options of [New], joined, or nil. A client that is given the budget
+// reports them too.
 func (b *Budget) Err() error { return b.settings.err() }
 
-// Clone returns a new budget with the same settings, whose buckets are as new.
+// Clone returns a new budget with the same settings and full buckets.
+//
+// For transports: a client in Observe mode counts what it would spend on a clone.
 func (b *Budget) Clone() *Budget {
-	return &Budget{settings: b.settings, targets: lru.New[string, *bucket](targetLimit)}
+	return &Budget{settings: b.settings, targets: cache.NewLRU[string, *bucket](maxTargets)}
 }
 
-// Balance returns how many tokens a target's bucket holds now, with fractions. The
-// target is named as it was dialled, or in full, such as "dns:///orders:443". A target
-// that was never called has Burst. It is [Budget.BalanceAt] of the current time.
-func (b *Budget) Balance(target string) float64 { return b.BalanceAt(time.Now(), target) }
+// Balance returns the number of tokens that a target's bucket holds now, with fractions. Name the target
+// as it was dialled, or in full, such as "dns:///orders:443". A target that was never called has Burst
+// tokens.
+func (b *Budget) Balance(target string) float64 { return b.balance(time.Now(), target) }
 
-// BalanceAt returns how many tokens a target's bucket holds at a time. Times
-// before the latest one seen count as that one.
-func (b *Budget) BalanceAt(now time.Time, target string) float64 {
+// balance is Balance at a given time. A time before the latest one that the bucket has seen counts as
+// the latest one.
+func (b *Budget) balance(now time.Time, target string) float64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.targets == nil {
@@ -91,47 +97,56 @@ func (b *Budget) BalanceAt(now time.Time, target string) float64 {
 	return float64(t.level) / float64(token)
 }
 
-// Take takes what an extra attempt costs out of a target's bucket, and reports
-// whether it was there. If not, nothing is taken.
-func (b *Budget) Take(now time.Time, target string, why Cause) bool {
+// Take takes the tokens for an extra attempt from a target's bucket. It returns false, and takes none,
+// if the bucket holds too few.
+//
+// For transports: a client calls it before a retry or a hedge.
+func (b *Budget) Take(now time.Time, target string, cause Cause) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	t := b.bucket(now, target)
-	return t != nil && t.take(why)
+	return t != nil && t.take(cause)
 }
 
-// Affords returns how many extra attempts of one cause a target's bucket could
-// pay for now.
-func (b *Budget) Affords(now time.Time, target string, why Cause) int {
+// Affords returns how many extra attempts of one cause the tokens in a target's bucket would pay for now.
+//
+// For transports: a client uses it to share the remaining time between the attempts that may follow.
+func (b *Budget) Affords(now time.Time, target string, cause Cause) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if t := b.bucket(now, target); t != nil {
-		return t.affords(why)
+		return t.affords(cause)
 	}
 	return 0
 }
 
-// IsNew reports whether a target's bucket is less than a second old and has earned by
-// fewer than 200 successes. If it is empty then, that says little about the target.
+// IsNew reports whether a target's bucket is less than a second old and has counted fewer than 200
+// successes. A new bucket may be empty although the target is healthy.
+//
+// For transports: a client does not mark a failure non-retryable because a new bucket is empty.
 func (b *Budget) IsNew(now time.Time, target string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	t := b.bucket(now, target)
-	const few = 200
-	return t != nil && now.Sub(t.made) < time.Second && t.recent.sum < few
+	const minSuccesses = 200
+	return t != nil && now.Sub(t.made) < time.Second && t.recent.sum < minSuccesses
 }
 
-// Put puts back what [Budget.Take] took for an attempt that was not made, or
-// reached no server.
-func (b *Budget) Put(now time.Time, target string, why Cause) {
+// Put returns the tokens that [Budget.Take] took for an attempt that was not made, or that reached no
+// server.
+//
+// For transports: a client calls it when such an attempt ends.
+func (b *Budget) Put(now time.Time, target string, cause Cause) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if t := b.bucket(now, target); t != nil {
-		t.put(why, &b.settings)
+		t.put(cause, &b.settings)
 	}
 }
 
-// Success earns what a successful reply of a target earns.
+// Success counts a successful reply of a target. The target's bucket earns ratio tokens for it.
+//
+// For transports: a client calls it for each successful call.
 func (b *Budget) Success(now time.Time, target string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -140,7 +155,7 @@ func (b *Budget) Success(now time.Time, target string) {
 	}
 }
 
-// bucket returns a target's bucket, brought up to now, or nil in the zero value.
+// bucket returns a target's bucket after advancing it to now, or nil for the zero Budget.
 func (b *Budget) bucket(now time.Time, target string) *bucket {
 	if b.targets == nil {
 		return nil

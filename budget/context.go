@@ -2,36 +2,39 @@ package budget
 
 import "context"
 
-// ContextKey is the key under which a context holds an [*Allotment], for types
-// that are contexts themselves and need no other around them.
+// ContextKey is the key under which a context holds an [*Allotment].
+//
+// For transports: a type that implements context.Context itself returns its allotment for this key.
+// Other code calls [NewContext].
 type ContextKey struct{}
 
-// NewContext returns a context whose calls draw on a.
+// NewContext returns a context whose calls use the tokens of a.
+//
+// For transports: a server calls it with the allotment of an incoming request.
 func NewContext(ctx context.Context, a *Allotment) context.Context {
 	return context.WithValue(ctx, ContextKey{}, a)
 }
 
-// FromContext returns the allotment of the request that ctx belongs to. It
-// reports false outside of any request, where a call is the root of its own.
+// FromContext returns the allotment of the request that ctx belongs to. It returns false outside of
+// any request. A call that is made there is a root.
 func FromContext(ctx context.Context) (*Allotment, bool) {
 	a, ok := ctx.Value(ContextKey{}).(*Allotment)
 	return a, ok
 }
 
-// NewRoot begins a root request for work that starts with no gRPC server call: an
-// HTTP handler, a job, a consumer of a queue, a command. All calls made with the
-// returned context share one request budget with the settings of b. A nil b
-// grants nothing, so that no call of the work is repeated.
+// NewRoot starts a root request for work that does not start in a gRPC server: an HTTP handler, a job,
+// a queue consumer or a command. All calls made with the returned context share one request budget,
+// which has the settings of b. If b is nil, the budget has no tokens, so none of the calls is retried or
+// hedged.
 //
-// The returned function ends the root and must be called when the work is done.
-// Calls made with the context after that are requests of their own. It takes whether
-// the work succeeded, which is reserved and makes no difference. Calls of it after
-// the first do nothing.
+// Call the returned function when the work is done. It ends the root: each call made with the context
+// after that is a root of its own. Its argument says whether the work succeeded; it is reserved, and has
+// no effect. Further calls of the function do nothing.
 func NewRoot(ctx context.Context, b *Budget) (context.Context, func(success bool)) {
 	if b == nil {
 		b = &Budget{}
 	}
 	a := &Allotment{}
-	a.begin(b)
+	a.setBudget(b)
 	return NewContext(ctx, a), func(bool) { a.Close() }
 }

@@ -1,77 +1,80 @@
 package budget
 
-// Loan is what one attempt carries of an allotment. The zero value is a loan of
-// nothing that has ended. One goroutine at a time may use a Loan.
+// Loan is the tokens that one attempt carries to its callee. The zero value is an ended loan of no
+// tokens. A Loan is not safe for concurrent use.
+//
+// For transports: a client takes one from [Allotment.Lend] for each attempt.
 type Loan struct {
-	from   *Allotment
-	tokens int32 // lent at first
-	back   int32 // of these, given back when the stream was answered
-	used   int32 // of these, charged in the end
-	ended  bool
-	credit bool
+	from     *Allotment
+	tokens   int32 // lent when the attempt started
+	returned int32 // of these, returned when the stream started to answer
+	used     int32 // of these, charged when the loan ended
+	ended    bool
+	credit   bool
 }
 
-// Tokens returns how many tokens the attempt was lent.
+// Tokens returns the number of tokens that the attempt was lent.
 func (l *Loan) Tokens() int { return int(l.tokens) }
 
-// Used returns how many of them were charged.
+// Used returns how many of them were charged. It is 0 until the loan ends.
 func (l *Loan) Used() int { return int(l.used) }
 
-// Answered takes back tokens of a stream that has started to answer: all but one and
-// those that the response header reports as used or lent, which stay lent until the
-// loan ends. It does nothing after that, or when called again.
+// Answered takes back tokens from a stream that has started to answer. One token stays lent until the
+// loan ends, and so do those that the response header reports as used or lent. Answered does nothing
+// after the loan has ended, or if tokens were already taken back.
 func (l *Loan) Answered(used int) {
-	if l.ended || l.from == nil || l.back > 0 {
+	if l.ended || l.from == nil || l.returned > 0 {
 		return
 	}
-	l.back = max(0, l.tokens-l.within(used)-1)
-	l.charge(0, l.back)
+	l.returned = max(0, l.tokens-l.clamp(used)-1)
+	l.charge(0, l.returned)
 }
 
-// Settle ends the loan with the callee's report of how many tokens were used, and
-// takes back the rest. An attempt that reached no server, or whose reply carries
-// no report, has used none. A report of more than was lent counts as all of it.
+// Settle ends the loan. The tokens that the callee reports as used are charged, and the others become
+// free. Pass 0 for an attempt that reached no server, or whose reply has no report. A number above the
+// tokens that were lent counts as all of them, and a negative one as 0.
 func (l *Loan) Settle(used int) {
 	if l.ended || l.from == nil {
 		return
 	}
 	l.ended = true
-	lent := l.tokens - l.back
-	l.used = min(l.within(used), lent)
+	lent := l.tokens - l.returned
+	l.used = min(l.clamp(used), lent)
 	l.charge(l.used, lent-l.used)
 }
 
-// within returns a reported number, held within what was lent.
-func (l *Loan) within(used int) int32 {
+// clamp returns a reported number, limited to the tokens that were lent.
+func (l *Loan) clamp(used int) int32 {
 	return int32(max(0, min(used, int(l.tokens)))) //nolint:gosec // bounded
 }
 
-// Lost ends the loan of an attempt that reached a server and got no reply. What
-// was used of it is unknown, so that all of it is charged.
+// Lost ends the loan of an attempt that reached a server and got no reply. How many tokens the server
+// used is unknown, so all of them are charged.
 func (l *Loan) Lost() {
 	if l.ended || l.from == nil {
 		return
 	}
-	l.credit = l.tokens > l.back
+	l.credit = l.tokens > l.returned
 	l.Settle(int(l.tokens))
 }
 
-// Credit reports whether one extra attempt may be made without a token, because
-// the reply to this one was lost and held tokens. It does so once.
+// Credit reports whether one extra attempt may be made without a token, because the reply to this
+// attempt was lost while it held tokens. It returns true at most once.
 //
-// A broken connection takes all tokens with it, though it is what a retry is for.
+// Without credit, a broken connection could not be repaired by a retry, because it costs all the tokens
+// that were lent.
 func (l *Loan) Credit() bool {
 	credit := l.credit && !l.from.Closed()
 	l.credit = false
 	return credit
 }
 
-// charge moves lent tokens to used and to free.
+// charge changes lent tokens to used and to free ones.
 func (l *Loan) charge(used, free int32) {
 	a := l.from
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed { // they count as used already
+	if a.closed { // Close has counted them as used
 		return
 	}
 	a.lent -= used + free

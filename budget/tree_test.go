@@ -68,7 +68,7 @@ func (t *tree) finished(a *Allotment) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	t.earned.Add(int64(a.earned))
-	if a.underWay != 0 || a.lent != 0 {
+	if a.inFlight != 0 || a.lent != 0 {
 		t.complain("a call is under way, or tokens are lent, though all has finished")
 	}
 }

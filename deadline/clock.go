@@ -6,56 +6,56 @@ import (
 )
 
 const (
-	// maxParting is how far wall time and monotonic time may part before a Clock
-	// is drawn anew: farther apart, the machine was suspended, and the monotonic
-	// clock stood still while others' went on.
-	maxParting = 50 * time.Millisecond
-	// maxBehind is how far a Clock may fall behind wall time before it catches
-	// up, and by how much a reading may therefore be late.
-	maxBehind = time.Millisecond
+	// maxDivergence is how far wall time and monotonic time may diverge before a Clock starts a new
+	// epoch. A larger divergence means that wall time was stepped or that the machine was suspended,
+	// which stops the monotonic clock.
+	maxDivergence = 50 * time.Millisecond
+	// maxLag is how far a Clock may fall behind wall time before it catches up. A reading is behind
+	// by at most that.
+	maxLag = time.Millisecond
 )
 
-// Clock is the clock whose readings go on the wire: wall time when it was
-// drawn plus the monotonic time since, so that it never goes back. It has a
-// random id, by which receivers tell readings of different clocks apart. It is
+// Clock returns the timestamps that a sender puts into messages. A timestamp is the wall time at the
+// start of the clock's epoch plus the monotonic time since then, so within an epoch time never goes back.
+// Each epoch has a random clock id. Receivers compare only timestamps with the same clock id. A Clock is
 // safe for concurrent use.
 //
-// When wall time has gone ahead of it, by up to 50 ms, it catches up. The
-// machine may have been suspended, so that a reading without this would make a
-// message look late at its receiver. If wall time was stepped instead, readings
-// come out early from then on: receivers take that for a shorter delay, which
-// takes nothing off any call.
+// If wall time is ahead of the clock by 1 to 50 ms, the clock catches up, because the machine may have
+// been suspended for a moment. Without that, a receiver would take the suspended time for a delay of the
+// message. If wall time was stepped forward instead, later timestamps are ahead by that step. A
+// receiver then sees a shorter delay, which deducts nothing from a call's deadline.
+//
+// For transports: a client has one clock and reads it for each attempt.
 type Clock struct {
-	newID func() uint64
-	drawn atomic.Pointer[epoch]
+	newID   func() uint64
+	current atomic.Pointer[epoch]
 }
 
 type epoch struct {
 	id     uint64
-	offset int64 // the clock's reading less monotonic time, in microseconds
+	offset int64 // the clock's reading minus monotonic time, in microseconds
 }
 
-// NewClock returns a clock that takes its ids from newID, which must be safe
-// for concurrent use and return a different number each time, for all practical
-// purposes, on any machine.
+// NewClock returns a clock that takes its clock ids from newID. The function must be safe for concurrent
+// use. Its numbers must be unique among all machines, such as random ones.
 func NewClock(newID func() uint64) *Clock { return &Clock{newID: newID} }
 
-// Read returns the clock's reading, in microseconds since the Unix epoch, and
-// its id. A reading before the epoch is negative, and cannot go on the wire. It takes the wall time and the time passed on the monotonic clock
-// since any fixed moment. When the two have parted by more than 50 ms since the
-// clock was drawn, it is drawn anew, with a new id. The first reading draws it.
+// Read returns the current timestamp, in microseconds since the Unix epoch, and the clock id. Pass the
+// wall time and the time on the monotonic clock since any fixed moment. The first call starts an epoch.
+// If wall time and monotonic time have diverged by more than 50 ms since then, Read starts a new epoch
+// with a new clock id. A timestamp before 1970 is negative and cannot be sent.
 func (c *Clock) Read(wall time.Time, mono time.Duration) (reading int64, id uint64) {
 	for {
-		e := c.drawn.Load()
+		e := c.current.Load()
 		offset := wall.UnixMicro() - mono.Microseconds()
 		next := e
 		switch {
-		case e == nil || micros(offset-e.offset).Abs() > maxParting:
+		case e == nil || micros(offset-e.offset).Abs() > maxDivergence:
 			next = &epoch{id: c.newID(), offset: offset}
-		case micros(offset-e.offset) > maxBehind:
+		case micros(offset-e.offset) > maxLag:
 			next = &epoch{id: e.id, offset: offset}
 		}
-		if next == e || c.drawn.CompareAndSwap(e, next) {
+		if next == e || c.current.CompareAndSwap(e, next) {
 			return next.offset + mono.Microseconds(), next.id
 		}
 	}

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// Remaining returns how long until ctx's deadline, which may be negative, or
-// false if it has none. In a handler this is what the caller will still wait,
-// less what its reply needs to come back.
+// Remaining returns the time until ctx's deadline, or false if ctx has no deadline. The time is negative
+// if the deadline has passed. In a handler, it is how long the caller will still wait, minus the caller's
+// reserve for the reply's way back.
 func Remaining(ctx context.Context) (time.Duration, bool) {
 	t, ok := ctx.Deadline()
 	if !ok {
@@ -18,27 +18,28 @@ func Remaining(ctx context.Context) (time.Duration, bool) {
 
 type reserveKey struct{}
 
-// WithReserve returns a context whose calls keep d in reserve for their replies
-// to come back: the callee is told a deadline earlier by that much, though at
-// most by a fifth of what remains. It replaces what the client learns or was
-// set to. A d of zero or less keeps nothing in reserve.
+// WithReserve returns a context whose calls keep d in reserve for their replies' way back: the deadline
+// that the callee receives is earlier by d, but by at most a fifth of the remaining time. It takes
+// precedence over the client's own reserve, learned or fixed. If d is zero or negative, the calls have no
+// reserve.
 func WithReserve(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, reserveKey{}, max(0, d))
 }
 
-// ReserveFromContext returns the reserve set by [WithReserve], if any.
+// ReserveFromContext returns the reserve that [WithReserve] has set, or false if it has set none.
+//
+// For transports: a client reads it for each attempt.
 func ReserveFromContext(ctx context.Context) (time.Duration, bool) {
 	d, ok := ctx.Value(reserveKey{}).(time.Duration)
 	return d, ok
 }
 
-// Detach returns a context for work that goes on after the call it came from:
-// it keeps ctx's values, such as the trace, is not cancelled with it, and has a
-// deadline of its own, d from now. A d of zero or less has already passed. The
-// cancel function must be called once the work is done.
+// Detach returns a context for work that must outlive its call. The context keeps ctx's values, such as
+// the trace, but is not cancelled with ctx. Its deadline is d from now; if d is zero or negative, the
+// deadline has already passed. Call the cancel function when the work is done.
 //
-// The calls of such work are part of the request's tree while the request
-// lasts, and after it each is the root of its own.
+// Calls made with the context belong to the request's call tree until the request ends. After that, each
+// call is a root.
 func Detach(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), d)
 }

@@ -4,65 +4,67 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hopbound/hopbound/internal/lru"
+	"github.com/hopbound/hopbound/internal/cache"
 )
 
-// maxExcess bounds what may be taken off one call, whatever the stamps say.
+// maxExcess limits the time that is deducted from one call's deadline, regardless of its timestamps.
 const maxExcess = time.Minute
 
-// maxMicros is the largest number of microseconds that a Duration can hold.
+// maxMicros is the largest number of microseconds in a time.Duration.
 const maxMicros = int64(1<<63-1) / int64(time.Microsecond)
 
-// noise is how late a stamp may be by itself, see [Clock]. Less than that is no
-// delay worth taking off.
-const noise = maxBehind
+// noise is the error of a timestamp, see [Clock]. A delay below it is not deducted.
+const noise = maxLag
 
-// drift is how far two clocks may have moved apart in some time: 500 ppm, the
-// most by which NTP slews a clock, and more than two crystals differ.
+// drift is how far two clocks may drift apart within some time: 500 ppm, which is the maximum rate at
+// which NTP slews a clock, and more than the difference of two quartz clocks.
 func drift(age time.Duration) time.Duration { return age / 2000 }
 
-// Sender identifies the clock that stamped a message. Clock is the clock's id, and Peer is the
-// sender of the message, such as a connection: any comparable value, or nil. What one peer sends
-// has no effect on the delays of another, even under the same clock id.
+// Sender identifies the clock of a message's timestamps. Clock is the clock id. Peer identifies who sent
+// the message, such as the connection: it is any comparable value, or nil. Messages of one peer do not
+// affect the delays of another, even if both send the same clock id.
+//
+// For transports: a server passes it to [Delays.Excess].
 type Sender struct {
 	Peer  any
 	Clock uint64
 }
 
-// Delays keeps the base delay of each sender, and returns by how much the delay of a message
-// exceeds it. It is bounded: the sender that sent least recently is forgotten first, and its
-// next message has no excess. It is safe for concurrent use.
+// Delays keeps the base delay of each sender, and computes by how much the delay of a message exceeds it.
+// The number of senders is limited: when there are more, the sender of the oldest message is dropped. The
+// next message of a dropped sender has no excess. Delays is safe for concurrent use. Make one with
+// [NewDelays].
+//
+// For transports: a server has one, and calls [Delays.Excess] for each request.
 type Delays struct {
 	mu    sync.Mutex
-	bases *lru.Cache[Sender, *smallest]
+	bases *cache.LRU[Sender, *windowedMin]
 }
 
-// NewDelays returns a Delays for at most limit senders, and at least one.
+// NewDelays returns a Delays for at most limit senders. A limit below 1 counts as 1.
 func NewDelays(limit int) *Delays {
-	return &Delays{bases: lru.New[Sender, *smallest](limit)}
+	return &Delays{bases: cache.NewLRU[Sender, *windowedMin](limit)}
 }
 
-// Forgotten returns how many senders were forgotten because of the limit.
+// Forgotten returns how many senders were dropped because of the limit.
 func (d *Delays) Forgotten() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.bases.Dropped()
 }
 
-// Excess takes in that a message stamped sent, in microseconds on the sender's
-// clock, was received at a time on this host's monotonic clock, and returns by
-// how much its delay exceeds the base delay: at least nothing, at most a
-// minute. The first message of a sender exceeds nothing.
+// Excess records a message and returns by how much its delay exceeds the sender's base delay: a duration
+// from 0 to one minute. sent is the message's timestamp in microseconds on the sender's clock. received is
+// the time of its arrival on this host's monotonic clock. The first message of a sender has no excess.
 //
-// The result is never more than the time which the message really took: every
-// earlier message took some time too, and clocks do not drift apart by more
-// than is allowed for. It is short of the time lost by a millisecond, and by
-// 500 ppm of the age of what is compared with.
+// The excess is never longer than the message really took, because each earlier message took some time
+// too, and because Excess allows for the drift of the two clocks. For that it subtracts a millisecond, and
+// 500 ppm of the age of the message with the smallest delay.
 func (d *Delays) Excess(sender Sender, sent int64, received time.Duration) time.Duration {
 	delay := micros(received.Microseconds() - min(sent, 1<<62))
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	base := d.bases.Get(sender, func() *smallest { return &smallest{} })
+	base := d.bases.Get(sender, func() *windowedMin { return &windowedMin{} })
 	base.rotate(received)
 	var excess time.Duration
 	for _, s := range [...]sample{base.previous, base.current} {
@@ -74,21 +76,23 @@ func (d *Delays) Excess(sender Sender, sent int64, received time.Duration) time.
 	return min(excess, maxExcess)
 }
 
-// OnArrival returns how long a call may still run at its receiver: what is left
-// of the sender's deadline, deadline − sent in microseconds of the sender's
-// clock, less the excess of its delay, but never more than gRPC's own remaining
-// time. It may be negative.
+// OnArrival returns the remaining time of a call at its receiver: deadline − sent, which are timestamps in
+// microseconds on the sender's clock, minus the excess of the message's delay. It is never more than grpc,
+// the remaining time by gRPC's own timeout. It may be negative.
+//
+// For transports: a server calls it for each request. A transport with a timeout of its own passes what
+// remains of that as grpc.
 func OnArrival(deadline, sent int64, excess, grpc time.Duration) time.Duration {
 	return min(grpc, sub(micros(deadline-sent), excess))
 }
 
-// micros converts a number of microseconds, holding it within what a Duration
-// can say.
+// micros converts a number of microseconds to a duration. It returns the longest duration, of either
+// sign, if the number is too large for one.
 func micros(n int64) time.Duration {
 	return time.Duration(max(-maxMicros, min(n, maxMicros))) * time.Microsecond
 }
 
-// sub returns a − b, held within what a Duration can say.
+// sub returns a − b, or the longest duration, of either sign, if the difference overflows.
 func sub(a, b time.Duration) time.Duration {
 	d := a - b
 	switch {

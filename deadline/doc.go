@@ -1,31 +1,30 @@
-// Package deadline holds the arithmetic of a deadline that travels down a chain
-// of services.
+// Package deadline computes how a deadline changes while a request travels down a chain of services.
 //
-// gRPC sends what remains of a deadline as a timeout, computed before the
-// client's queues and started anew at the server: time lost in between is given
-// back to the callee, and a server that has lost its caller works on. Hopbound
-// sends the absolute deadline and the time of sending beside it, both on the
-// sender's own clock, and the receiver takes off what the message was late:
+// A user of the library needs [Remaining], [WithReserve] and [Detach]. The types and functions that are
+// marked "for transports" are for code that carries deadlines over a transport such as gRPC or HTTP.
+//
+// gRPC sends the remaining time as a timeout. The client computes it before the message is queued, and the
+// server restarts the clock when the message arrives. The callee therefore gets back the time that the
+// message spent in queues, and may continue to work after its caller has given up. Hopbound also sends the
+// absolute deadline and the time of sending, both on the sender's own clock. The receiver deducts the time
+// by which the message was late:
 //
 //	excess    = clamp((received − sent) − base, 0, maxExcess)
-//	remaining = min(gRPC's remaining, (deadline − sent) − excess)
+//	remaining = min(gRPC's remaining time, (deadline − sent) − excess)
 //
-// where base is the smallest received − sent seen from that clock in the last
-// minute. The clocks of two hosts are never compared, only differences of their
-// differences, so that offsets cancel whatever they are. A [Clock] never steps;
-// what two clocks may drift apart within the minute is allowed for. So the
-// remaining time is never more than what gRPC alone would give, and never less
-// than what the caller will still wait, unless the caller's machine is suspended
-// while the message is under way: its timers stand still meanwhile, and nothing
-// on the wire tells.
+// base is the smallest received − sent of that clock in the last minute. The formula compares only
+// differences of timestamps, so the offset between the clocks of two hosts cancels out. A [Clock] never
+// steps, and [Delays] allows for the drift of two clocks within the minute. The remaining time is never
+// longer than gRPC alone would give. It is never shorter than the caller will still wait, with one
+// exception: the caller's machine is suspended while the message is in transit. Its timers stop
+// meanwhile, and the receiver cannot know that.
 //
-// # What may enter
+// # What belongs here
 //
-// This package is pure: the time is passed in, except to [Remaining] and
-// [Detach], which are about contexts. It starts no goroutine and knows no gRPC.
-// Wall time is only ever read by a Clock; everything else takes the time passed
-// on a monotonic clock since a moment of the caller's choice.
+// The package is pure: callers pass the time in. Only [Remaining] and [Detach] read a clock, because they
+// use contexts. The package starts no goroutine and does not know gRPC. Only [Clock.Read] takes a wall
+// time. All other times are measured on a monotonic clock, from a start that the caller chooses.
 //
-// Base delays are those of LEDBAT (RFC 6817). Rejecting what has expired, with
-// a cap on what may be rejected on suspicion, is from Finagle's DeadlineFilter.
+// Base delays come from LEDBAT (RFC 6817). Rejecting expired requests, and limiting how many are rejected
+// because of a learned minimum, come from Finagle's DeadlineFilter.
 package deadline

@@ -5,41 +5,43 @@ import (
 	"time"
 )
 
-// Reserve learns how long a reply from one target needs to come back: the
-// smallest round trip of the last minute, less the time spent in the server.
-// The sender takes it off the deadline that it tells the callee, but not off
-// its own. It is safe for concurrent use, and the zero value has learned
-// nothing.
+// Reserve learns how long the messages to and from one target are on their way: the shortest round trip of
+// the last minute without the time spent in the server. A client subtracts it from the deadline that it
+// sends to the callee, but not from its own. Reserve is safe for concurrent use. The zero value has
+// learned nothing.
+//
+// For transports: a client has one per target.
 type Reserve struct {
 	mu      sync.Mutex
-	transit smallest
+	transit windowedMin
 }
 
-// Learn takes in a reply: how long the attempt took, and how much of that was
-// spent in the server by its own account.
+// Learn records a reply: the duration of the attempt, and the part of it that the server reports to have
+// spent on the call. now is the time on a monotonic clock. Negative durations are ignored.
 func (r *Reserve) Learn(now, roundTrip, server time.Duration) {
 	if roundTrip < 0 || server < 0 {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.transit.add(now, max(0, roundTrip-server), steady)
+	r.transit.add(now, max(0, roundTrip-server), noDrift)
 }
 
-// Get returns what has been learned in the last minute, or zero. One reply
-// teaches nothing yet: it may have had to wait for the connection.
+// Get returns the reserve, or zero if fewer than two replies were recorded in the last minute. One reply
+// is not enough, because its attempt may have waited for the connection.
 func (r *Reserve) Get(now time.Duration) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	d, of := r.transit.get(now)
-	if of < 2 {
+	d, samples := r.transit.get(now)
+	if samples < 2 {
 		return 0
 	}
 	return d
 }
 
-// ClampReserve returns the part of a reserve that may be taken off a call with the
-// given time remaining: at most a fifth, and never less than nothing.
+// ClampReserve limits a reserve to a fifth of the remaining time. It returns 0 if either is negative.
+//
+// For transports: a client subtracts the result from the deadline that it sends.
 func ClampReserve(reserve, remaining time.Duration) time.Duration {
 	return max(0, min(reserve, remaining/5))
 }

@@ -2,42 +2,43 @@ package deadline
 
 import "time"
 
-// half is half of the minute for which a smallest value is remembered: at least
-// one half and at most two, as LEDBAT keeps its base delays.
-const half = 30 * time.Second
+// halfWindow is half of the window of a windowedMin. A value counts for one to two half-windows, as base
+// delays do in LEDBAT.
+const halfWindow = 30 * time.Second
 
-// smallest remembers the smallest of the values seen lately, with the times
-// they were seen at. It is not safe for concurrent use.
-type smallest struct {
-	half     time.Duration // the current one, counted from time zero
+// windowedMin keeps the minimum of the values that were added within the window, and the time when each
+// half-window's minimum was added. It is not safe for concurrent use.
+type windowedMin struct {
+	index    time.Duration // of the current half-window, counted from time zero
 	current  sample
 	previous sample
 }
 
+// sample is the minimum of one half-window.
 type sample struct {
 	value time.Duration
 	at    time.Duration
-	seen  int // values in this half, of which this is the smallest
+	seen  int // values in the half-window
 }
 
-// rotate begins a new half when the current one is over. Halves begin at whole
-// multiples of their length, so that no value is kept for longer than two.
-func (s *smallest) rotate(now time.Duration) {
-	n := now / half
-	if n <= s.half {
+// rotate starts a new half-window if the current one has ended. Half-windows start at multiples of their
+// length, so no value counts for longer than two of them.
+func (s *windowedMin) rotate(now time.Duration) {
+	index := now / halfWindow
+	if index <= s.index {
 		return
 	}
 	s.previous = sample{}
-	if n == s.half+1 {
+	if index == s.index+1 {
 		s.previous = s.current
 	}
 	s.current = sample{}
-	s.half = n
+	s.index = index
 }
 
-// add takes in a value. A value replaces the smallest of the current half if it
-// is no larger by more than the half's value may have drifted since.
-func (s *smallest) add(now, value time.Duration, drift func(age time.Duration) time.Duration) {
+// add adds a value. It replaces the minimum of the current half-window if it is not larger than the
+// minimum plus what that may have drifted since it was added.
+func (s *windowedMin) add(now, value time.Duration, drift func(age time.Duration) time.Duration) {
 	s.rotate(now)
 	if s.current.seen == 0 || value <= s.current.value+drift(now-s.current.at) {
 		s.current.value, s.current.at = value, now
@@ -45,9 +46,9 @@ func (s *smallest) add(now, value time.Duration, drift func(age time.Duration) t
 	s.current.seen++
 }
 
-// get returns the smallest value and of how many it is, none if none has been
-// seen lately.
-func (s *smallest) get(now time.Duration) (value time.Duration, of int) {
+// get returns the minimum, and how many values were added within the window. If there are none, the
+// minimum is 0.
+func (s *windowedMin) get(now time.Duration) (value time.Duration, samples int) {
 	s.rotate(now)
 	value = s.current.value
 	if s.current.seen == 0 || s.previous.seen > 0 && s.previous.value < value {
@@ -56,5 +57,5 @@ func (s *smallest) get(now time.Duration) (value time.Duration, of int) {
 	return value, s.current.seen + s.previous.seen
 }
 
-// steady is the drift of values that are measured on one clock.
-func steady(time.Duration) time.Duration { return 0 }
+// noDrift is the drift of values that are measured on one clock.
+func noDrift(time.Duration) time.Duration { return 0 }

@@ -18,9 +18,9 @@ import (
 // suite is a package of tests.
 type suite struct {
 	pkg string
-	// apart runs each test in a process of its own: gRPC's tests change what is global,
-	// and find goroutines that an earlier test has left.
-	apart bool
+	// separate runs each test in its own process, because gRPC's tests change global state, and fail if an
+	// earlier test has leaked goroutines.
+	separate bool
 }
 
 func suites() []suite {
@@ -35,7 +35,7 @@ func suites() []suite {
 	return all
 }
 
-// unit is what runs in a process of its own: a test, or a package of tests.
+// unit is a test, or all tests of a package. Each unit runs in its own process.
 type unit struct {
 	name string // package and test, as in allowed.txt
 	run  func(ctx context.Context, mode string) (out []byte, err error)
@@ -80,7 +80,7 @@ func build(dir string) ([]unit, error) {
 			return nil, err
 		}
 		tests := []string{""}
-		if s.apart {
+		if s.separate {
 			if tests, err = listTests(dirs[s.pkg]); err != nil {
 				return nil, err
 			}
@@ -100,7 +100,7 @@ func build(dir string) ([]unit, error) {
 // unit returns a test of a suite, or all of its tests.
 func (s suite) unit(path, dir, test string) unit {
 	args := []string{"-test.v"}
-	if s.apart {
+	if s.separate {
 		args = append(args, "-test.run=^Test$/^"+test+"$")
 	}
 	short := strings.TrimPrefix(strings.TrimPrefix(s.pkg, grpcModule+"/"), "github.com/grpc-ecosystem/")
@@ -119,16 +119,15 @@ func process(ctx context.Context, mode, path string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// copied are the modules whose tests are run, and the names of their copies.
+// copied maps the modules whose tests are run to the names of their copies.
 var copied = map[string]string{grpcModule: "grpc", middlewareModule: "middleware"}
 
-// copyModules copies the modules, since files below the module cache can neither be
-// laid over nor should be written by tests. It returns the flag by which the copies are
-// built.
+// copyModules copies the modules: an overlay cannot replace files in the module cache, and tests must not write
+// there. It returns the flag with which the go command uses the copies.
 func copyModules(dir string) (string, error) {
 	text, err := os.ReadFile("go.mod")
 	if err != nil {
-		return "", fmt.Errorf("run it in its own folder: %w", err)
+		return "", fmt.Errorf("foreign must run in its own folder: %w", err)
 	}
 	own, err := filepath.Abs("..")
 	if err != nil {
@@ -150,7 +149,7 @@ func copyModules(dir string) (string, error) {
 		return "", err
 	}
 	modfile := filepath.Join(dir, "go.mod")
-	if err := os.WriteFile(modfile, text, 0o600); err != nil { //nolint:gosec // its own folder
+	if err := os.WriteFile(modfile, text, 0o600); err != nil { //nolint:gosec // a temporary folder
 		return "", err
 	}
 	return "-modfile=" + modfile, os.WriteFile(filepath.Join(dir, "go.sum"), sums, 0o600) //nolint:gosec // likewise
@@ -192,7 +191,7 @@ func listTests(dir string) ([]string, error) {
 	return slices.Compact(tests), nil
 }
 
-// overlay is what "go -overlay" reads.
+// overlay is the JSON file that "go -overlay" reads.
 type overlay struct {
 	dir     string
 	Replace map[string]string `json:"Replace"`
@@ -204,15 +203,15 @@ var hooksText string
 //go:embed inject.go.txt
 var injectText string
 
-// add adds a file to the folders of others.
+// add adds a file with the text at path.
 func (o *overlay) add(path, text string) error {
 	own := filepath.Join(o.dir, fmt.Sprintf("overlay%d.go", len(o.Replace)))
 	o.Replace[path] = own
 	return os.WriteFile(own, []byte(text), 0o600)
 }
 
-// inject adds the options to a package. Those of a test are added in its external test
-// package, which may import what imports the package itself.
+// inject adds the file that sets the options to a package. In a package of tests, the file belongs to the external test
+// package, which may import packages that import the tested package.
 func (o *overlay) inject(name, dir string) error {
 	file := "hopbound.go"
 	if name != "main" {

@@ -16,8 +16,7 @@ func interopPackages() []string {
 
 func interopPath(dir, pkg string) string { return filepath.Join(dir, "interop-"+filepath.Base(pkg)) }
 
-// interopUnits returns the cases of gRPC's interop_test.sh, each with a server of its
-// own.
+// interopUnits returns the cases of gRPC's interop_test.sh. Each has its own server.
 func interopUnits(dir string) []unit {
 	cases := [...]string{
 		"empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "empty_stream",
@@ -48,7 +47,7 @@ func interop(ctx context.Context, dir, mode, name string) ([]byte, error) {
 	}
 	defer func() {
 		cancel()
-		_ = server.Wait() // that it was killed
+		_ = server.Wait() // returns that it was killed
 	}()
 	if err := awaitServer(ctx, port); err != nil {
 		return nil, err
@@ -66,7 +65,7 @@ func freePort(ctx context.Context) (string, error) {
 	defer l.Close()
 	address, ok := l.Addr().(*net.TCPAddr)
 	if !ok {
-		return "", fmt.Errorf("listening at %v", l.Addr())
+		return "", fmt.Errorf("unexpected listener address %v", l.Addr())
 	}
 	return strconv.Itoa(address.Port), nil
 }

@@ -1,9 +1,8 @@
-// Command foreign runs the tests of gRPC and of go-grpc-middleware, as they come from
-// the module cache, with Hopbound on every client and server, first in mode Observe and
-// then in Enforce. It fails if a test fails that allowed.txt does not name.
+// Command foreign runs the unchanged tests of gRPC and of go-grpc-middleware with Hopbound on every client and server,
+// first in Observe mode and then in Enforce mode. It fails if a test fails that allowed.txt does not name.
 //
-// Hopbound gets into the tests by "go test -overlay": a file in each of their packages
-// adds its options to all clients and servers, by a hook that gRPC has for itself.
+// It adds Hopbound with "go test -overlay". The overlay adds a file to each package of tests, which passes Hopbound's
+// options to all clients and servers through an internal hook of gRPC.
 package main
 
 import (
@@ -20,7 +19,7 @@ import (
 //go:embed allowed.txt
 var allowedText string
 
-// The modes, as the injected file reads them from HOPBOUND_MODE. Off injects nothing.
+// The values of HOPBOUND_MODE, which the injected file reads. Off adds no options.
 const (
 	off     = "off"
 	observe = "observe"
@@ -33,10 +32,10 @@ const (
 )
 
 func main() {
-	mode := flag.String("mode", "", "run in this mode alone: observe, enforce, or off for the tests without Hopbound")
-	match := flag.String("run", "", "run only tests whose package and name match this expression")
-	count := flag.Int("count", 1, "run each test so many times")
-	verbose := flag.Bool("v", false, "print the output of all tests that fail")
+	mode := flag.String("mode", "", "run only in this mode: observe, enforce, or off for the tests without Hopbound")
+	match := flag.String("run", "", "run only tests whose package and name match this regular expression")
+	count := flag.Int("count", 1, "number of times that each test is run")
+	verbose := flag.Bool("v", false, "print the output of failed tests")
 	flag.Parse()
 	modes := []string{observe, enforce}
 	if *mode != "" {
@@ -69,11 +68,11 @@ func run(modes []string, match string, count int, verbose bool) error {
 	units = slices.Repeat(units, count)
 	failed := 0
 	for _, mode := range modes {
-		began := time.Now()
+		started := time.Now()
 		r := runner{mode: mode, allowed: allowed[mode], pattern: pattern, verbose: verbose, failures: map[string]string{}}
 		r.all(units)
 		failed += r.report()
-		fmt.Fprintf(os.Stdout, "%s: %d tests, %d failed, in %v\n", mode, r.count, len(r.failures), time.Since(began).Round(time.Second))
+		fmt.Fprintf(os.Stdout, "%s: %d tests, %d failed, in %v\n", mode, r.count, len(r.failures), time.Since(started).Round(time.Second))
 	}
 	if failed > 0 {
 		return fmt.Errorf("%d tests failed that allowed.txt does not name", failed)
@@ -81,8 +80,8 @@ func run(modes []string, match string, count int, verbose bool) error {
 	return nil
 }
 
-// parseAllowed reads lines of a mode, or both, a package, a test and a reason. It returns
-// the reasons by mode, and by package and test.
+// parseAllowed parses lines with a mode (or both), a package, a test and a reason. It returns the reasons by mode, and
+// then by package and test.
 func parseAllowed(text string) (map[string]map[string]string, error) {
 	allowed := map[string]map[string]string{observe: {}, enforce: {}}
 	for n, line := range strings.Split(text, "\n") {
@@ -91,7 +90,7 @@ func parseAllowed(text string) (map[string]map[string]string, error) {
 			continue
 		}
 		if len(fields) < 4 || fields[0] != "both" && allowed[fields[0]] == nil {
-			return nil, fmt.Errorf("allowed.txt:%d: must be a mode, a package, a test and a reason", n+1)
+			return nil, fmt.Errorf("allowed.txt:%d: the line must contain a mode, a package, a test and a reason", n+1)
 		}
 		for mode, reasons := range allowed {
 			if fields[0] == mode || fields[0] == "both" {

@@ -21,18 +21,18 @@ type runner struct {
 	allowed map[string]string // reasons by package and test
 	pattern *regexp.Regexp
 	verbose bool
-	unix    sync.Mutex // held by tests that use one socket file
+	unix    sync.Mutex // held while a test uses the one socket file
 
 	mu       sync.Mutex
 	count    int
-	failures map[string]string // what they print, by package and test
+	failures map[string]string // outputs of failed tests, by package and test
 }
 
-// parallel is how many processes run at the same time. Most of them wait.
+// parallel returns how many processes run at the same time. It is large, because most of them wait.
 func parallel() int { return 3 * runtime.NumCPU() }
 
-// all runs all tests. Those that fail run up to twice more, alone: a test counts as
-// failed if it fails two of three times. gRPC's own tests fail now and then, too.
+// all runs all units. A unit that fails runs again, alone, up to twice. It counts as failed if it fails two of three
+// times, because some of gRPC's tests are flaky without Hopbound too.
 func (r *runner) all(units []unit) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, parallel())
@@ -61,7 +61,7 @@ func (r *runner) all(units []unit) {
 	}
 }
 
-// mayFail reports whether all that has failed of a unit is allowed to.
+// mayFail reports whether all failed tests of a unit are allowed to fail.
 func (r *runner) mayFail(u unit) bool {
 	for name := range r.failures {
 		if (name == u.name || strings.HasPrefix(name, u.name+" ")) && r.allowed[name] == "" {
@@ -71,7 +71,7 @@ func (r *runner) mayFail(u unit) bool {
 	return true
 }
 
-// repeat runs a unit again, and forgets the failures that do not come again.
+// repeat runs a unit again, up to twice, and deletes the failures that do not recur.
 func (r *runner) repeat(u unit) {
 	again := r.one(u)
 	if len(again) == 0 {
@@ -81,17 +81,17 @@ func (r *runner) repeat(u unit) {
 		if (name == u.name || strings.HasPrefix(name, u.name+" ")) && again[name] == "" {
 			fmt.Fprintf(os.Stdout, "%s: %s failed once of three times\n", r.mode, name)
 			if r.verbose {
-				tail(os.Stdout, r.failures[name])
+				printOutput(os.Stdout, r.failures[name])
 			}
 			delete(r.failures, name)
 		}
 	}
 }
 
-// timeLimit is how long a process may run.
+// timeLimit is the maximum time for a process.
 const timeLimit = 40 * time.Second
 
-// one runs one unit, and returns what the tests that failed print, by name.
+// one runs one unit and returns the outputs of failed tests, by package and test.
 func (r *runner) one(u unit) map[string]string {
 	if strings.Contains(u.name, " Unix") {
 		r.unix.Lock()
@@ -109,7 +109,7 @@ func (r *runner) one(u unit) map[string]string {
 	for _, name := range failedTests(out) {
 		failed[pkg+" "+name] = string(out)
 	}
-	if len(failed) == 0 { // a panic, or no time left
+	if len(failed) == 0 { // a panic, or the time limit
 		failed[u.name] = string(out)
 	}
 	return failed
@@ -117,8 +117,8 @@ func (r *runner) one(u unit) map[string]string {
 
 var failLine = regexp.MustCompile(`(?m)^ *--- FAIL: (\S+)`)
 
-// failedTests returns the tests that failed, without those that failed because a part
-// of them did: of gRPC's, the name without "Test/", of others down to the second level.
+// failedTests returns the names of failed tests. It omits a test if one of its subtests is listed. The names of gRPC's
+// tests have no "Test/", and those of other tests have at most two levels.
 func failedTests(out []byte) []string {
 	var names []string
 	for _, m := range failLine.FindAllSubmatch(out, -1) {
@@ -136,24 +136,24 @@ func failedTests(out []byte) []string {
 	})
 }
 
-// report prints the tests that failed, and returns how many were not allowed to.
+// report prints the failed tests, and returns how many of them are not allowed to fail.
 func (r *runner) report() (failed int) {
 	for _, test := range slices.Sorted(maps.Keys(r.failures)) {
 		if reason := r.allowed[test]; reason != "" {
-			fmt.Fprintf(os.Stdout, "%s: %s fails, as it may: %s\n", r.mode, test, reason)
+			fmt.Fprintf(os.Stdout, "%s: %s failed, which is allowed: %s\n", r.mode, test, reason)
 			continue
 		}
 		failed++
 		fmt.Fprintf(os.Stdout, "%s: FAIL: %s\n", r.mode, test)
 		if r.verbose {
-			tail(os.Stdout, r.failures[test])
+			printOutput(os.Stdout, r.failures[test])
 		}
 	}
 	return failed
 }
 
-// tail writes the lines of out that are not gRPC's logs.
-func tail(w io.Writer, out string) {
+// printOutput writes the lines of out that are not gRPC's logs.
+func printOutput(w io.Writer, out string) {
 	for lines := bufio.NewScanner(strings.NewReader(out)); lines.Scan(); {
 		if line := lines.Text(); !strings.Contains(line, "tlogger.go") {
 			fmt.Fprintln(w, "   ", line)

@@ -168,7 +168,7 @@ func TestDoneRecordLetsGoOfItsCall(t *testing.T) {
 		func() {
 			running := &struct {
 				atomic.Bool
-				_ [64]byte // else it may share a block of the allocator with an object that stays
+				_ [16]byte // beyond the size that the runtime allocates in blocks with others, which keep it alive
 			}{}
 			runtime.AddCleanup(running, func(c chan struct{}) { close(c) }, freed)
 			running.Store(true)

@@ -2,33 +2,22 @@ package interceptors
 
 import (
 	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/internal/outbound"
 	"google.golang.org/grpc"
 )
 
-// The call options of this package are read by a [Client]. To gRPC, and on a
-// connection without one, they mean nothing.
-
-type policyCallOption struct {
-	grpc.EmptyCallOption
-	policy Policy
-	err    error
+// UsePolicy returns a call option. The fields that are set in p take precedence over all other sources of
+// policies, and over options before it. An invalid policy fails the call with INVALID_ARGUMENT. Without a
+// [Client] on the connection, the option has no effect.
+func UsePolicy(p Policy) grpc.CallOption {
+	resolved := p.resolve()
+	return outbound.PolicyOption{Policy: resolved, Err: resolved.Validate()}
 }
 
-type keyCallOption struct {
-	grpc.EmptyCallOption
-	key idempotency.Key
-}
-
-// UsePolicy returns an option for one call: the fields that are set in p weigh
-// more than what any other source says of the method, and than those of an
-// option before it. A policy that is not valid fails the call with
-// INVALID_ARGUMENT.
-func UsePolicy(p Policy) grpc.CallOption { return policyCallOption{policy: p, err: p.validate()} }
-
-// NoRetry returns an option for one call, which is made once: it is neither
-// repeated nor hedged, unless an option after it says otherwise.
+// NoRetry returns a call option. The call is neither retried nor hedged, unless an option after it says
+// otherwise. Without a [Client] on the connection, the option has no effect.
 func NoRetry() grpc.CallOption { return UsePolicy(Policy{Retry: &RetryPolicy{MaxAttempts: 1}}) }
 
-// UseKey returns an option for one call that sends an idempotency key, rather
-// than one in the context. See [idempotency.WithKey].
-func UseKey(key idempotency.Key) grpc.CallOption { return keyCallOption{key: key} }
+// UseKey returns a call option that sends an idempotency key. It takes precedence over a key in the
+// context; see [idempotency.WithKey]. Without a [Client] on the connection, the option has no effect.
+func UseKey(key idempotency.Key) grpc.CallOption { return outbound.KeyOption{Key: key} }

@@ -120,8 +120,8 @@ func ExampleNewServer() {
 	_, err := interceptors.NewServer(interceptors.WithMaxDeadline(-time.Second), interceptors.WithFloor(-1))
 	fmt.Println(err)
 	// Output:
-	// WithMaxDeadline(-1s): must be more than nothing
-	// WithFloor(-1ns): less than nothing
+	// WithMaxDeadline(-1s): must be positive
+	// WithFloor(-1ns): must not be negative
 }
 
 // A write with a key may be repeated even if a server may have seen it: all

@@ -55,6 +55,24 @@ type node struct {
 	conns []net.Conn
 }
 
+// distinct gives each connection its own remote address, as a network does, and bufconn does not.
+type distinct struct{ *bufconn.Listener }
+
+func (l distinct) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &distinctConn{conn, &net.UnixAddr{Name: "client", Net: "bufconn"}}, nil
+}
+
+type distinctConn struct {
+	net.Conn
+	remote net.Addr
+}
+
+func (c *distinctConn) RemoteAddr() net.Addr { return c.remote }
+
 // cut breaks all connections to the node, as a crash does.
 func (n *node) cut() {
 	n.mu.Lock()
@@ -82,10 +100,15 @@ func newNode(t testing.TB, opts ...grpc.ServerOption) *node {
 // start serves until the test ends.
 func (n *node) start() {
 	n.t.Helper()
+	n.startOn(distinct{n.listener})
+}
+
+func (n *node) startOn(listener net.Listener) {
+	n.t.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = n.server.Serve(n.listener)
+		_ = n.server.Serve(listener)
 	}()
 	n.t.Cleanup(func() {
 		n.server.Stop()

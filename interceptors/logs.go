@@ -9,22 +9,19 @@ import (
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
 	"github.com/hopbound/hopbound/idempotency"
-	"go.opentelemetry.io/otel/attribute"
+	"github.com/hopbound/hopbound/internal/outbound"
+	"github.com/hopbound/hopbound/internal/request"
+	"github.com/hopbound/hopbound/internal/telemetry"
 )
 
-// attrLeft is how many tokens are left to a request in its handler.
-const attrLeft = attribute.Key("hopbound.budget.left")
-
-// LogFields returns what there is to log of the call that ctx belongs to, under
-// the names that its span has them under: the attempt's number from 1, the time
-// left until the deadline in milliseconds, the tokens, and the hash of the
-// idempotency key. In a handler the call is the incoming one, and the tokens are
-// those that the request has left; in an interceptor after that of a [Client], it
-// is the attempt, and they are those that it carries. What a call does not have is
-// left out, and without a call of Hopbound's there is nothing.
+// LogFields returns the log fields of the call that ctx belongs to, with the names of its span's
+// attributes: the number of the attempt from 1, the time until the deadline in milliseconds, the tokens,
+// and the hash of the idempotency key. In a handler, the call is the incoming one, and the tokens are
+// those that the request has left. In an interceptor after that of a [Client], it is the attempt, and the
+// tokens are those that it carries. Fields that a call does not have are left out. A context of no call
+// has no fields.
 //
-// Hand it to the interceptor of go-grpc-middleware's logging, which stands after
-// Hopbound's:
+// Pass it to the interceptor of go-grpc-middleware's logging, which comes after Hopbound's:
 //
 //	logging.UnaryServerInterceptor(logger, logging.WithFieldsFromContext(interceptors.LogFields))
 //
@@ -38,13 +35,13 @@ func LogFields(ctx context.Context) logging.Fields {
 	return fields
 }
 
-// NewLogHandler returns a handler that adds to each record what [LogFields] has
-// for the context that it is logged with, outside of any group:
+// NewLogHandler returns a handler that adds the fields of [LogFields] to each record, outside of any
+// group:
 //
 //	slog.New(interceptors.NewLogHandler(slog.NewJSONHandler(os.Stderr, nil)))
 //
-// Log with a context, such as by [slog.InfoContext]. A nil handler panics, as it
-// does with [slog.New].
+// Log with a context, for example with [slog.InfoContext]. NewLogHandler panics if the handler is nil, as
+// [slog.New] does.
 func NewLogHandler(next slog.Handler) slog.Handler {
 	if next == nil {
 		panic("hopbound: NewLogHandler: nil")
@@ -52,11 +49,10 @@ func NewLogHandler(next slog.Handler) slog.Handler {
 	return &logHandler{whole: next, outer: next}
 }
 
-// logHandler adds attributes to records. They are to be outside of the groups that
-// are open, so that it keeps what it was before the first of these, and what has
-// been done since.
+// logHandler adds attributes to records, outside of the groups that are open. Therefore it keeps the
+// handler as it was before the first group was opened, and what has been done since.
 type logHandler struct {
-	whole slog.Handler // with all that has been done
+	whole slog.Handler // with everything that has been done
 	outer slog.Handler // as it was before the first group was opened
 	since []func(slog.Handler) slog.Handler
 }
@@ -104,40 +100,39 @@ func (h *logHandler) and(do func(slog.Handler) slog.Handler) slog.Handler {
 	return &logHandler{whole: do(h.whole), outer: h.outer, since: append(slices.Clip(h.since), do)}
 }
 
-// logAttrs returns what there is to log of the call that ctx belongs to.
+// logAttrs returns the attributes of the call that ctx belongs to.
 func logAttrs(ctx context.Context) []slog.Attr {
-	if c, ok := ctx.Value(attemptKey{}).(*attemptContext); ok {
+	if a, ok := outbound.AttemptOf(ctx); ok {
 		var tokens []slog.Attr
-		if c.call.mode == Enforce { // else it carries none
-			tokens = []slog.Attr{slog.Int(string(attrLeased), c.attempt.loan.Tokens())}
+		if !a.Observed { // otherwise it carries none
+			tokens = []slog.Attr{slog.Int(string(telemetry.AttrLent), a.Lent)}
 		}
-		return callAttrs(ctx, c.attempt.n, tokens, c.call.sentKey())
+		return callAttrs(ctx, a.Number, tokens, a.Key)
 	}
-	r := requestFromContext(ctx)
+	r := request.FromContext(ctx)
 	if r == nil {
 		return nil
 	}
 	var tokens []slog.Attr
-	// A root is granted its tokens at its first call.
-	if free := r.allotment.Free(); r.hop || free != 0 || r.allotment.Used() != 0 {
-		tokens = []slog.Attr{slog.Int(string(attrLeft), free)}
+	// A root gets its tokens when it makes its first call.
+	if free := r.Allotment.Free(); r.IsHop || free != 0 || r.Allotment.Used() != 0 {
+		tokens = []slog.Attr{slog.Int(string(telemetry.AttrLeft), free)}
 	}
-	return callAttrs(ctx, r.attempt, tokens, cmp.Or(r.headerKey(), r.key))
+	return callAttrs(ctx, r.Attempt, tokens, cmp.Or(r.MetadataKey(), r.Key))
 }
 
-// callAttrs returns what there is to log of a call: attempt is 0 and key is empty
-// if they are not known.
+// callAttrs returns the attributes of a call. The attempt is 0 and the key empty if they are unknown.
 func callAttrs(ctx context.Context, attempt int, tokens []slog.Attr, key idempotency.Key) []slog.Attr {
 	attrs := make([]slog.Attr, 0, 4)
 	if attempt > 0 {
-		attrs = append(attrs, slog.Int(string(attrAttempt), attempt))
+		attrs = append(attrs, slog.Int(string(telemetry.AttrAttempt), attempt))
 	}
 	if d, ok := ctx.Deadline(); ok {
-		attrs = append(attrs, slog.Float64(string(attrRemaining), millis(time.Until(d))))
+		attrs = append(attrs, slog.Float64(string(telemetry.AttrRemaining), telemetry.Millis(time.Until(d))))
 	}
 	attrs = append(attrs, tokens...)
 	if key != "" {
-		attrs = append(attrs, slog.String(string(attrKeyHash), key.Hash()))
+		attrs = append(attrs, slog.String(string(telemetry.AttrKeyHash), key.Hash()))
 	}
 	return attrs
 }

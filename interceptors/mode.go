@@ -1,11 +1,9 @@
 package interceptors
 
 import (
-	"errors"
 	"fmt"
-	"maps"
-	"sync"
-	"sync/atomic"
+
+	"github.com/hopbound/hopbound/internal/policy"
 )
 
 // Mode is whether a [Client] or [Server] does what it decides.
@@ -22,8 +20,6 @@ const (
 	Observe
 )
 
-const modeCount = 2
-
 func (m Mode) validate() error {
 	if m != Enforce && m != Observe {
 		return fmt.Errorf("mode %d is unknown, must be Enforce or Observe", int(m))
@@ -39,60 +35,6 @@ func (m Mode) String() string {
 	return "enforce"
 }
 
-// modes are the modes of methods, which can change while calls are made. A call reads
-// its mode once, when it starts, and takes no lock for it.
-type modes struct {
-	mu    sync.Mutex                // held while table is replaced
-	table atomic.Pointer[modeTable] // never nil; what it points to does not change
-}
-
-// modeTable is the mode of all methods, and that of methods and services by name, as
-// in [MethodPolicies].
-type modeTable struct {
-	all    Mode
-	byName map[string]Mode
-}
-
-// of returns the mode of a call of a method that starts now.
-func (m *modes) of(fullMethod string) Mode {
-	t := m.table.Load()
-	if len(t.byName) > 0 {
-		if mode, ok := named(t.byName, fullMethod); ok {
-			return mode
-		}
-	}
-	return t.all
-}
-
-// set changes the mode of all methods, or of those named.
-func (m *modes) set(mode Mode, names []string) error {
-	errs := []error{mode.validate()}
-	if names != nil && len(names) == 0 {
-		errs = append(errs, errors.New("the list of methods is empty"))
-	}
-	for _, name := range names {
-		if err := validateMethodName(name); err != nil || name == "" {
-			errs = append(errs, fmt.Errorf("%q: the name must be /service/method or /service/", name))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("SetMode: %w", err)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	next := &modeTable{all: mode, byName: map[string]Mode{}}
-	if len(names) > 0 {
-		last := m.table.Load()
-		next.all = last.all
-		maps.Copy(next.byName, last.byName)
-	}
-	for _, name := range names {
-		next.byName[name] = mode
-	}
-	m.table.Store(next)
-	return nil
-}
-
 // SetMode changes the mode of the calls that start from now on; calls that have
 // started keep theirs. The methods are named as in [MethodPolicies]: one method
 // ("/shop.v1.Orders/Get"), or all methods of a service that are not named themselves
@@ -106,7 +48,9 @@ func (m *modes) set(mode Mode, names []string) error {
 // Enforce has no retries at all while the client observes. On a connection that was
 // dialled in Observe, gRPC goes on making the retries that the connection's own service
 // config asks for; a client that enforces does not retry the methods concerned.
-func (c *Client) SetMode(mode Mode, methods ...string) error { return c.modes.set(mode, methods) }
+func (c *Client) SetMode(mode Mode, methods ...string) error {
+	return setMode(&c.calls.Modes, mode, methods)
+}
 
 // SetMode changes the mode of the calls that arrive from now on; calls that have
 // arrived keep theirs. The methods are named as in [MethodPolicies]: one method
@@ -118,4 +62,17 @@ func (c *Client) SetMode(mode Mode, methods ...string) error { return c.modes.se
 //
 // A server that observes a method runs its writes each time they arrive, even if it
 // has stored their outcomes before.
-func (s *Server) SetMode(mode Mode, methods ...string) error { return s.modes.set(mode, methods) }
+func (s *Server) SetMode(mode Mode, methods ...string) error {
+	return setMode(&s.calls.Modes, mode, methods)
+}
+
+func setMode(modes *policy.Modes, mode Mode, methods []string) error {
+	err := mode.validate()
+	if err == nil {
+		err = modes.Set(mode == Observe, methods)
+	}
+	if err != nil {
+		return fmt.Errorf("SetMode: %w", err)
+	}
+	return nil
+}

@@ -254,7 +254,7 @@ func TestFailureForGoodOutweighsOneForWantOfATokenAlone(t *testing.T) {
 		ctx := metadata.AppendToOutgoingContext(t.Context(), wire.ContextKey, "1;b=0")
 		_ = idempotent(n.dial())(ctx, grpc.Trailer(&trailer))
 		r, ok := wire.ParseReport(trailer[wire.ReportKey][0])
-		if !ok || r.Wanting != tc.want || trailer["grpc-retry-pushback-ms"][0] != "-1" {
+		if !ok || r.NoTokens != tc.want || trailer["grpc-retry-pushback-ms"][0] != "-1" {
 			t.Errorf("%s: report %+v, trailer %v; want wanting %v, and the mark", name, r, trailer, tc.want)
 		}
 	}
@@ -264,13 +264,14 @@ func TestFailureForGoodOutweighsOneForWantOfATokenAlone(t *testing.T) {
 // budget have one bucket for a target. Either way an outage is not amplified.
 func TestOutageWithAClientForEachConnection(t *testing.T) {
 	t.Parallel()
+	const burst = 3 // the default
 	shared := budget.New(budget.MinPerSecond(0))
 	for name, tc := range map[string]struct {
 		opts []interceptors.ClientOption
 		most int64 // extra attempts
 	}{
-		"each with a budget of its own": {[]interceptors.ClientOption{quick()}, 10 * budget.DefaultBurst},
-		"all with one budget":           {[]interceptors.ClientOption{quick(), interceptors.WithBudget(shared)}, budget.DefaultBurst},
+		"each with a budget of its own": {[]interceptors.ClientOption{quick()}, 10 * burst},
+		"all with one budget":           {[]interceptors.ClientOption{quick(), interceptors.WithBudget(shared)}, burst},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -306,7 +307,7 @@ func TestEmptyBucketMakesAFailureFinalUnlessItIsNew(t *testing.T) {
 			time.Sleep(age)
 			var trailer metadata.MD
 			_ = do(metadata.AppendToOutgoingContext(t.Context(), wire.ContextKey, "1;b=5"), grpc.Trailer(&trailer))
-			if r, ok := wire.ParseReport(trailer[wire.ReportKey][0]); !ok || r.Wanting != want || trailer["grpc-retry-pushback-ms"][0] != "-1" {
+			if r, ok := wire.ParseReport(trailer[wire.ReportKey][0]); !ok || r.NoTokens != want || trailer["grpc-retry-pushback-ms"][0] != "-1" {
 				t.Errorf("%v after the first call: report %+v, trailer %v; want n=1: %v", age, r, trailer, want)
 			}
 		})

@@ -85,7 +85,7 @@ func TestClientOfAStreamThatIsCutHearsAtOnce(t *testing.T) {
 		if reports := s.Trailer()[wire.ReportKey]; len(reports) != 1 || !strings.HasPrefix(reports[0], "1;u=0;e=60000000") {
 			t.Errorf("reports %q, want one, of a minute", reports)
 		}
-		if err := <-returned; strings.Count(err.Error(), "STREAM_IDLE")+strings.Count(err.Error(), "no message has gone") != 2 {
+		if err := <-returned; strings.Count(err.Error(), "STREAM_IDLE")+strings.Count(err.Error(), "no message was sent") != 2 {
 			t.Errorf("the handler got %v, want the limit twice", err)
 		}
 	})
@@ -130,7 +130,7 @@ func TestStreamThatIsCutIsMarkedAsAnyFailure(t *testing.T) {
 					t.Errorf("pushback %s, want %s", got, tc.push)
 				}
 				reports := s.Trailer()[wire.ReportKey]
-				if r, ok := wire.ParseReport(strings.Join(reports, ",")); !ok || r.Wanting != tc.wanting {
+				if r, ok := wire.ParseReport(strings.Join(reports, ",")); !ok || r.NoTokens != tc.wanting {
 					t.Errorf("reports %q, want one with n=1: %v", reports, tc.wanting)
 				}
 			})

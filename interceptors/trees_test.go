@@ -18,6 +18,14 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// The defaults of budget.New.
+const (
+	defaultRatio        = 0.2
+	defaultMinPerSecond = 0.02
+	defaultPerRequest   = 10
+	defaultBurst        = 3
+)
+
 // grove is a random forest: user requests that run down four levels of services on
 // real gRPC. It counts what reaches the servers, and checks both bounds when
 // everything has finished.
@@ -181,7 +189,7 @@ func (g *grove) callDown(ctx context.Context, root string, at int, down *grpc.Cl
 	if abandons {
 		calls++
 	}
-	earned := int(budget.DefaultRatio * float64(calls))
+	earned := int(defaultRatio * float64(calls))
 	g.mu.Lock()
 	g.earned[root] += earned
 	g.mu.Unlock()
@@ -198,7 +206,7 @@ func (g *grove) callDown(ctx context.Context, root string, at int, down *grpc.Cl
 
 // conserved checks a request whose calls have all ended: no token is lent any more.
 func (g *grove) conserved(a *budget.Allotment, received string, earned int) {
-	tokens := budget.DefaultPerRequest
+	tokens := defaultPerRequest
 	if received != "" {
 		tokens, _ = strconv.Atoi(received)
 	}
@@ -242,12 +250,12 @@ func (g *grove) check(took time.Duration) {
 	total := 0
 	for root, extra := range g.extra {
 		total += extra
-		if bound := budget.DefaultPerRequest + g.earned[root] + g.lost[root]; extra > bound {
+		if bound := defaultPerRequest + g.earned[root] + g.lost[root]; extra > bound {
 			g.t.Errorf("request %s made %d extra attempts, with %d tokens earned and %d replies lost", root, extra, g.earned[root], g.lost[root])
 		}
 	}
 	for at, l := range g.levels {
-		bound := budget.DefaultRatio*float64(l.succeeded) + budget.DefaultMinPerSecond*took.Seconds() + budget.DefaultBurst
+		bound := defaultRatio*float64(l.succeeded) + defaultMinPerSecond*took.Seconds() + defaultBurst
 		if float64(l.extra) > bound {
 			g.t.Errorf("level %d was sent %d extra attempts and succeeded %d times in %v", at, l.extra, l.succeeded, took)
 		}

@@ -3,7 +3,6 @@ package interceptors_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"runtime"
 	"strings"
 	"testing"
@@ -19,79 +18,57 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// eachItsOwn is a listener whose connections have addresses of their own, as on a network.
-type eachItsOwn struct {
-	net.Listener
-	next int
-}
-
-type addressed struct {
-	net.Conn
-	addr net.Addr
-}
-
-func (c addressed) RemoteAddr() net.Addr { return c.addr }
-
-func (l *eachItsOwn) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	l.next++
-	return addressed{c, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: l.next}}, nil
-}
-
-// serveEach serves with connections that have addresses of their own.
-func serveEach(t *testing.T, handle handler, opts ...grpc.ServerOption) *node {
+// serveEach serves on a listener: the node's own, whose connections have distinct addresses, or plain
+// bufconn, whose connections have one.
+func serveEach(t *testing.T, distinguished bool, handle handler, opts ...grpc.ServerOption) *node {
 	t.Helper()
 	n := newNode(t, opts...)
 	testv1.RegisterTestServiceServer(n.server, service{handle: handle})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = n.server.Serve(&eachItsOwn{Listener: n.listener})
-	}()
-	t.Cleanup(func() {
-		n.server.Stop()
-		<-done
-	})
+	if distinguished {
+		n.start()
+	} else {
+		n.startOn(n.listener)
+	}
 	return n
 }
 
-// A message with the clock id of another caller takes nothing off that caller's deadlines.
+// A message with the clock id of another caller deducts nothing from that caller's deadlines, whether
+// or not the transport gives connections distinct addresses.
 func TestStolenClockIDChangesNothingForItsOwner(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		id := ""
-		var left time.Duration
-		n := serveEach(t, func(ctx context.Context) error {
-			if c := header(ctx, "c"); c != "" {
-				id = c
+	for _, distinguished := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			id := ""
+			var left time.Duration
+			n := serveEach(t, distinguished, func(ctx context.Context) error {
+				if c := header(ctx, "c"); c != "" {
+					id = c
+				}
+				d, _ := ctx.Deadline()
+				left = time.Until(d)
+				return nil
+			}, newServer(t).ServerOptions()...)
+			victim := idempotent(n.dial(newClient(t).DialOptions()...))
+			attacker := idempotent(n.dial())
+			call := func() {
+				t.Helper()
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				if err := victim(ctx); err != nil || left < 29*time.Second {
+					t.Errorf("distinct addresses %v: %v with %v left", distinguished, err, left)
+				}
 			}
-			d, _ := ctx.Deadline()
-			left = time.Until(d)
-			return nil
-		}, newServer(t).ServerOptions()...)
-		victim := idempotent(n.dial(newClient(t).DialOptions()...))
-		attacker := idempotent(n.dial())
-		call := func() {
-			t.Helper()
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-			defer cancel()
-			if err := victim(ctx); err != nil || left < 29*time.Second {
-				t.Errorf("%v with %v left", err, left)
+			for i := range 100 {
+				call()
+				at := time.Now().Add(time.Duration(i-50) * time.Hour).UnixMicro()
+				if err := attacker(metadata.AppendToOutgoingContext(t.Context(), "hop-context", fmt.Sprintf("1;s=%d;c=%s", at, id))); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Second)
+				call()
 			}
-		}
-		for i := range 100 {
-			call()
-			at := time.Now().Add(time.Duration(i-50) * time.Hour).UnixMicro()
-			if err := attacker(metadata.AppendToOutgoingContext(t.Context(), "hop-context", fmt.Sprintf("1;s=%d;c=%s", at, id))); err != nil {
-				t.Error(err)
-			}
-			time.Sleep(time.Second)
-			call()
-		}
-	})
+		})
+	}
 }
 
 // A caller that sends ever new clock ids makes the server forget others, whose next calls
@@ -101,7 +78,7 @@ func TestFloodOfClockIDsIsCountedAndHarmless(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reader, meter := metered()
 		var left time.Duration
-		n := serveEach(t, func(ctx context.Context) error {
+		n := serveEach(t, true, func(ctx context.Context) error {
 			d, _ := ctx.Deadline()
 			left = time.Until(d)
 			return nil

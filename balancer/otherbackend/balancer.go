@@ -10,34 +10,34 @@ import (
 	"google.golang.org/grpc/resolver"
 )
 
-// otherBackend is the balancer of one connection. A configuration that names another
-// child policy makes a new child, which is pending until it can serve calls. Until
-// then, calls go to the current one.
+// otherBackend is the balancer of one connection. If a new configuration names another child policy,
+// otherBackend creates a pending child for it. The current child picks the backends until the pending one
+// can serve calls.
 type otherBackend struct {
 	cc   balancer.ClientConn
 	opts balancer.BuildOptions
 
 	mu      sync.Mutex
 	current *child
-	pending *child // nil unless the child policy changes
+	pending *child // nil unless the child policy is being changed
 }
 
-// child is a child policy. To it, it is the connection: it wraps the pickers, and knows
-// the child's SubConns.
+// child is a child policy and the ClientConn that the policy is given. This ClientConn wraps the policy's
+// pickers, and keeps its SubConns in order to shut them down.
 type child struct {
 	balancer.ClientConn
-	of       *otherBackend
+	parent   *otherBackend
 	name     string
 	balancer balancer.Balancer
 
-	// These are guarded by of.mu.
+	// parent.mu guards these fields.
 	backends int
 	state    balancer.State
 	subConns map[balancer.SubConn]bool
 	closed   bool
 }
 
-// UpdateClientConnState hands the backends and its configuration to the child.
+// UpdateClientConnState passes the backends and the child's configuration to the child.
 func (b *otherBackend) UpdateClientConnState(s balancer.ClientConnState) error {
 	c, ok := s.BalancerConfig.(*config)
 	if !ok {
@@ -54,7 +54,7 @@ func (b *otherBackend) UpdateClientConnState(s balancer.ClientConnState) error {
 	return latest.balancer.UpdateClientConnState(s)
 }
 
-// latest returns the child that follows the configuration, or nil if there is none.
+// latest returns the child of the latest configuration, or nil if there is none.
 func (b *otherBackend) latest() *child {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -64,9 +64,9 @@ func (b *otherBackend) latest() *child {
 	return b.current
 }
 
-// add makes a child, which is the current one if there was none.
+// add creates a child. It becomes the current child if there is none, and the pending one otherwise.
 func (b *otherBackend) add(builder balancer.Builder) *child {
-	c := &child{ClientConn: b.cc, of: b, name: builder.Name(), subConns: map[balancer.SubConn]bool{}}
+	c := &child{ClientConn: b.cc, parent: b, name: builder.Name(), subConns: map[balancer.SubConn]bool{}}
 	c.state.ConnectivityState = connectivity.Connecting
 	b.mu.Lock()
 	replaced := b.pending
@@ -81,7 +81,7 @@ func (b *otherBackend) add(builder balancer.Builder) *child {
 	return c
 }
 
-// ResolverError hands the error to the child.
+// ResolverError passes the error to the child.
 func (b *otherBackend) ResolverError(err error) {
 	if latest := b.latest(); latest != nil {
 		latest.balancer.ResolverError(err)
@@ -90,7 +90,7 @@ func (b *otherBackend) ResolverError(err error) {
 	b.cc.UpdateState(balancer.State{ConnectivityState: connectivity.TransientFailure, Picker: base.NewErrPicker(err)})
 }
 
-// UpdateSubConnState does nothing: children listen for themselves.
+// UpdateSubConnState does nothing, because children use StateListeners.
 func (b *otherBackend) UpdateSubConnState(balancer.SubConn, balancer.SubConnState) {}
 
 // ExitIdle tells the child to connect.
@@ -110,11 +110,10 @@ func (b *otherBackend) Close() {
 	pending.close()
 }
 
-// UpdateState passes the child's state on if it is the current one. A pending child
-// becomes the current one when it has connected or failed to, or when the current one
-// cannot serve calls either.
+// UpdateState passes the state of the current child to gRPC. A pending child replaces the current one when
+// it has connected or failed to connect, or when the current one cannot serve calls either.
 func (c *child) UpdateState(s balancer.State) {
-	b := c.of
+	b := c.parent
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s.Picker = &picker{child: s.Picker, backends: c.backends}
@@ -124,7 +123,7 @@ func (c *child) UpdateState(s balancer.State) {
 		c == b.current && b.pending != nil && s.ConnectivityState != connectivity.Ready:
 		old := b.current
 		b.current, b.pending = b.pending, nil
-		go old.close() // it may call back
+		go old.close() // in a goroutine, because it may call UpdateState, which needs the lock
 		if b.current.state.Picker == nil {
 			b.current.state.Picker = base.NewErrPicker(balancer.ErrNoSubConnAvailable)
 		}
@@ -134,30 +133,30 @@ func (c *child) UpdateState(s balancer.State) {
 	}
 }
 
-// NewSubConn makes a SubConn of the child's.
+// NewSubConn creates a SubConn for the child.
 func (c *child) NewSubConn(addresses []resolver.Address, opts balancer.NewSubConnOptions) (balancer.SubConn, error) {
 	var sc balancer.SubConn
 	listener := opts.StateListener
 	opts.StateListener = func(s balancer.SubConnState) {
 		if s.ConnectivityState == connectivity.Shutdown {
-			c.of.mu.Lock()
+			c.parent.mu.Lock()
 			delete(c.subConns, sc)
-			c.of.mu.Unlock()
+			c.parent.mu.Unlock()
 		}
 		if listener != nil {
 			listener(s)
 		}
 	}
-	sc, err := c.ClientConn.NewSubConn(addresses, opts) //nolint:staticcheck // what is deprecated is more than one address
+	sc, err := c.ClientConn.NewSubConn(addresses, opts) //nolint:staticcheck // only several addresses are deprecated
 	if err != nil {
 		return nil, err
 	}
-	c.of.mu.Lock()
+	c.parent.mu.Lock()
 	closed := c.closed
 	if !closed {
 		c.subConns[sc] = true
 	}
-	c.of.mu.Unlock()
+	c.parent.mu.Unlock()
 	if closed {
 		sc.Shutdown()
 		return nil, errors.New(Name + ": the child is closed")
@@ -165,18 +164,18 @@ func (c *child) NewSubConn(addresses []resolver.Address, opts balancer.NewSubCon
 	return sc, nil
 }
 
-// close closes a child, which may be nil, and the SubConns that it leaves open.
+// close closes a child, and shuts down the SubConns that the policy has left open. c may be nil.
 func (c *child) close() {
 	if c == nil {
 		return
 	}
 	c.balancer.Close()
-	c.of.mu.Lock()
+	c.parent.mu.Lock()
 	c.closed = true
-	left := c.subConns
+	open := c.subConns
 	c.subConns = nil
-	c.of.mu.Unlock()
-	for sc := range left {
+	c.parent.mu.Unlock()
+	for sc := range open {
 		sc.Shutdown()
 	}
 }

@@ -1,10 +1,9 @@
-// Package otherbackend has a load-balancing policy that sends a retry or a hedge to
-// another backend than the earlier attempts of the same call, if another one is
-// ready. Envoy calls the feature previous hosts.
+// Package otherbackend is a load-balancing policy that sends a retry or a hedge to a backend that the call
+// has not tried, if such a backend is ready. Envoy calls this feature previous hosts.
 //
-// The policy wraps any other, its child, and leaves the choice to it: it asks the
-// child again while that picks a backend which the call has tried already. Import
-// the package to register the policy, and name it in the service config:
+// The policy wraps another policy, its child, which picks the backends. If the child picks a backend that
+// the call has already tried, the policy asks the child to pick again. To use the policy, import this
+// package, which registers it, and name it in the service config:
 //
 //	import _ "github.com/hopbound/hopbound/balancer/otherbackend"
 //
@@ -12,13 +11,12 @@
 //		"childPolicy": [{"round_robin": {}}]
 //	}}]}`)
 //
-// The calls must be made through a client of package interceptors, which tells the
-// policy what an attempt belongs to. Other calls, first attempts, a child such as
-// pick_first that always picks the same backend, and a target with one backend are
-// balanced as by the child alone.
+// The calls must be made with a client of package interceptors, which tells the policy which attempts
+// belong to one call. The policy changes nothing for other calls, for first attempts, for a target with
+// one backend, and for a child that always picks the same backend, such as pick_first.
 //
-// To stop using a backend that keeps failing, configure gRPC's outlier detection as the
-// parent of this policy. As its child it would count picks that are not used.
+// To stop using a backend that keeps failing, configure gRPC's outlier detection as the parent of this
+// policy, not as its child. A child also sees picks whose backend is not used.
 package otherbackend
 
 import (
@@ -33,7 +31,7 @@ import (
 // Name is the name of the policy in a service config.
 const Name = "hopbound_other_backend"
 
-func init() { //nolint:gochecknoinits // this is how gRPC's policies are registered
+func init() { //nolint:gochecknoinits // gRPC requires it
 	balancer.Register(builder{})
 }
 
@@ -42,7 +40,7 @@ type builder struct{}
 // Name returns [Name].
 func (builder) Name() string { return Name }
 
-// Build makes the balancer of a connection.
+// Build returns the balancer of a connection.
 func (builder) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
 	return &otherBackend{cc: cc, opts: opts}
 }
@@ -54,12 +52,11 @@ type config struct {
 	config serviceconfig.LoadBalancingConfig // of the child; nil if it has none
 }
 
-// ParseConfig reads the policy's part of a service config:
+// ParseConfig parses the policy's part of a service config:
 //
 //	{"childPolicy": [{"round_robin": {}}]}
 //
-// The child is the first policy of the list that is registered. Without childPolicy
-// it is round_robin.
+// The child is the first registered policy of the list. Without childPolicy, it is round_robin.
 func (builder) ParseConfig(text json.RawMessage) (serviceconfig.LoadBalancingConfig, error) {
 	var fields struct {
 		ChildPolicy *[]map[string]json.RawMessage `json:"childPolicy"`
@@ -72,7 +69,7 @@ func (builder) ParseConfig(text json.RawMessage) (serviceconfig.LoadBalancingCon
 	}
 	for _, entry := range *fields.ChildPolicy {
 		if len(entry) != 1 {
-			return nil, fmt.Errorf("%s: an entry of childPolicy names %d policies, want 1", Name, len(entry))
+			return nil, fmt.Errorf("%s: an entry of childPolicy names %d policies; it must name one", Name, len(entry))
 		}
 		for name, text := range entry {
 			if balancer.Get(name) != nil {

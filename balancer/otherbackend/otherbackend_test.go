@@ -355,7 +355,7 @@ func TestConfigIsChecked(t *testing.T) {
 		`{"childPolicy": [{"` + pickfirst.Name + `": {"shuffleAddressList": 7}}]}`: "pick_first",
 		`{"childPolicy": [{"not registered": {}}]}`:                                "names no registered policy",
 		`{"childPolicy": []}`: "names no registered policy",
-		`{"childPolicy": [{"round_robin": {}, "pick_first": {}}]}`: "names 2 policies, want 1",
+		`{"childPolicy": [{"round_robin": {}, "pick_first": {}}]}`: "names 2 policies; it must name one",
 		`{"childPolicy": 7}`: "cannot unmarshal",
 		`[]`:                 "cannot unmarshal",
 	} {

@@ -7,16 +7,16 @@ import (
 	"google.golang.org/grpc/balancer"
 )
 
-// When a child picks a backend that the call has tried, it is asked as often again
-// as there are backends: a child that goes round them all then stands where it
-// stood, and first attempts are spread as evenly as without retries. Other calls
-// pick at the same time, so that one round may miss the other backends.
+// If the child picks a backend that the call has tried, the picker asks for as many further picks as there
+// are backends. After such a round, a round-robin child is at the same backend as before, so first attempts
+// are spread as evenly as without retries. One round can miss the untried backends because other calls pick
+// at the same time.
 const (
 	maxRounds = 3
-	maxPicks  = 100 // in a round
+	maxPicks  = 100 // per round
 )
 
-// picker asks a child for a backend that the call has not tried.
+// picker asks the child's picker for a backend that the call has not tried.
 type picker struct {
 	child    balancer.Picker
 	backends int
@@ -36,8 +36,8 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	return result, nil
 }
 
-// another asks the child for one round, and returns one of the results that the
-// call has not tried, drawn at random. If there is none, it returns first.
+// another asks the child for one round of picks. It returns a random one of those whose backend the call has
+// not tried, or first if there is none.
 func (p *picker) another(info balancer.PickInfo, earlier *tried.Backends, first balancer.PickResult) balancer.PickResult {
 	chosen, found := first, 0
 	for range min(p.backends, maxPicks) {

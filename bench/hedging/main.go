@@ -1,6 +1,5 @@
-// Command hedging measures what hedging does to a method whose server stalls one
-// call in twenty for a hundred times as long, on loopback, and appends the table
-// to docs/benchmarks.md.
+// Command hedging measures the latency of a method with and without hedging, on loopback. The server needs a
+// hundred times as long for one call in twenty. The command appends its table to docs/benchmarks.md.
 package main
 
 import (
@@ -15,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hopbound/hopbound/bench"
 	"github.com/hopbound/hopbound/interceptors"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"google.golang.org/grpc"
@@ -22,13 +22,13 @@ import (
 )
 
 func main() {
-	calls := flag.Int("calls", 1000, "calls of each kind, after a fifth as many to learn from")
-	unit := flag.Duration("unit", 2*time.Millisecond, "what a call takes that does not stall")
+	calls := flag.Int("calls", 1000, "measured calls with each policy; a fifth as many are made before, to warm up")
+	unit := flag.Duration("unit", 2*time.Millisecond, "time of a call that does not stall")
 	out := flag.String("out", "", "file to append the table to; standard output if empty")
 	flag.Parse()
 	text, err := run(*calls, *unit)
 	if err == nil {
-		err = write(*out, text)
+		err = bench.Append(*out, text)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "hedging:", err)
@@ -36,24 +36,11 @@ func main() {
 	}
 }
 
-func write(out, text string) error {
-	if out == "" {
-		_, err := fmt.Fprint(os.Stdout, text)
-		return err
-	}
-	f, err := os.OpenFile(out, os.O_APPEND|os.O_WRONLY, 0o644) //nolint:gosec // a document for all to read
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
-}
-
 const page = `
 ## A method that stalls
 
-A server takes %v for a call, and a hundred times as long for one call in twenty.
-%d calls one after another, on loopback.
+A server needs %v for a call, and a hundred times as long for one call in twenty.
+%d calls are made one after another, on loopback.
 
 | client | median | p99 | p99 in medians | more calls |
 |---|---|---|---|---|
@@ -61,7 +48,7 @@ A server takes %v for a call, and a hundred times as long for one call in twenty
 
 func run(calls int, unit time.Duration) (string, error) {
 	if calls < 100 || unit <= 0 {
-		return "", errors.New("-calls must be at least 100, and -unit more than nothing")
+		return "", errors.New("-calls must be at least 100, and -unit must be positive")
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, page, unit, calls)
@@ -85,8 +72,8 @@ func run(calls int, unit time.Duration) (string, error) {
 	return text.String(), nil
 }
 
-// measure returns what each call took, in ascending order, and how many more
-// calls were served than were made, as a share.
+// measure returns the durations of the calls in ascending order. extra is the share of additional calls that the
+// server received, because of hedges.
 func measure(calls int, unit time.Duration, hedge *interceptors.HedgePolicy) (took []time.Duration, extra float64, err error) {
 	client, err := interceptors.NewClient(interceptors.WithPolicy(interceptors.MethodPolicies{"": {Hedge: hedge}}))
 	if err != nil {
@@ -111,19 +98,19 @@ func measure(calls int, unit time.Duration, hedge *interceptors.HedgePolicy) (to
 		if i == 0 {
 			s.served.Store(0)
 		}
-		began := time.Now()
+		started := time.Now()
 		if _, err := stub.Idempotent(context.Background(), &testv1.IdempotentRequest{}); err != nil {
 			return nil, 0, err
 		}
 		if i >= 0 {
-			took = append(took, time.Since(began))
+			took = append(took, time.Since(started))
 		}
 	}
 	slices.Sort(took)
 	return took, float64(s.served.Load())/float64(calls) - 1, nil
 }
 
-// staller serves calls that stall now and then.
+// staller is a server whose calls sometimes stall.
 type staller struct {
 	testv1.UnimplementedTestServiceServer
 	unit   time.Duration

@@ -1,9 +1,9 @@
-// Command overhead measures what Hopbound adds to a healthy unary call and to the
-// messages of a stream, and writes the tables in docs/benchmarks.md.
+// Command overhead measures what Hopbound adds to a healthy unary call and to the messages of a stream. It writes the
+// tables to docs/benchmarks.md.
 //
-// It makes short blocks of calls, a block with each stack in turn, and compares
-// each block with that of gRPC alone beside it: a machine that is busy for a
-// while slows both. What it reports are medians over many such rounds.
+// It runs rounds. A round is a short block of calls with each stack. The command compares each block with the block
+// of gRPC alone in the same round, because a machine that is busy for a while slows both. It reports medians over
+// all rounds.
 package main
 
 import (
@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -21,8 +20,8 @@ import (
 )
 
 func main() {
-	rounds := flag.Int("rounds", 400, "blocks of each stack")
-	calls := flag.Int("calls", 1000, "calls in a block")
+	rounds := flag.Int("rounds", 400, "number of rounds, with one block of each stack")
+	calls := flag.Int("calls", 1000, "number of calls in a block")
 	out := flag.String("out", "", "file to write the table to; standard output if empty")
 	flag.Parse()
 	if err := run(*rounds, *calls, *out); err != nil {
@@ -31,16 +30,16 @@ func main() {
 	}
 }
 
-// The first of each table is what the others are compared with.
+// The stacks of each table. The others are compared with the first.
 var (
-	stacks = []bench.Stack{bench.Bare, bench.Header, bench.Hopbound}
+	stacks = []bench.Stack{bench.Bare, bench.SameHeader, bench.Header, bench.Hopbound}
 	traced = []bench.Stack{bench.Bare, bench.Otelgrpc, bench.Traced}
 	stream = []bench.Stack{bench.Bare, bench.Hopbound, bench.Limited}
 )
 
 func run(rounds, calls int, out string) error {
 	if rounds < 1 || calls < 1 {
-		return errors.New("-rounds and -calls must be at least 1")
+		return errors.New("-rounds and -calls must be positive")
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, page, rounds, calls, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
@@ -62,13 +61,13 @@ func run(rounds, calls int, out string) error {
 	return os.WriteFile(out, []byte(text.String()), 0o644) //nolint:gosec // a document for all to read
 }
 
-// measured is what is measured, a call at a time.
+// measured makes the calls that are measured.
 type measured interface {
 	Call() error
 	Close()
 }
 
-// table measures stacks side by side, and writes a row for each.
+// table measures stacks in the same rounds, and writes a row for each.
 func table[M measured](text *strings.Builder, unit string, stacks []bench.Stack, open func(bench.Stack) (M, error), rounds, calls int) error {
 	all := make([]series, len(stacks))
 	for i, stack := range stacks {
@@ -83,7 +82,7 @@ func table[M measured](text *strings.Builder, unit string, stacks []bench.Stack,
 		if round%max(1, rounds/10) == 0 {
 			fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
 		}
-		for i := range stacks { // each stack comes first, second and third in turn
+		for i := range stacks { // the order rotates between rounds
 			if err := all[(round+i)%len(stacks)].measure(calls); err != nil {
 				return err
 			}
@@ -99,30 +98,30 @@ func table[M measured](text *strings.Builder, unit string, stacks []bench.Stack,
 const tracedPage = `
 ## The same call with traces
 
-With an SDK that records %.0f %% of the traces, in rounds of their own. Each stack does all
-that it does: otelgrpc nothing but its spans, Hopbound also the deadline and the budget.
+An SDK records %.0f %% of the traces. otelgrpc makes only spans; Hopbound also carries the
+deadline and the budget. The rounds are separate from those above.
 
 `
 
 const streamPage = `
 ## Messages of a stream
 
-A message is sent, and one comes back, on a stream that stays open. The limits are all
-that a server can set: a deadline of its own, idle time, and the time of a send.
+A message is sent and returned on an open stream. With limits, the server sets all limits
+of a stream: a maximum deadline, an idle limit and a send timeout.
 
 `
 
 const page = `# Benchmarks
 
-Written by ` + "`make bench`" + `. Machines differ: what holds on another is the ratio.
+Written by ` + "`make bench`" + `. Machines differ, so compare the ratios.
 
 ## A healthy unary call
 
-A call with a deadline that succeeds, over a connection in memory, client and
-server together, with no tracer and no meter. Medians of %d rounds, each a block
-of %d calls with every stack in turn; what is added is the median of the ratios
-to the block of gRPC alone in the same round, with its quartiles. CPU is that of the
-whole process. %s on %s/%s with %d cores.
+A call has a deadline, uses a connection in memory, and succeeds. Client and server run in
+one process, without a tracer and a meter. The numbers are medians of %d rounds, each with a
+block of %d calls for every stack. Time and CPU added are medians, with quartiles, of the
+ratios to the block of gRPC alone in the same round. CPU is that of the whole process.
+%s on %s/%s with %d cores.
 
 `
 
@@ -132,19 +131,19 @@ func row(stack bench.Stack, s, bare *series) string {
 		time, cpu = added(s.nanos, bare.nanos), added(s.cpu, bare.cpu)
 	}
 	return fmt.Sprintf("| %v | %.0f | %s | %s | %.1f | %.0f |\n", stack,
-		quantile(s.nanos, 0.5), time, cpu, quantile(s.allocs, 0.5), quantile(s.bytes, 0.5))
+		bench.Quantile(s.nanos, 0.5), time, cpu, bench.Quantile(s.allocs, 0.5), bench.Quantile(s.bytes, 0.5))
 }
 
-// added returns by how much ours are more than theirs, block by block.
+// added returns the median and the quartiles by which ours exceed theirs, compared block by block.
 func added(ours, theirs []float64) string {
 	ratios := make([]float64, len(ours))
 	for i := range ratios {
 		ratios[i] = 100 * (ours[i]/theirs[i] - 1)
 	}
-	return fmt.Sprintf("%+.1f %% (%+.1f to %+.1f)", quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75))
+	return fmt.Sprintf("%+.1f %% (%+.1f to %+.1f)", bench.Quantile(ratios, 0.5), bench.Quantile(ratios, 0.25), bench.Quantile(ratios, 0.75))
 }
 
-// series is what the blocks of one stack took for each call.
+// series is the cost per call in each block of one stack.
 type series struct {
 	of                        measured
 	nanos, cpu, allocs, bytes []float64
@@ -153,13 +152,13 @@ type series struct {
 func (s *series) measure(calls int) error {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	began, cpu := time.Now(), cpuTime()
+	started, cpu := time.Now(), cpuTime()
 	for range calls {
 		if err := s.of.Call(); err != nil {
 			return err
 		}
 	}
-	took, used := time.Since(began), cpuTime()-cpu
+	took, used := time.Since(started), cpuTime()-cpu
 	runtime.ReadMemStats(&after)
 	s.nanos = append(s.nanos, float64(took.Nanoseconds())/float64(calls))
 	s.cpu = append(s.cpu, float64(used.Nanoseconds())/float64(calls))
@@ -171,11 +170,6 @@ func (s *series) measure(calls int) error {
 // cpuTime returns the CPU time that the process has used.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // which cannot fail
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // cannot fail
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-func quantile(values []float64, q float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[int(q*float64(len(sorted)-1))]
 }

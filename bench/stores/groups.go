@@ -26,8 +26,8 @@ import (
 
 const retention = time.Hour
 
-// noise is what owners and outcomes are pieces of, so that those of one write are
-// not those of another: Redis's scripts know a string again that they had before.
+// noise is a random text. Owners and outcomes are parts of it, so that each write has different ones: Redis's
+// scripts reuse a string that they have seen before.
 var noise = func() string {
 	var b strings.Builder
 	for b.Len() < 1<<16 {
@@ -36,16 +36,16 @@ var noise = func() string {
 	return b.String()
 }()
 
-// ownerOf returns an owner that is as long as those that servers draw.
+// ownerOf returns an owner of the length that servers use.
 func ownerOf(n uint64) string { return noise[n%(1<<15):][:26] }
 
-// outcomeOf returns what is kept of a write.
+// outcomeOf returns the outcome of a write.
 func outcomeOf(n uint64) string { return noise[n%(1<<15):][:200] }
 
-// bytesOf returns the bytes of a piece of noise, which must not be changed.
+// bytesOf returns the bytes of a part of noise. They must not be changed.
 func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
-// claimOf returns the claim of a write, whose request has a fingerprint as all have.
+// claimOf returns the claim of a write, with a fingerprint.
 func claimOf(n uint64) idempotency.Claim {
 	c := idempotency.Claim{ID: idOf(n), Owner: ownerOf(n), Lease: 10 * time.Second, Retention: retention}
 	c.Fingerprint.Schema = "bank.v1.TransferRequest"
@@ -53,8 +53,7 @@ func claimOf(n uint64) idempotency.Claim {
 	return c
 }
 
-// idOf returns the ID of a write, which is as unlike those of others as hashes are
-// (the finalizer of SplitMix64).
+// idOf returns the ID of a write. Like real IDs, the IDs look random: they come from the finalizer of SplitMix64.
 func idOf(n uint64) (id idempotency.ID) {
 	h := n * 0x9e3779b97f4a7c15
 	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
@@ -64,23 +63,22 @@ func idOf(n uint64) (id idempotency.ID) {
 	return id
 }
 
-// with makes a write with a store.
+// with returns a function that makes a write with a store.
 func with(s idempotency.Store, retention time.Duration) func(ctx context.Context, n uint64) error {
 	return func(ctx context.Context, n uint64) error {
 		claim := claimOf(n)
-		begun, err := s.Begin(ctx, claim)
+		begin, err := s.Begin(ctx, claim)
 		if err != nil {
 			return err
 		}
-		if begun.State != idempotency.Run {
-			return fmt.Errorf("a new key is told %v", begun.State)
+		if begin.State != idempotency.Run {
+			return fmt.Errorf("begin of a new key returned %v", begin.State)
 		}
-		return s.Complete(ctx, idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begun.Fence}, bytesOf(outcomeOf(n)), retention)
+		return s.Complete(ctx, idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: begin.Fence}, bytesOf(outcomeOf(n)), retention)
 	}
 }
 
-// arithmetic keeps all of a core busy, and no memory, for as long as a write takes
-// about.
+// arithmetic keeps a core busy for about as long as a write, without using memory.
 //
 //go:noinline
 func arithmetic(n uint64) uint64 {
@@ -97,10 +95,9 @@ func arithmetic(n uint64) uint64 {
 var memoryGroup = group{
 	title:  "Memory",
 	longer: 3,
-	text: `Beside a sync.Map that keeps the last 131,072 keys. The store keeps them for 50 ms,
-and drops them within two seconds. Arithmetic needs nothing but a core: if two at once
-are not twice as fast as one, then both ran on the two threads of one core, or had one
-that others used.`,
+	text: `The store is compared with a sync.Map that keeps the last 131,072 keys. The store keeps
+records for 50 ms and drops them within two seconds. Arithmetic uses only a core: if two goroutines
+are not twice as fast as one, they shared a core, or other processes used one.`,
 	concurrency: []int{1, 2},
 	open: func(*environment) ([]contender, error) {
 		var m sync.Map
@@ -124,8 +121,8 @@ that others used.`,
 
 var boltGroup = group{
 	title: "bbolt",
-	text: `Beside two puts by bbolt's own Batch, one after the other. The file is synced to
-the disk.`,
+	text: `The store is compared with two puts by bbolt's own Batch, one after the other. The file is
+synced to the disk.`,
 	concurrency: []int{1, 64},
 	open: func(e *environment) ([]contender, error) {
 		dir, err := os.MkdirTemp("", "hopbound")
@@ -161,7 +158,7 @@ the disk.`,
 	},
 }
 
-// What a bare claim and a bare completion are in Redis, with how long a value.
+// The scripts of a bare claim and a bare completion in Redis, and the lengths of their values.
 const (
 	bareClaimLen    = 69
 	bareCompleteLen = 69 + 200
@@ -179,9 +176,9 @@ func bareKey(n uint64) string {
 
 var redisGroup = group{
 	title: "Redis",
-	text: `Beside two EVALSHA of scripts that do nothing but SET, with an expiry, keys and
-values that are as long as the store's, and of scripts that do nothing at all; by
-rueidis, which redisstore uses, and by go-redis.`,
+	text: `The store is compared with two EVALSHA of scripts that only SET a value with an expiry, and
+with two EVALSHA of empty scripts. Keys and values are as long as the store's. The client is rueidis,
+which redisstore uses, or go-redis.`,
 	concurrency: []int{1, 8, 64, 256},
 	open: func(e *environment) ([]contender, error) {
 		server := services.Redis(e)
@@ -228,14 +225,14 @@ rueidis, which redisstore uses, and by go-redis.`,
 	},
 }
 
-// openPostgres starts a server that has the tables.
+// openPostgres starts a server and creates the tables.
 func openPostgres(e *environment) (*pgxpool.Pool, error) {
 	server := services.Postgres(e, "fsync=on")
 	config, err := pgxpool.ParseConfig(server.URL())
 	if err != nil {
 		return nil, err
 	}
-	config.MaxConns = 33 // a store leaves one of them to handlers
+	config.MaxConns = 33 // a store leaves one connection to handlers
 	ctx := context.Background()
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
@@ -258,8 +255,8 @@ func openPostgres(e *environment) (*pgxpool.Pool, error) {
 
 var leaseGroup = group{
 	title: "PostgreSQL with leases",
-	text: `Beside two statements that insert a plain record and update it with the outcome.
-fsync is on.`,
+	text: `The store is compared with two statements that insert a plain record and update it with the
+outcome. fsync is on.`,
 	concurrency: []int{1, 8, 32},
 	open: func(e *environment) ([]contender, error) {
 		pool, err := openPostgres(e)
@@ -287,8 +284,8 @@ fsync is on.`,
 
 var transactionGroup = group{
 	title: "PostgreSQL with transactions",
-	text: `A transaction that inserts a row: beside the same one with a plain insert of the
-record in it, without any record, and with pgstore's. fsync is on.`,
+	text: `A transaction inserts a row. It also inserts a plain record, or no record, or is run by
+pgstore, which stores its own record. fsync is on.`,
 	concurrency: []int{1, 8, 32},
 	open: func(e *environment) ([]contender, error) {
 		pool, err := openPostgres(e)
@@ -325,14 +322,14 @@ record in it, without any record, and with pgstore's. fsync is on.`,
 			{"without a record", plain(false)},
 			{"with pgstore's", func(ctx context.Context, n uint64) error {
 				var failed error
-				begun, err := transactions.Transact(ctx, claimOf(n),
+				begin, err := transactions.Transact(ctx, claimOf(n),
 					func(ctx context.Context, _ idempotency.BeginResult) idempotency.Verdict {
 						tx, _ := pgstore.Tx(ctx)
 						_, failed = tx.Exec(ctx, insert, int64(n))
 						return idempotency.Verdict{Keep: true, Commit: failed == nil, Outcome: bytesOf(outcomeOf(n)), Retention: retention}
 					})
-				if err == nil && begun.State != idempotency.Run {
-					err = fmt.Errorf("a new key is told %v", begun.State)
+				if err == nil && begin.State != idempotency.Run {
+					err = fmt.Errorf("begin of a new key returned %v", begin.State)
 				}
 				if err != nil {
 					return err

@@ -1,6 +1,5 @@
-// Command stores measures what idempotency stores cost beside the same steps made
-// with the bare database, on servers that it starts, and appends the tables to
-// docs/benchmarks.md.
+// Command stores measures idempotency stores, and the same steps with the bare database. It starts the database
+// servers, and appends its tables to docs/benchmarks.md.
 package main
 
 import (
@@ -15,17 +14,19 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hopbound/hopbound/bench"
 )
 
 func main() {
-	rounds := flag.Int("rounds", 75, "blocks of each contender")
-	block := flag.Duration("block", 100*time.Millisecond, "how long a block lasts")
+	rounds := flag.Int("rounds", 75, "number of blocks of each contender")
+	block := flag.Duration("block", 100*time.Millisecond, "minimum duration of a block")
 	out := flag.String("out", "", "file to append the tables to; standard output if empty")
-	only := flag.String("only", "", "what the title of the stores to measure begins with; all if empty")
+	only := flag.String("only", "", "measure only the groups whose title begins with this; all if empty")
 	flag.Parse()
 	text, err := run(*rounds, *block, *only)
 	if err == nil {
-		err = write(*out, text)
+		err = bench.Append(*out, text)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "stores:", err)
@@ -33,31 +34,16 @@ func main() {
 	}
 }
 
-func write(out, text string) error {
-	if out == "" {
-		_, err := fmt.Fprint(os.Stdout, text)
-		return err
-	}
-	f, err := os.OpenFile(out, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644) //nolint:gosec // a document for all to read
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
-}
-
-// contender makes one write: what is measured. Each write has a number of its own,
-// which is one more than that of the contender's write before.
+// contender makes the writes that are measured. Writes are numbered one after another.
 type contender struct {
 	name string
 	do   func(ctx context.Context, n uint64) error
 }
 
-// group is contenders that are compared with the first of them. Those that come to a
-// steady state only after a while have blocks that are longer, and fewer.
+// group is contenders that are compared with the first of them.
 type group struct {
 	title, text string
-	longer      int // how many times; 0 is 1
+	longer      int // factor by which blocks are longer, and fewer, to reach a steady state; 0 counts as 1
 	concurrency []int
 	open        func(e *environment) ([]contender, error)
 }
@@ -65,15 +51,15 @@ type group struct {
 const page = `
 ## Idempotency stores
 
-Claim and completion of new keys, beside what the bare store takes for the same
-number of steps: medians of blocks and their quartiles, with every contender in turn.
-The ratio is that to the first in the same round. The servers run on the same %d
-cores.
+A write claims a new key and completes it. It is compared with the same number of steps in
+the bare store. The numbers are medians of blocks with their quartiles; the contenders' blocks
+alternate. The ratio is to the first contender in the same round. The servers run on the same
+%d cores.
 `
 
 func run(rounds int, block time.Duration, only string) (string, error) {
 	if rounds < 3 || block <= 0 {
-		return "", errors.New("-rounds must be at least 3, and -block more than nothing")
+		return "", errors.New("-rounds must be at least 3, and -block must be positive")
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, page, runtime.NumCPU())
@@ -82,7 +68,7 @@ func run(rounds int, block time.Duration, only string) (string, error) {
 		groups = slices.DeleteFunc(groups, func(g group) bool { return !strings.HasPrefix(strings.ToLower(g.title), strings.ToLower(only)) })
 	}
 	if len(groups) == 0 {
-		return "", fmt.Errorf("-only %q: there is no such store", only)
+		return "", fmt.Errorf("-only is %q; no group has such a title", only)
 	}
 	for _, g := range groups {
 		if err := g.run(&text, rounds, block); err != nil {
@@ -119,7 +105,7 @@ func (g *group) run(text *strings.Builder, rounds int, block time.Duration) (err
 	return nil
 }
 
-// compare runs blocks in turn, after one of each that does not count.
+// compare runs rounds with a block of each contender. The first round is a warm-up and does not count.
 func compare(text *strings.Builder, contenders []contender, numbers []atomic.Uint64, at, rounds int, block time.Duration) error {
 	rates := make([][]float64, len(contenders))
 	allocs := make([][]float64, len(contenders))
@@ -142,22 +128,17 @@ func compare(text *strings.Builder, contenders []contender, numbers []atomic.Uin
 		}
 		ratio := "–"
 		if i > 0 {
-			ratio = fmt.Sprintf("%.0f %% (%.0f to %.0f)", 100*quantile(ratios, .5), 100*quantile(ratios, .25), 100*quantile(ratios, .75))
+			ratio = fmt.Sprintf("%.0f %% (%.0f to %.0f)", 100*bench.Quantile(ratios, .5), 100*bench.Quantile(ratios, .25), 100*bench.Quantile(ratios, .75))
 		}
 		rate := rates[i]
 		fmt.Fprintf(text, "| %d | %s | %.0f (%.0f to %.0f) | %s | %.0f |\n", at, c.name,
-			quantile(rate, .5), quantile(rate, .25), quantile(rate, .75), ratio, quantile(allocs[i], .5))
+			bench.Quantile(rate, .5), bench.Quantile(rate, .25), bench.Quantile(rate, .75), ratio, bench.Quantile(allocs[i], .5))
 	}
 	return nil
 }
 
-func quantile(values []float64, q float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[int(q*float64(len(sorted)-1)+.5)]
-}
-
-// measure makes writes for a while, some at once, and returns how many a second,
-// and how many allocations each took in this process.
+// measure makes concurrent writes for the duration of a block. It returns the writes per second, and the allocations
+// of this process per write.
 func measure(c contender, numbers *atomic.Uint64, at int, block time.Duration) (rate, allocs float64, err error) {
 	ctx := context.Background()
 	var (
@@ -169,24 +150,24 @@ func measure(c contender, numbers *atomic.Uint64, at int, block time.Duration) (
 	)
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	began := time.Now()
+	started := time.Now()
 	for range at {
 		wg.Go(func() {
-			const few = 16 // between looks at the clock, and numbers that are its own
-			for time.Since(began) < block && failed.Load() == nil {
-				last := numbers.Add(few)
-				for n := last - few; n < last; n++ {
+			const batch = 16 // writes for which a goroutine reserves numbers and checks the clock once
+			for time.Since(started) < block && failed.Load() == nil {
+				last := numbers.Add(batch)
+				for n := last - batch; n < last; n++ {
 					if err := c.do(ctx, n); err != nil {
-						failed.Store(new(err)) // which is on the heap only if there is one
+						failed.Store(new(err)) // allocates only for an error
 						return
 					}
 				}
-				done.Add(few)
+				done.Add(batch)
 			}
 		})
 	}
 	wg.Wait()
-	took := time.Since(began)
+	took := time.Since(started)
 	runtime.ReadMemStats(&after)
 	if err := failed.Load(); err != nil {
 		return 0, 0, *err
@@ -195,10 +176,10 @@ func measure(c contender, numbers *atomic.Uint64, at int, block time.Duration) (
 	return n / took.Seconds(), float64(after.Mallocs-before.Mallocs) / n, nil
 }
 
-// environment is what servers run in, in place of a test.
+// environment takes the place of a test for the functions that start servers.
 type environment struct{ cleanups []func() }
 
-// failure ends a group.
+// failure is the panic with which environment ends a group.
 type failure string
 
 func (e *environment) Helper()           {}

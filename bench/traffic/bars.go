@@ -8,12 +8,11 @@ import (
 
 // bar is what a row of Hopbound's must reach.
 type bar struct {
-	want string // in words
+	want string // description
 	met  func(r row, all []row) bool
 }
 
-// barOf returns the bar of a shape. Shapes that are measured to compare with, or to
-// draw the chart, have none.
+// barOf returns the bar of a shape, or false. Shapes for comparison and for the chart have no bar.
 func barOf(shape string) (bar, bool) {
 	b, ok := bars()[shape]
 	return b, ok
@@ -67,7 +66,7 @@ func bars() map[string]bar {
 	return all
 }
 
-// missed returns what the bar of a row asks for, if the row misses it, or "".
+// missed returns the description of a row's bar if the row misses it, and "" otherwise.
 func missed(r row, all []row) string {
 	b, ok := barOf(r.Shape)
 	if !ok || r.Stack != hopbound || b.met(r, all) {
@@ -76,21 +75,21 @@ func missed(r row, all []row) string {
 	return b.want
 }
 
-// both is a bar that asks for both.
+// both is a bar that requires two others.
 func both(a, b bar) bar {
 	return bar{a.want + ", " + b.want, func(r row, all []row) bool { return a.met(r, all) && b.met(r, all) }}
 }
 
-func success(least float64) bar {
-	return bar{fmt.Sprintf("success ≥ %v", least), func(r row, _ []row) bool { return r.Success >= least }}
+func success(minimum float64) bar {
+	return bar{fmt.Sprintf("success ≥ %v", minimum), func(r row, _ []row) bool { return r.Success >= minimum }}
 }
 
-func leafCalls(most float64) bar {
-	return bar{fmt.Sprintf("leaf calls ≤ %v", most), func(r row, _ []row) bool { return r.LeafCalls <= most }}
+func leafCalls(maximum float64) bar {
+	return bar{fmt.Sprintf("leaf calls ≤ %v", maximum), func(r row, _ []row) bool { return r.LeafCalls <= maximum }}
 }
 
-func middleCalls(most float64) bar {
-	return bar{fmt.Sprintf("middle calls ≤ %v", most), func(r row, _ []row) bool { return r.MiddleCalls <= most }}
+func middleCalls(maximum float64) bar {
+	return bar{fmt.Sprintf("middle calls ≤ %v", maximum), func(r row, _ []row) bool { return r.MiddleCalls <= maximum }}
 }
 
 func noFailures() bar {
@@ -118,14 +117,14 @@ func failedLikeNative() bar {
 	}}
 }
 
-func recovery(most float64) bar {
-	return bar{fmt.Sprintf("recovery ≤ %v s", most), func(r row, _ []row) bool {
-		return r.Recovery != nil && *r.Recovery >= 0 && *r.Recovery <= most
+func recovery(maximum float64) bar {
+	return bar{fmt.Sprintf("recovery ≤ %v s", maximum), func(r row, _ []row) bool {
+		return r.Recovery != nil && *r.Recovery >= 0 && *r.Recovery <= maximum
 	}}
 }
 
-// recoveryLikeGRPC allows a second more than gRPC alone, which all variants of the storm
-// leave as it is.
+// recoveryLikeGRPC allows one second more than gRPC alone. A variant that is not measured for gRPC alone is compared
+// with storm/plain.
 func recoveryLikeGRPC() bar {
 	return bar{"recovery ≤ grpc + 1 s", func(r row, all []row) bool {
 		reference, ok := find(all, grpcAlone, r.Shape, "storm/plain")
@@ -136,13 +135,13 @@ func recoveryLikeGRPC() bar {
 	}}
 }
 
-// settled bounds the success at the end of the run from below.
-func settled(least float64) bar {
-	return bar{fmt.Sprintf("success of the last third ≥ %v", least), func(r row, _ []row) bool { return r.Settled >= least }}
+// settled requires a minimum success at the end of the run.
+func settled(minimum float64) bar {
+	return bar{fmt.Sprintf("success of the last third ≥ %v", minimum), func(r row, _ []row) bool { return r.Settled >= minimum }}
 }
 
-// find returns the row of a stack for the first of the shapes that there is one for. A
-// run with -shape or -stack may have none, and then a bar that needs it is met.
+// find returns the row of a stack for the first of the shapes that has one. A run with -shape or -stack may have
+// none; a bar that is compared with such a row counts as met.
 func find(all []row, stack string, shapes ...string) (row, bool) {
 	for _, shape := range shapes {
 		i := slices.IndexFunc(all, func(r row) bool { return r.Stack == stack && r.Shape == shape })

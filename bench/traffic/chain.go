@@ -21,7 +21,7 @@ import (
 
 var errUnavailable = status.Error(codes.Unavailable, "the service is down")
 
-// cell is one shape that is being measured with one stack.
+// cell measures one shape with one stack.
 type cell struct {
 	t     *testing.T
 	stack stack
@@ -29,7 +29,7 @@ type cell struct {
 	dice  *dice
 }
 
-// size returns the first number, or the second in the smaller form.
+// size returns full, or small for the test's smaller sizes.
 func (c *cell) size(full, small int) int {
 	if c.small {
 		return small
@@ -65,13 +65,13 @@ func (s *service) Watch(_ *testv1.WatchRequest, stream grpc.ServerStreamingServe
 	return s.watch(stream)
 }
 
-// count counts unary calls. It is outside of the stack's own interceptors.
+// count counts unary calls. It runs before the stack's own interceptors.
 func (s *service) count(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	s.calls.Add(1)
 	return next(ctx, req)
 }
 
-// newServer returns a server for s, with the stack's interceptors or without.
+// newServer returns a server for s, with or without the stack's interceptors.
 func (c *cell) newServer(s *service, withStack bool) *grpc.Server {
 	c.t.Helper()
 	opts := []grpc.ServerOption{grpc.ChainUnaryInterceptor(s.count)}
@@ -103,8 +103,8 @@ func (c *cell) serve(handle handler) *service {
 	return c.start(&service{handle: handle}, true)
 }
 
-// connect returns a new client of the cell's stack, with a connection to the
-// services: that of another process.
+// connect returns a new client of the cell's stack, with its own connection to the services, like a client in
+// another process.
 func (c *cell) connect(p callPolicy, to ...*service) call {
 	c.t.Helper()
 	return unary(c.dial(p, to...))
@@ -119,9 +119,9 @@ func (c *cell) dial(p callPolicy, to ...*service) *grpc.ClientConn {
 	return c.dialWith(opts, to...)
 }
 
-// dialWith connects to services in memory, whose addresses are their indices, until
-// the measurement ends. It returns when all are connected: a balancer sends its first
-// calls to the one that is connected first.
+// dialWith connects to services in memory until the measurement ends. The address of a service is its index. dialWith
+// returns when all are connected, because a balancer would send its first calls to the service that is connected
+// first.
 func (c *cell) dialWith(opts []grpc.DialOption, to ...*service) *grpc.ClientConn {
 	c.t.Helper()
 	addresses := make([]string, len(to))
@@ -164,14 +164,14 @@ func unary(conn *grpc.ClientConn) call {
 	}
 }
 
-// chain is a row of services that each call the next.
+// chain is a chain of services. Each calls the next.
 type chain struct {
 	user call
 	hops []*service // the last is the leaf
 }
 
-// chainOf starts depth services: a leaf, and above it hops whose handlers middle
-// makes of the call to the next service.
+// chainOf starts depth services: a leaf, and hops above it. middle returns the handler of a hop that calls the next
+// service with next.
 func (c *cell) chainOf(depth int, p callPolicy, leaf handler, middle func(next call) handler) *chain {
 	c.t.Helper()
 	ch := &chain{hops: make([]*service, depth)}
@@ -186,8 +186,7 @@ func (c *cell) chainOf(depth int, p callPolicy, leaf handler, middle func(next c
 	}
 }
 
-// passOn is the handler of a hop that calls the next service with the text that it
-// got, and returns its error as it is.
+// passOn is the handler of a hop that passes the text to the next service and returns its error unchanged.
 func passOn(next call) handler { return handler(next) }
 
 func (ch *chain) leaf() *service { return ch.hops[len(ch.hops)-1] }
@@ -201,10 +200,10 @@ func (ch *chain) middleCalls() int64 {
 	return busiest
 }
 
-// row returns the result of a measurement of the chain.
+// row returns the row of a measurement with the chain.
 func (ch *chain) row(shape string, o outcome) row {
 	return newRow(shape, o, ch.leaf().calls.Load(), ch.middleCalls())
 }
 
-// work takes the time that a leaf needs for a call.
+// work waits for the time that a leaf needs for a call.
 func (c *cell) work() { time.Sleep(c.dice.between(3*time.Millisecond, 7*time.Millisecond)) }

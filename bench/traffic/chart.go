@@ -11,10 +11,10 @@ const (
 	chartWidth, chartHeight = 760, 460
 	plotLeft, plotRight     = 70, 560
 	plotTop, plotBottom     = 68, 392
-	fewestCalls             = 0.95 // at the left edge
+	minCalls                = 0.95 // at the left edge
 )
 
-// line is how the chart draws a stack.
+// line is the style of a stack in the chart.
 type line struct {
 	stack, color, marker string
 	width                int
@@ -23,7 +23,7 @@ type line struct {
 func lines() []line {
 	return []line{
 		{grpcAlone, "#6b7280", "square", 2},
-		{native, "#f0a040", "triangle", 5}, // which others cover
+		{native, "#f0a040", "triangle", 5}, // wide, because other lines cover it
 		{throttled, "#9333ea", "diamond", 2},
 		{middleware, "#0891b2", "cross", 2},
 		{failsafely, "#dc2626", "down", 2},
@@ -32,14 +32,14 @@ func lines() []line {
 }
 
 // axes maps values to pixels.
-type axes struct{ mostCalls, leastSuccess float64 }
+type axes struct{ maxCalls, minSuccess float64 }
 
 func (a axes) x(calls float64) float64 {
-	return plotLeft + (calls-fewestCalls)/(a.mostCalls-fewestCalls)*(plotRight-plotLeft)
+	return plotLeft + (calls-minCalls)/(a.maxCalls-minCalls)*(plotRight-plotLeft)
 }
 
 func (a axes) y(success float64) float64 {
-	return plotBottom - (success-a.leastSuccess)/(1-a.leastSuccess)*(plotBottom-plotTop)
+	return plotBottom - (success-a.minSuccess)/(1-a.minSuccess)*(plotBottom-plotTop)
 }
 
 // chart draws user success against leaf calls per request as an SVG image.
@@ -63,13 +63,13 @@ func chart(rows []row) string {
 	return svg.String()
 }
 
-// axesFor returns axes that all points fit in.
+// axesFor returns axes that contain all points.
 func axesFor(rows []row) axes {
-	a := axes{mostCalls: 1.1, leastSuccess: 0.9}
+	a := axes{maxCalls: 1.1, minSuccess: 0.9}
 	for _, r := range rows {
 		if family(r.Shape) == "chart" {
-			a.mostCalls = max(a.mostCalls, math.Ceil(r.LeafCalls*10+0.5)/10)
-			a.leastSuccess = min(a.leastSuccess, math.Floor(r.Success*10-0.2)/10)
+			a.maxCalls = max(a.maxCalls, math.Ceil(r.LeafCalls*10+0.5)/10)
+			a.minSuccess = min(a.minSuccess, math.Floor(r.Success*10-0.2)/10)
 		}
 	}
 	return a
@@ -77,16 +77,16 @@ func axesFor(rows []row) axes {
 
 // draw draws the grid, the numbers and the names of the axes.
 func (a axes) draw(svg *strings.Builder) {
-	for success := a.leastSuccess; success < 1.001; success += 0.1 {
+	for success := a.minSuccess; success < 1.001; success += 0.1 {
 		y := a.y(success)
 		fmt.Fprintf(svg, `<path d="M%d %.1fH%d" stroke="#e5e7eb"/><text x="%d" y="%.1f" text-anchor="end">%.0f %%</text>`+"\n",
 			plotLeft, y, plotRight, plotLeft-8, y+4, 100*success)
 	}
 	step := 0.1
-	for (a.mostCalls-1)/step > 8 {
+	for (a.maxCalls-1)/step > 8 {
 		step *= 2
 	}
-	for calls := 1.0; calls < a.mostCalls+0.001; calls += step {
+	for calls := 1.0; calls < a.maxCalls+0.001; calls += step {
 		x := a.x(calls)
 		fmt.Fprintf(svg, `<path d="M%.1f %dV%d" stroke="#e5e7eb"/><text x="%.1f" y="%d" text-anchor="middle">%.1f</text>`+"\n",
 			x, plotTop, plotBottom, x, plotBottom+20, calls)

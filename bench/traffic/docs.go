@@ -16,8 +16,8 @@ const (
 	readmeEnd   = "<!-- /traffic -->"
 )
 
-// writeDocs writes the chart, the section of benchmarks.md in the folder, and the table of
-// README.md in the folder above it.
+// writeDocs writes the chart and the section of benchmarks.md to folder, and the table to README.md in the folder
+// above it.
 func writeDocs(folder string, rows []row) error {
 	image := filepath.Join(folder, "images", "traffic.svg")
 	if err := os.MkdirAll(filepath.Dir(image), 0o755); err != nil { //nolint:gosec // documents for all to read
@@ -30,7 +30,7 @@ func writeDocs(folder string, rows []row) error {
 	)
 }
 
-// edit rewrites a file if change changes it. A file that does not exist is empty.
+// edit rewrites a file if change changes its text. A file that does not exist counts as empty.
 func edit(name string, change func(string) string) error {
 	before, err := os.ReadFile(name) //nolint:gosec // a document of the project
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -68,8 +68,8 @@ func replaceSection(text, section string) string {
 	return strings.TrimLeft(text, "\n")
 }
 
-// replaceBetween replaces what stands between the marks of the README's table. Without
-// them it changes nothing.
+// replaceBetween replaces the text between the marks of the README's table. If there are no marks, it changes
+// nothing.
 func replaceBetween(text, table string) string {
 	before, rest, found := strings.Cut(text, readmeBegin+"\n")
 	_, after, closed := strings.Cut(rest, readmeEnd)
@@ -100,7 +100,7 @@ func section(rows []row) string {
 	return strings.Join(parts, "\n\n") + "\n"
 }
 
-// requestsNote says how many requests were made by stacks that made fewer than others.
+// requestsNote returns a text about the stacks that made fewer requests than others.
 func requestsNote(rows []row) string {
 	var notes []string
 	for _, name := range shapeNames(rows) {

@@ -18,8 +18,7 @@ const (
 	killAway     = 300 * time.Millisecond // until a killed replica is back
 )
 
-// reconnect lets clients find a replica that is back sooner than gRPC's default of a
-// second, because the runs are short.
+// reconnect lets clients reconnect to a replica sooner than gRPC's default of a second, because the runs are short.
 var reconnect = grpc.ConnectParams{
 	Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 200 * time.Millisecond},
 	MinConnectTimeout: time.Second,
@@ -44,7 +43,7 @@ func killShapes() []shape {
 type tier struct {
 	c         *cell
 	withStack bool
-	below     *tier // that its handlers call; nil for the leaf
+	below     *tier // the tier that its handlers call; nil for the leaf
 	replicas  [killReplicas]replica
 	started   []*service // all that ever ran
 }
@@ -56,7 +55,7 @@ type replica struct {
 	conn    *grpc.ClientConn // to the tier below
 }
 
-// start starts a replica as a new process: at the address that it had, if it had one.
+// start starts a replica like a new process, at its earlier address if it has been started before.
 func (t *tier) start(i int) error {
 	r := &t.replicas[i]
 	address := r.address
@@ -87,7 +86,7 @@ func (t *tier) answer(context.Context, string) error {
 	return nil
 }
 
-// connect makes a client of the cell's stack, with connections to all replicas.
+// connect returns a client of the cell's stack that is connected to all replicas.
 func (t *tier) connect() (*grpc.ClientConn, error) {
 	opts, err := t.c.stack.dial(callPolicy{balancing: roundRobin})
 	if err != nil {
@@ -100,7 +99,7 @@ func (t *tier) connect() (*grpc.ClientConn, error) {
 	return newConn(append(opts, grpc.WithConnectParams(reconnect)), addresses)
 }
 
-// stop ends a replica as a crash does: calls in flight get no answer.
+// stop stops a replica like a crash: calls in flight get no reply.
 func (t *tier) stop(i int) {
 	r := &t.replicas[i]
 	r.server.Stop()
@@ -135,8 +134,7 @@ func (c *cell) startTiers(n int, withStack bool) []*tier {
 	return tiers
 }
 
-// kill measures users of services whose replicas are killed in turn, at equal
-// distances over the run.
+// kill measures users of services whose replicas are killed in turn, at equal intervals over the run.
 func kill(c *cell, name string, depth, calls int, withStack bool) row {
 	tiers := c.startTiers(depth, withStack)
 	conn, err := tiers[depth-1].connect()
@@ -163,8 +161,8 @@ func kill(c *cell, name string, depth, calls int, withStack bool) row {
 	return newRow(name, o, sumCalls(tiers[0].started), middle)
 }
 
-// killInTurn kills a replica of each tier, then the next of each, and starts each again
-// after a while.
+// killInTurn kills the first replica of each tier, then the second of each, and so on. It restarts each after
+// killAway.
 func killInTurn(ctx context.Context, c *cell, tiers []*tier, made *atomic.Int64, calls int) {
 	kills := killReplicas * len(tiers)
 	for k := range kills {

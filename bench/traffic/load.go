@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// outcome is what has become of the users' requests.
+// outcome counts the users' requests.
 type outcome struct{ requests, failed int }
 
 // counter counts requests and failures of concurrent users.
@@ -28,16 +28,15 @@ func (n *counter) outcome() outcome {
 	return outcome{requests: int(n.requests.Load()), failed: int(n.failed.Load())}
 }
 
-// users are concurrent users that each make the next request when they have got
-// the reply to the last.
+// users are concurrent users. Each makes the next request when it has received the reply to the last.
 type users struct {
 	concurrent int
 	requests   int           // of all users
 	deadline   time.Duration // of each request; zero is 10 seconds
-	enough     func() bool   // whether to stop early; nil is never
+	enough     func() bool   // reports whether to stop early; nil for never
 }
 
-// run makes the requests. Each has its number as its text.
+// run makes the requests. The text of a request is its number.
 func (u users) run(ctx context.Context, request call) outcome {
 	if u.deadline == 0 {
 		u.deadline = 10 * time.Second
@@ -62,7 +61,7 @@ func (u users) run(ctx context.Context, request call) outcome {
 	return n.outcome()
 }
 
-// dice is randomness with a fixed seed, for concurrent use.
+// dice returns random numbers from a fixed seed. It is safe for concurrent use.
 type dice struct {
 	mu  sync.Mutex
 	rng *rand.Rand
@@ -77,8 +76,8 @@ func (d *dice) float() float64 {
 	return d.rng.Float64()
 }
 
-// exponential returns a number with a mean of 1, which makes a Poisson process of
-// the gaps between events.
+// exponential returns an exponentially distributed number with a mean of 1. Such numbers are the gaps of a Poisson
+// process.
 func (d *dice) exponential() float64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -90,8 +89,8 @@ func (d *dice) between(low, high time.Duration) time.Duration {
 	return low + time.Duration(d.float()*float64(high-low))
 }
 
-// failOnce fails the first attempt of a share of the calls. The text of a call is
-// its identity. Which calls fail depends on nothing but their text.
+// failOnce fails the first attempt of a share of the calls. A call is identified by its text, and whether it fails
+// depends only on the text.
 type failOnce struct {
 	share float64
 	mu    sync.Mutex
@@ -113,16 +112,15 @@ func (f *failOnce) check(text string) error {
 	return errUnavailable
 }
 
-// textDice returns a number from 0 to 1 that belongs to the text.
+// textDice returns a number from 0 to 1 that depends only on the text.
 func textDice(text string) float64 {
 	hash := fnv.New64a()
 	_, _ = hash.Write([]byte(text))
 	return rand.New(rand.NewPCG(hash.Sum64(), 1)).Float64() //nolint:gosec // repeatable on purpose
 }
 
-// fate draws a number for each attempt of a call at one service. It depends only on
-// the service's name, the call's text and how many attempts have come before, so that
-// all stacks meet the same failures.
+// fate returns a number for each attempt of a call at one service. The number depends only on the service's name, the
+// call's text and the number of earlier attempts, so all stacks meet the same failures.
 type fate struct {
 	service  string
 	mu       sync.Mutex

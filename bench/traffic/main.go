@@ -1,11 +1,10 @@
 // Command traffic measures retries under the traffic of real systems: outages, partial
-// failures, fan-out, killed servers and overload. It runs gRPC alone, grpc-go's own
-// retries, the retries of other libraries and Hopbound side by side, with the same
-// retry policy.
+// failures, fan-out, killed servers and overload. It measures gRPC alone, grpc-go's own retries, the retries of other
+// libraries and Hopbound, all with the same retry policy.
 //
-// It runs real grpc-go in virtual time, except for the shape kill. Without flags it
-// measures all shapes, and writes the section "Real traffic" of docs/benchmarks.md,
-// a chart, and a table in README.md. It exits with 1 if Hopbound misses a bar.
+// It runs real grpc-go in virtual time, except for the shape kill. Without flags, it measures all shapes, and writes
+// the section "Real traffic" of docs/benchmarks.md, a chart, and a table in README.md. The exit code is 1 if Hopbound
+// misses a bar.
 package main
 
 import (
@@ -36,9 +35,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "traffic:", err)
 		os.Exit(2)
 	}
-	// Virtual time needs a test, and testing.Main runs one outside of "go test". It
-	// reads os.Args, and writes to os.Stdout, which is kept for the results.
-	debug.SetGCPercent(400) // memory is small, and time counts
+	// Virtual time requires a test. testing.Main runs one outside of "go test". It reads os.Args and writes to
+	// os.Stdout, which is needed for the results.
+	debug.SetGCPercent(400) // the heap is small, and the command takes minutes
 	results := os.Stdout
 	os.Stdout = os.Stderr
 	os.Args = []string{os.Args[0], "-test.timeout=0"}
@@ -52,10 +51,10 @@ func main() {
 func parse(args []string) (*options, error) {
 	o := &options{}
 	flags := flag.NewFlagSet("traffic", flag.ContinueOnError)
-	flags.StringVar(&o.shape, "shape", "", "measure one shape, or one family of shapes, such as storm; all if empty")
-	flags.StringVar(&o.stack, "stack", "", "measure one stack; all if empty")
-	flags.BoolVar(&o.json, "json", false, "print the rows as a JSON array, and write no file")
-	flags.StringVar(&o.out, "out", "docs", "the folder of benchmarks.md, with README.md in the folder above it")
+	flags.StringVar(&o.shape, "shape", "", "measure only this shape or family of shapes, such as storm; all if empty")
+	flags.StringVar(&o.stack, "stack", "", "measure only this stack; all if empty")
+	flags.BoolVar(&o.json, "json", false, "print the rows as a JSON array, and write no files")
+	flags.StringVar(&o.out, "out", "docs", "folder of benchmarks.md; README.md is in the folder above it")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
@@ -75,8 +74,7 @@ func parse(args []string) (*options, error) {
 	return o, nil
 }
 
-// run measures, reports, and ends the process. It returns only if a measurement
-// failed, which fails the test.
+// run measures, reports, and exits the process. It returns only if a measurement has failed, which fails the test.
 func (o *options) run(t *testing.T, results io.Writer) {
 	t.Helper()
 	started := time.Now()
@@ -99,7 +97,7 @@ func (o *options) run(t *testing.T, results io.Writer) {
 	os.Exit(code)
 }
 
-// report writes what the flags ask for.
+// report writes the output that the flags select.
 func (o *options) report(rows []row, results io.Writer) error {
 	if o.json {
 		encoder := json.NewEncoder(results)
@@ -112,8 +110,8 @@ func (o *options) report(rows []row, results io.Writer) error {
 	return writeDocs(o.out, rows)
 }
 
-// measure runs the shapes, as many at the same time as there are processors. Shapes
-// in real time come first, one by one.
+// measure runs the shapes. Shapes in real time run first, one by one. The others run in parallel, as many as there
+// are processors.
 func (o *options) measure(t *testing.T) ([]row, bool) {
 	t.Helper()
 	shapes, err := shapesNamed(o.shape)

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// shape is one measurement, which is made once for each stack.
+// shape is one measurement, which is repeated for each stack.
 type shape struct {
-	rows     []string // the names of the rows that it makes
-	stacks   []string // the stacks that it is for; none is all
+	rows     []string // the names of its rows
+	stacks   []string // the stacks that it is measured with; all if empty
 	realTime bool
 	run      func(c *cell) []row
 }
@@ -28,8 +28,8 @@ func one(name string, run func(c *cell) row, stacks ...string) shape {
 	return shape{rows: []string{name}, stacks: stacks, run: func(c *cell) []row { return []row{run(c)} }}
 }
 
-// shapesNamed returns the shapes that make the row, or the rows of the family, with
-// the name. Without a name it returns all.
+// shapesNamed returns the shapes that have a row with the name, or rows in the family with the name. It returns all
+// shapes if the name is empty.
 func shapesNamed(name string) ([]shape, error) {
 	all := allShapes()
 	if name == "" {
@@ -46,14 +46,13 @@ func shapesNamed(name string) ([]shape, error) {
 	return found, nil
 }
 
-// named reports whether a row has the name, or is of the family with the name.
+// named reports whether a row has the name or is in the family with the name. An empty name fits all rows.
 func named(shape, name string) bool { return name == "" || shape == name || family(shape) == name }
 
 // has reports whether the shape is measured with the stack.
 func (s shape) has(stack string) bool { return len(s.stacks) == 0 || slices.Contains(s.stacks, stack) }
 
-// measure returns the rows of the shape with a stack: in virtual time, but for
-// shapes in which a server must die.
+// measure returns the rows of the shape with a stack. It runs in virtual time, unless the shape needs real time.
 func (s shape) measure(t *testing.T, k stack, small bool) []row {
 	t.Helper()
 	var rows []row
@@ -61,7 +60,7 @@ func (s shape) measure(t *testing.T, k stack, small bool) []row {
 		t.Helper()
 		c := &cell{t: t, stack: k, small: small, dice: newDice(1)}
 		if !s.realTime {
-			t.Cleanup(func() { time.Sleep(time.Minute) }) // lets everything that is still running end
+			t.Cleanup(func() { time.Sleep(time.Minute) }) // lets goroutines that are still running end
 		}
 		rows = s.run(c)
 	}

@@ -27,7 +27,7 @@ func (c *cell) spread() callPolicy {
 	return callPolicy{balancing: roundRobin}
 }
 
-// oneBad measures three backends of which one answers UNAVAILABLE to every call.
+// oneBad measures three backends, of which one returns UNAVAILABLE for every call.
 func oneBad(c *cell, name string, b *budget.Budget) row {
 	good := func(context.Context, string) error {
 		c.work()
@@ -57,7 +57,7 @@ func oneBad(c *cell, name string, b *budget.Budget) row {
 	return r
 }
 
-// oneHangs measures three backends of which one never answers.
+// oneHangs measures three backends, of which one never replies.
 func oneHangs(c *cell) row {
 	good := func(context.Context, string) error {
 		c.work()

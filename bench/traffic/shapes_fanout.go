@@ -37,8 +37,7 @@ func fanOutShapes() []shape {
 		}))
 }
 
-// fanOut measures a gateway that makes many calls to a leaf for each request. A
-// share of the calls fails once.
+// fanOut measures a gateway that makes many calls to a leaf for each request. A share of the calls fail once.
 func fanOut(c *cell, name string, parallel bool, width, requests int, share float64) row {
 	once := newFailOnce(share)
 	ch := c.chainOf(2, callPolicy{}, func(_ context.Context, text string) error {
@@ -51,8 +50,7 @@ func fanOut(c *cell, name string, parallel bool, width, requests int, share floa
 	return ch.row(name, u.run(c.t.Context(), ch.user))
 }
 
-// callMany makes n calls whose texts begin with text, one after another until one
-// fails, or all at once.
+// callMany makes n calls whose texts begin with text: all at once, or one after another until one fails.
 func callMany(ctx context.Context, next call, text string, n int, parallel bool) error {
 	if !parallel {
 		for i := range n {
@@ -76,8 +74,7 @@ func callMany(ctx context.Context, next call, text string, n int, parallel bool)
 	return nil
 }
 
-// httpRoot measures pages that do not arrive by gRPC: nine calls each, in three
-// groups of three parallel calls.
+// httpRoot measures pages that do not arrive by gRPC. Each makes nine calls, in three groups of three parallel calls.
 func httpRoot(c *cell, name string, fail func(text string) error) row {
 	leaf := c.serve(func(_ context.Context, text string) error {
 		c.work()

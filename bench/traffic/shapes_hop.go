@@ -20,8 +20,8 @@ func hopShapes() []shape {
 	return shapes
 }
 
-// plainHop measures one request to a leaf that is down, below a hop without the
-// stack, and returns the worst of several runs.
+// plainHop measures one request to a leaf that is down, through a hop that does not use the stack. It returns the
+// worst of several runs.
 func plainHop(c *cell, variant string) row {
 	copies := strings.HasPrefix(variant, "copies")
 	var plain []grpc.DialOption

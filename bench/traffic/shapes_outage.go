@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// maxLeafCalls is how many calls of the leaf a measurement makes before it stops.
-// It ends the outages of stacks whose amplification has no bound. The fields
-// requests of the rows say how many requests were made.
+// maxLeafCalls is the number of calls to the leaf after which a measurement stops, because some stacks amplify without
+// a bound. The field requests of a row is the number of requests that were made until then.
 const maxLeafCalls = 15_000
 
 const allOfManyRoots = "many-roots/all"
@@ -27,14 +26,14 @@ func outageShapes() []shape {
 		shape{rows: []string{allOfManyRoots, "many-roots/after-5s"}, run: manyRoots})
 }
 
-// outage measures a leaf that answers UNAVAILABLE from the start.
+// outage measures a leaf that returns UNAVAILABLE from the start.
 func outage(c *cell, name string, depth int) row {
 	ch := c.chainOf(depth, callPolicy{}, func(context.Context, string) error {
 		c.work()
 		return errUnavailable
 	}, passOn)
 	u := users{concurrent: 8, requests: 2000}
-	if c.stack.unbounded { // one request at depth 10 makes four times maxLeafCalls, in many minutes
+	if c.stack.unbounded { // at depth 10, one request makes four times maxLeafCalls and takes minutes
 		u.concurrent, u.deadline = 1, time.Hour
 	}
 	u.enough = func() bool { return ch.leaf().calls.Load() >= maxLeafCalls }
@@ -68,8 +67,8 @@ type openLoop struct {
 	id  int
 }
 
-// phase makes requests for a time, waits until all have ended, and returns their
-// row. It stops making them when the leaf has got limit calls.
+// phase makes requests for the time d, waits until all have ended, and returns their row. It makes no more requests
+// after the leaf has received limit calls.
 func (o *openLoop) phase(name string, d time.Duration, limit int64) row {
 	n := &counter{}
 	leaf, middle := o.ch.leaf().calls.Load(), o.ch.middleCalls()
@@ -92,14 +91,13 @@ func (o *openLoop) phase(name string, d time.Duration, limit int64) row {
 	return newRow(name, n.outcome(), o.ch.leaf().calls.Load()-leaf, o.ch.middleCalls()-middle)
 }
 
-// manyRoots measures many processes with little traffic each, whose common leaf
-// goes down.
+// manyRoots measures many processes with little traffic each. The leaf that all of them call goes down.
 func manyRoots(c *cell) []row {
 	const healthy, first, after = 0, 1, 2
-	var now atomic.Int64 // the period
+	var now atomic.Int64 // the current period
 	var periods [3]struct {
 		counter
-		leafCalls atomic.Int64 // of the requests that began in the period
+		leafCalls atomic.Int64 // of the requests that started in the period
 	}
 	leaf := c.serve(func(_ context.Context, text string) error {
 		if period, err := strconv.Atoi(text); err == nil {

@@ -53,8 +53,8 @@ func partial(c *cell, name string, depth int, share float64, requests int, middl
 	return ch.row(name, u.run(c.t.Context(), ch.user))
 }
 
-// deepRandom measures a chain each of whose hops fails by itself, half of the time
-// before and half of the time after its own call.
+// deepRandom measures a chain in which each hop itself fails a share of its calls, half of them before and half of them
+// after the hop's own call.
 func deepRandom(c *cell) row {
 	const share = 0.05
 	leaf := newFate("leaf")

@@ -20,8 +20,8 @@ func siblingShapes() []shape {
 	return []shape{one(slowSiblings, slowSibling), one("held-watch", heldWatch)}
 }
 
-// slowSibling measures a gateway that makes a slow call and, while it runs, a quick
-// one, of which one in twenty fails once.
+// slowSibling measures a gateway that makes a slow call and, while it runs, a quick call. One quick call in twenty fails
+// once.
 func slowSibling(c *cell) row {
 	once := newFailOnce(0.05)
 	ch := c.chainOf(2, callPolicy{}, func(_ context.Context, text string) error {
@@ -49,9 +49,8 @@ func slowSibling(c *cell) row {
 	return ch.row(slowSiblings, u.run(c.t.Context(), ch.user))
 }
 
-// heldWatch measures a gateway that holds a stream to a leaf and makes lookups beside
-// it, of which every fifth fails once. The requests come one after another. The row
-// counts lookups, not requests.
+// heldWatch measures a gateway that holds a stream to a leaf and makes lookups at the same time. Every fifth lookup
+// fails once. The requests are made one after another. The row counts lookups, not requests.
 func heldWatch(c *cell) row {
 	const streams, lookups = 20, 30
 	once := newFailOnce(1)

@@ -35,7 +35,7 @@ const (
 	maxAttempts = 3
 	baseBackoff = 10 * time.Millisecond
 	maxBackoff  = 100 * time.Millisecond
-	jitter      = 0.2 // grpc-go's own, for the stacks that let it be set
+	jitter      = 0.2 // that of grpc-go, for the stacks in which it can be set
 
 	nativeRetryPolicy = `"methodConfig": [{"name": [{}], "retryPolicy": {
 		"maxAttempts": 3, "initialBackoff": "0.01s", "maxBackoff": "0.1s", "backoffMultiplier": 2,
@@ -53,12 +53,12 @@ const (
 	hopboundBalancing = `"loadBalancingConfig": [{"hopbound_other_backend": {}}]`
 )
 
-// callPolicy is what a shape sets for its clients beside the retry policy. A stack
-// ignores the fields that it has no feature for. The zero value sets nothing.
+// callPolicy is the settings of a shape's clients, in addition to the retry policy. A stack ignores the settings that it
+// does not support. The zero value has no settings.
 type callPolicy struct {
 	balancing      string         // part of a service config
 	attemptTimeout time.Duration  // of each attempt
-	hedgeDelay     time.Duration  // Hopbound hedges after it instead of retrying
+	hedgeDelay     time.Duration  // if it is not 0, Hopbound hedges after it instead of retrying
 	budget         *budget.Budget // Hopbound's, if the shape needs to know it
 }
 
@@ -66,10 +66,10 @@ type callPolicy struct {
 type stack struct {
 	name  string
 	dial  func(p callPolicy) ([]grpc.DialOption, error)
-	serve func() ([]grpc.ServerOption, error) // nil is a plain server
+	serve func() ([]grpc.ServerOption, error) // nil for a plain server
 
-	// unbounded says that each hop multiplies the calls of a failing leaf, so that
-	// an outage is measured with fewer requests.
+	// unbounded is set if each hop multiplies the calls to a failing leaf. Outages are then measured with fewer
+	// requests.
 	unbounded bool
 }
 
@@ -85,7 +85,7 @@ func allStacks() []stack {
 	}
 }
 
-// stacksNamed returns the stacks with the names, and all of them for no name.
+// stacksNamed returns the stacks with the names. Without names, it returns all.
 func stacksNamed(names ...string) []stack {
 	all := allStacks()
 	if len(names) == 0 {
@@ -94,8 +94,7 @@ func stacksNamed(names ...string) []stack {
 	return slices.DeleteFunc(all, func(s stack) bool { return !slices.Contains(names, s.name) })
 }
 
-// serviceConfig is a dial option that joins the parts of a service config that
-// are not empty.
+// serviceConfig returns a dial option with a service config of the given parts. It ignores empty parts.
 func serviceConfig(parts ...string) grpc.DialOption {
 	parts = slices.DeleteFunc(parts, func(s string) bool { return s == "" })
 	return grpc.WithDefaultServiceConfig("{" + strings.Join(parts, ", ") + "}")
@@ -113,7 +112,7 @@ func dialNative(parts ...string) func(callPolicy) ([]grpc.DialOption, error) {
 
 func dialMiddleware(p callPolicy) ([]grpc.DialOption, error) {
 	opts := []retry.CallOption{
-		retry.WithMax(maxAttempts), // which counts the first attempt too
+		retry.WithMax(maxAttempts), // includes the first attempt
 		retry.WithCodes(codes.Unavailable),
 		retry.WithBackoff(retry.BackoffExponentialWithJitterBounded(baseBackoff, jitter, maxBackoff)),
 	}
@@ -127,9 +126,9 @@ func dialMiddleware(p callPolicy) ([]grpc.DialOption, error) {
 	}, nil
 }
 
-// dialFailsafe retries unary calls within a budget of a tenth of the calls in
-// flight. Failsafe-go has no interceptor for streams, and its interceptor lets
-// hedges write to one reply at the same time, so that it is not hedged here.
+// dialFailsafe retries unary calls within a budget of a tenth of the calls in flight. Failsafe-go has no interceptor for
+// streams. It is not measured with hedging, because its interceptor lets two hedges write to one reply at the same
+// time.
 func dialFailsafe(p callPolicy) ([]grpc.DialOption, error) {
 	retries := retrypolicy.NewBuilder[any]().
 		HandleIf(func(_ any, err error) bool { return status.Code(err) == codes.Unavailable }).

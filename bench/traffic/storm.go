@@ -10,19 +10,19 @@ import (
 	"github.com/hopbound/hopbound/interceptors"
 )
 
-// A storm is what follows a slow spell of a leaf with a queue: its callers have given
-// up on the jobs in the queue, and their further attempts add to it.
+// A storm follows a time in which a leaf with a queue is slow. The callers of the jobs in the queue have given up, and
+// their further attempts add jobs to the queue.
 const (
 	stormWorkers  = 4
 	stormJob      = 5 * time.Millisecond
-	stormSlowness = 10  // times as long a job takes in the slow spell
-	stormRate     = 560 // requests per second: 0.7 of what the workers can do
+	stormSlowness = 10  // factor by which jobs take longer while the leaf is slow
+	stormRate     = 560 // requests per second: 0.7 of the workers' capacity
 	stormDeadline = 200 * time.Millisecond
 	stormHealthy  = 5 // seconds
 	stormSlow     = 2 * time.Second
 	stormAfter    = 15                     // seconds
-	stormWindow   = 250 * time.Millisecond // in which success is counted
-	unbounded     = 1 << 20                // jobs, more than any run makes
+	stormWindow   = 250 * time.Millisecond // of the windows in which successes are counted
+	unbounded     = 1 << 20                // more jobs than any run makes
 )
 
 func stormShapes() []shape {
@@ -34,7 +34,7 @@ func stormShapes() []shape {
 		for _, v := range []struct {
 			name   string
 			policy callPolicy
-			stacks []string // for what only Hopbound has, with gRPC alone to compare with
+			stacks []string // for settings that only Hopbound has; gRPC alone is the comparison
 		}{
 			{"plain", callPolicy{}, nil},
 			{"attempt=60ms", callPolicy{attemptTimeout: 60 * time.Millisecond}, nil},
@@ -49,8 +49,7 @@ func stormShapes() []shape {
 	return shapes
 }
 
-// jobQueue is a leaf's queue, first in, first out. Its workers do not look whether
-// anyone is still waiting for a job.
+// jobQueue is the first-in, first-out queue of a leaf. Its workers do not check whether a job's caller is still waiting.
 type jobQueue struct {
 	jobs chan chan struct{}
 	slow atomic.Bool
@@ -72,7 +71,7 @@ func (q *jobQueue) work(ctx context.Context) {
 	}
 }
 
-// handle is a handler that waits for its job, and refuses it if the queue is full.
+// handle is a handler that waits for its job. It returns UNAVAILABLE if the queue is full.
 func (q *jobQueue) handle(ctx context.Context, _ string) error {
 	done := make(chan struct{})
 	select {
@@ -88,8 +87,7 @@ func (q *jobQueue) handle(ctx context.Context, _ string) error {
 	}
 }
 
-// storm measures goodput from the end of the slow spell, and the time until it is
-// back to normal.
+// storm measures success after the slow time of the leaf has ended, and the time until success is back to normal.
 func storm(c *cell, name string, p callPolicy, limit int) row {
 	q := &jobQueue{jobs: make(chan chan struct{}, limit)}
 	ctx, stop := context.WithCancel(c.t.Context())
@@ -101,7 +99,7 @@ func storm(c *cell, name string, p callPolicy, limit int) row {
 	healthy := time.Duration(c.size(stormHealthy, 3)) * time.Second
 	after := time.Duration(c.size(stormAfter, 6)) * time.Second
 	windows := make([]counter, (healthy+stormSlow+after)/stormWindow)
-	var leaf, middle int64 // calls before the slow spell has ended
+	var leaf, middle int64 // calls until the end of the slow time
 	workers.Go(func() {
 		time.Sleep(healthy)
 		q.slow.Store(true)
@@ -121,8 +119,8 @@ func storm(c *cell, name string, p callPolicy, limit int) row {
 	return r
 }
 
-// poisson makes requests as a Poisson process, regardless of the replies, and counts
-// them in the windows in which they begin.
+// poisson makes requests as a Poisson process, regardless of the replies. It counts each request in the window in which
+// the request starts.
 func (c *cell) poisson(windows []counter, request call) {
 	var all sync.WaitGroup
 	begin := time.Now()

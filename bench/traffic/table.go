@@ -7,7 +7,7 @@ import (
 	"text/tabwriter"
 )
 
-// textTable is the table for a terminal. It marks the rows that miss their bar.
+// textTable returns the table for a terminal. It marks the rows that miss their bar.
 func textTable(rows []row) string {
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
@@ -24,10 +24,10 @@ func textTable(rows []row) string {
 	return text.String()
 }
 
-// column is what the cells of a table show of a row.
+// column returns the text of a row's cell in a table.
 type column func(r row) string
 
-// The columns. A cell of a measurement that a stack was not part of is a dash.
+// The columns. If a stack was not measured with a shape, the cell is a dash.
 func successes(r row) string { return fmt.Sprintf("%.4f (%s)", r.Success, calls(r)) }
 func leaf(r row) string      { return calls(r) }
 func failures(r row) string  { return fmt.Sprintf("%d of %d", r.Failed, r.Requests) }
@@ -35,7 +35,7 @@ func storms(r row) string    { return fmt.Sprintf("%s (%.3f)", seconds(r), r.Suc
 func middles(r row) string   { return fmt.Sprintf("%.4f", r.MiddleCalls) }
 func percent(r row) string   { return fmt.Sprintf("%.2f %%", 100*r.Success) }
 
-// calls returns the leaf calls per request with the digits that matter.
+// calls returns the leaf calls per request, with three decimals below 100.
 func calls(r row) string {
 	if r.LeafCalls >= 100 {
 		return fmt.Sprintf("%.0f", r.LeafCalls)
@@ -43,7 +43,7 @@ func calls(r row) string {
 	return fmt.Sprintf("%.3f", r.LeafCalls)
 }
 
-// seconds returns the time until a storm is over, or nothing for other shapes.
+// seconds returns the recovery time of a storm, or "" for other shapes.
 func seconds(r row) string {
 	switch {
 	case r.Recovery == nil:
@@ -55,8 +55,8 @@ func seconds(r row) string {
 	}
 }
 
-// markdown is a table with a line for each shape of the families and a column for each
-// stack. If bars is true, the last column has Hopbound's bars.
+// markdown returns a table with a line for each shape of the families and a column for each stack. If bars is true, the
+// last column has Hopbound's bars.
 func markdown(rows []row, show column, bars bool, families ...string) string {
 	var text strings.Builder
 	text.WriteString("| shape |")
@@ -95,7 +95,7 @@ func cellOf(rows []row, stack, shape string, show column) string {
 	return show(r)
 }
 
-// barText says what the bar of a shape is, and whether Hopbound misses it.
+// barText returns the bar of a shape, and marks it if Hopbound misses it.
 func barText(rows []row, shape string) string {
 	b, ok := barOf(shape)
 	if !ok {
@@ -118,7 +118,7 @@ func shapeNames(rows []row) []string {
 	return names
 }
 
-// readmeTable is the short table of the README.
+// readmeTable returns the short table of the README.
 func readmeTable(rows []row) string {
 	var text strings.Builder
 	stacks := []string{native, throttled, failsafely, hopbound}

@@ -13,15 +13,15 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// backend is where spans and metrics are sent by OTLP, if to anywhere.
+// backend is the OTLP backend that receives spans and metrics, if there is one.
 type backend struct {
-	address string // empty if they are not sent
+	address string // empty if there is no backend
 	spans   *otlptrace.Exporter
 	closers []func(context.Context) error
 }
 
-// newBackend returns a backend at host:port, or none if that is empty. It is
-// connected to when there is something to send, without TLS.
+// newBackend returns the backend at address, which is host:port. If address is empty, nothing is sent.
+// The connection has no TLS, and is opened when there is something to send.
 func newBackend(ctx context.Context, address string) (*backend, error) {
 	b := &backend{address: address}
 	if address == "" {
@@ -35,21 +35,21 @@ func newBackend(ctx context.Context, address string) (*backend, error) {
 	return b, nil
 }
 
-// traces returns what makes a tracer provider send its spans. All share one
+// traces returns the options with which a tracer provider sends its spans. All providers share one
 // connection.
 func (b *backend) traces() []sdktrace.TracerProviderOption {
 	if b.spans == nil {
 		return nil
 	}
-	return []sdktrace.TracerProviderOption{sdktrace.WithBatcher(shared{b.spans}, sdktrace.WithBatchTimeout(time.Second))}
+	return []sdktrace.TracerProviderOption{sdktrace.WithBatcher(sharedExporter{b.spans}, sdktrace.WithBatchTimeout(time.Second))}
 }
 
-// shared is an exporter that others use too, and that is shut down after them.
-type shared struct{ sdktrace.SpanExporter }
+// sharedExporter ignores the shutdown of one provider, because other providers still use the exporter.
+type sharedExporter struct{ sdktrace.SpanExporter }
 
-func (shared) Shutdown(context.Context) error { return nil }
+func (sharedExporter) Shutdown(context.Context) error { return nil }
 
-// metrics returns what makes a meter provider send its metrics.
+// metrics returns the options with which a meter provider sends its metrics.
 func (b *backend) metrics(ctx context.Context) ([]sdkmetric.Option, error) {
 	if b.address == "" {
 		return nil, nil
@@ -61,13 +61,13 @@ func (b *backend) metrics(ctx context.Context) ([]sdkmetric.Option, error) {
 	return []sdkmetric.Option{sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter, sdkmetric.WithInterval(10*time.Second)))}, nil
 }
 
-// keep shuts a tracer provider down with the backend.
-func (b *backend) keep(p *sdktrace.TracerProvider) *sdktrace.TracerProvider {
+// register makes shutdown shut down a tracer provider too.
+func (b *backend) register(p *sdktrace.TracerProvider) *sdktrace.TracerProvider {
 	b.closers = append(b.closers, p.Shutdown)
 	return p
 }
 
-// shutdown sends what there still is, for a second at the most.
+// shutdown sends the remaining spans and metrics. It takes at most a second.
 func (b *backend) shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
@@ -77,13 +77,13 @@ func (b *backend) shutdown(ctx context.Context) error {
 		wg.Go(func() { errs <- shut(ctx) })
 	}
 	wg.Wait()
-	if b.spans != nil { // which the others have used
+	if b.spans != nil { // last, because the providers use it
 		errs <- b.spans.Shutdown(ctx)
 	}
 	close(errs)
 	for err := range errs {
-		if err != nil { // one is enough: they have the same reason
-			return fmt.Errorf("-otlp %s: what was left could not be sent: %w", b.address, err)
+		if err != nil { // one is enough, because all have the same reason
+			return fmt.Errorf("-otlp %s: the remaining spans and metrics could not be sent: %w", b.address, err)
 		}
 	}
 	return nil

@@ -22,16 +22,16 @@ import (
 )
 
 const (
-	liveRate    = 10          // requests of users a second, of each stack
+	liveRate    = 10          // users' requests per second, for each stack
 	liveTimeout = time.Second // how long a user waits
-	liveWindow  = 10          // seconds that what the page shows is over
+	liveWindow  = 10          // seconds over which the page computes rates and shares
 
-	// Of the native stack one trace in so many is recorded: while its last service
-	// is down, each has hundreds of spans.
+	// One in nativeTraces of the native stack's traces is recorded, because each trace has hundreds of
+	// spans while the last service is down.
 	nativeTraces = 10
 )
 
-// requestSpan is the span around a user's request, with which its trace begins.
+// requestSpan is the name of the root span of a user's request.
 const requestSpan = "request"
 
 const (
@@ -39,7 +39,7 @@ const (
 	outcomeFailed = "failed"
 )
 
-// live is a load that both stacks are kept under, and what there is to see of it.
+// live runs both stacks under load, and serves the page that shows them.
 type live struct {
 	cfg    *config
 	stacks []*liveStack
@@ -54,9 +54,9 @@ type liveStack struct {
 	traces    *traceStore
 	tracer    trace.Tracer
 	waited    metric.Float64Histogram
-	busy      chan struct{} // has an entry for each request under way
+	inFlight  chan struct{} // has an entry for each request in flight
 
-	past []([]totals) // of each hop, second by second
+	past []([]totals) // the totals of each hop, one entry per second
 }
 
 // serveLive runs the chains and the page until ctx ends.
@@ -81,7 +81,7 @@ func serveLive(ctx context.Context, cfg *config, stdout io.Writer) (err error) {
 		defer started.chain.close()
 		l.stacks = append(l.stacks, started)
 	}
-	fmt.Fprintf(stdout, "The page is at http://%s, and metrics for Prometheus are at http://%[1]s/metrics. Ctrl-C ends it.\n", listener.Addr())
+	fmt.Fprintf(stdout, "The page is at http://%s, and metrics for Prometheus are at http://%[1]s/metrics. Press Ctrl-C to stop.\n", listener.Addr())
 	return l.run(ctx, listener, scraped)
 }
 
@@ -91,7 +91,7 @@ func (l *live) start(ctx context.Context, s stack, b *backend, scraped *promethe
 	if s == native {
 		share = 1.0 / nativeTraces
 	}
-	ls := &liveStack{stack: s, traces: newTraceStore(l.cfg.depth), busy: make(chan struct{}, users)}
+	ls := &liveStack{stack: s, traces: newTraceStore(l.cfg.depth), inFlight: make(chan struct{}, users)}
 	var err error
 	if ls.telemetry, err = newTelemetry(ctx, s, l.cfg.depth, share, ls.traces, b, scraped); err != nil {
 		return nil, err
@@ -99,13 +99,13 @@ func (l *live) start(ctx context.Context, s stack, b *backend, scraped *promethe
 	user := ls.telemetry.hops[0]
 	ls.tracer = user.traces.Tracer("chain")
 	ls.waited, err = user.metrics.Meter("chain").Float64Histogram(requestMetric, metric.WithUnit("s"),
-		metric.WithDescription("How long users waited for an answer."),
+		metric.WithDescription("Time until a user's request succeeded or failed."),
 		metric.WithExplicitBucketBoundaries(waitBounds(l.cfg.timeout)...))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", requestMetric, err)
 	}
 	wasted, err := ls.telemetry.hops[l.cfg.depth].metrics.Meter("chain").Float64Counter(wasteMetric, metric.WithUnit("s"),
-		metric.WithDescription("How long the last service worked after the user had gone."))
+		metric.WithDescription("Time that the last service worked after its user had given up."))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", wasteMetric, err)
 	}
@@ -119,7 +119,7 @@ func (l *live) start(ctx context.Context, s stack, b *backend, scraped *promethe
 	return ls, nil
 }
 
-// waitBounds are bounds in seconds, for users who wait no longer than a timeout.
+// waitBounds returns the histogram's bounds in seconds, for users who wait no longer than timeout.
 func waitBounds(timeout time.Duration) []float64 {
 	bounds := []float64{.001, .002, .003, .005, .007, .01, .015, .02, .03, .05, .07, .1, .15, .2, .3, .5, .7, 1, 1.5, 2, 5, 10}
 	longest := timeout.Seconds()
@@ -150,12 +150,12 @@ func (l *live) run(ctx context.Context, listener net.Listener, scraped *promethe
 		err = fmt.Errorf("-ui: %w", err)
 	}
 	cancel()
-	_ = server.Close() // those who read the stream would go on
+	_ = server.Close() // Shutdown would wait for the pages that read the stream
 	wg.Wait()
 	return err
 }
 
-// choose sets the fault of both chains, and reports whether there is such a one.
+// choose sets the fault of both chains. It returns false if there is no fault with the name.
 func (l *live) choose(name string) bool {
 	f, ok := faults()[name]
 	if !ok {
@@ -168,8 +168,7 @@ func (l *live) choose(name string) bool {
 	return true
 }
 
-// load sends the requests of users at a steady pace. A request for which there is
-// no room, because too many are under way, is not sent.
+// load sends users' requests at a constant rate. It skips a request if too many are in flight.
 func (s *liveStack) load(ctx context.Context, timeout time.Duration) {
 	ticker := time.NewTicker(time.Second / liveRate)
 	defer ticker.Stop()
@@ -182,9 +181,9 @@ func (s *liveStack) load(ctx context.Context, timeout time.Duration) {
 		case <-ticker.C:
 		}
 		select {
-		case s.busy <- struct{}{}:
+		case s.inFlight <- struct{}{}:
 			wg.Go(func() {
-				defer func() { <-s.busy }()
+				defer func() { <-s.inFlight }()
 				s.request(ctx, timeout)
 				if s.stack == hopbound && n%liveRate == 0 {
 					s.order(ctx, timeout, n/liveRate)
@@ -195,21 +194,21 @@ func (s *liveStack) load(ctx context.Context, timeout time.Duration) {
 	}
 }
 
-// request is one request of a user, with a span of its own around it.
+// request makes one request of a user, in a root span.
 func (s *liveStack) request(ctx context.Context, timeout time.Duration) {
 	ctx, span := s.tracer.Start(ctx, requestSpan)
 	defer span.End()
-	began, outcome := time.Now(), outcomeOK
+	started, outcome := time.Now(), outcomeOK
 	if err := s.chain.request(ctx, timeout); err != nil {
 		outcome = outcomeFailed
 		span.SetStatus(codes.Error, err.Error())
 	}
-	s.waited.Record(ctx, time.Since(began).Seconds(), metric.WithAttributes(attribute.String("outcome", outcome)))
+	s.waited.Record(ctx, time.Since(started).Seconds(), metric.WithAttributes(attribute.String("outcome", outcome)))
 }
 
-// order orders something under a key: now and then twice, as somebody does who has
-// not seen the answer, once in a while something else under the same key, which is
-// a fault of the user's, and sometimes when its time is over already.
+// order orders an item under a new idempotency key. Every third order is sent twice, as by a user who has not
+// received the reply. One order in ten is sent again with another item under the same key, which is a user's
+// mistake. One in ten has no time left.
 func (s *liveStack) order(ctx context.Context, timeout time.Duration, n int) {
 	items := []string{"tea"}
 	switch {
@@ -225,6 +224,6 @@ func (s *liveStack) order(ctx context.Context, timeout time.Duration, n int) {
 	ctx, cancel := context.WithTimeout(idempotency.WithKey(ctx, idempotency.NewKey()), timeout)
 	defer cancel()
 	for _, item := range items {
-		_, _ = s.chain.user.Order(ctx, &chainv1.OrderRequest{Item: item}) // metrics tell what became of it
+		_, _ = s.chain.user.Order(ctx, &chainv1.OrderRequest{Item: item}) // metrics count the result
 	}
 }

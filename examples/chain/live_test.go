@@ -199,7 +199,7 @@ func TestPagesThatDoNotReadHoldNothingUp(t *testing.T) {
 		}
 		h.leave(c)
 	}
-	for range mostPages {
+	for range maxPages {
 		h.join()
 	}
 	if _, ok := h.join(); ok {
@@ -212,24 +212,24 @@ func TestTraceStoreIsBounded(t *testing.T) {
 	store := newTraceStore(1)
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(store))
 	tracer := provider.Tracer("")
-	for range 2 * mostTraces {
+	for range 2 * maxTraces {
 		_, span := tracer.Start(t.Context(), "request")
 		span.End()
 	}
-	if len(store.traces) != mostTraces {
+	if len(store.traces) != maxTraces {
 		t.Errorf("%d traces", len(store.traces))
 	}
-	if kept := store.summaries(time.Now().Add(time.Minute)); len(kept) != keptOfEach || len(store.traces) != keptOfEach {
+	if kept := store.summaries(time.Now().Add(time.Minute)); len(kept) != maxListed || len(store.traces) != maxListed {
 		t.Errorf("%d traces of %d", len(kept), len(store.traces))
 	}
 	ctx, root := tracer.Start(t.Context(), "request")
-	for range mostSpans + 10 {
+	for range maxSpans + 10 {
 		_, span := tracer.Start(ctx, "child")
 		span.End()
 	}
 	root.End()
 	spans, dropped, ok := store.spans(root.SpanContext().TraceID())
-	if !ok || len(spans) != mostSpans+1 || dropped != 10 {
+	if !ok || len(spans) != maxSpans+1 || dropped != 10 {
 		t.Errorf("%d spans, %d dropped", len(spans), dropped)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	chainv1 "github.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1"
 )
 
-// users is how many requests are under way at a time.
+// users is the number of concurrent requests.
 const users = 32
 
 // result is one line of the table.
@@ -31,7 +31,7 @@ type result struct {
 	WastedLeaf          float64 `json:"wasted_leaf_ms"`
 }
 
-// measure sends the requests of many users through a chain.
+// measure sends users' requests through a chain.
 func measure(ctx context.Context, cfg *config, s stack, fail float64, p *progress) (result, error) {
 	c, err := start(ctx, cfg, builder{stack: s, attempts: cfg.attempts}, fault{fail: fail})
 	if err != nil {
@@ -49,11 +49,11 @@ func measure(ctx context.Context, cfg *config, s stack, fail float64, p *progres
 	for range min(users, cfg.requests) {
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < int64(cfg.requests) && ctx.Err() == nil; i = next.Add(1) - 1 {
-				begun := time.Now()
+				started := time.Now()
 				if c.request(ctx, cfg.timeout) == nil {
 					succeeded.Add(1)
 				}
-				took[i] = time.Since(begun)
+				took[i] = time.Since(started)
 			}
 		})
 	}
@@ -75,12 +75,12 @@ func measure(ctx context.Context, cfg *config, s stack, fail float64, p *progres
 	}, nil
 }
 
-// request is what a user asks for.
+// request makes one request of a user.
 func (c *chain) request(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	gone, _ := ctx.Deadline()
-	_, err := c.user.Pass(ctx, &chainv1.PassRequest{UserGoneUnixMicros: gone.UnixMicro()})
+	deadline, _ := ctx.Deadline()
+	_, err := c.user.Pass(ctx, &chainv1.PassRequest{UserGoneUnixMicros: deadline.UnixMicro()})
 	return err
 }
 
@@ -88,8 +88,8 @@ func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func percent(share float64) string { return fmt.Sprintf("%.4g %%", 100*share) }
 
-// progress shows how far a measurement is: on a terminal on a line that is
-// written over, elsewhere now and then on one more.
+// progress shows the progress of a measurement. On a terminal, it overwrites one line; elsewhere, it writes a
+// new line every two seconds.
 type progress struct {
 	out      io.Writer
 	terminal bool
@@ -104,8 +104,7 @@ func newProgress(out io.Writer) *progress {
 	return p
 }
 
-// follow shows the progress of a measurement until the returned function is
-// called.
+// follow shows the progress of a measurement until stop is called.
 func (p *progress) follow(title string, requests int, next *atomic.Int64, c *counters) (stop func()) {
 	every, end := 2*time.Second, "\n"
 	if p.terminal {
@@ -113,11 +112,11 @@ func (p *progress) follow(title string, requests int, next *atomic.Int64, c *cou
 	}
 	show := func(end string) {
 		done := min(next.Load(), int64(requests))
-		fmt.Fprintf(p.out, "%s: %d of %d requests, %d calls of the last service%s", title, done, requests, c.leafCalls.Load(), end)
+		fmt.Fprintf(p.out, "%s: %d of %d requests, %d calls to the last service%s", title, done, requests, c.leafCalls.Load(), end)
 	}
-	quit, gone := make(chan struct{}), make(chan struct{})
+	quit, ended := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(gone)
+		defer close(ended)
 		ticker := time.NewTicker(every)
 		defer ticker.Stop()
 		for {
@@ -132,6 +131,6 @@ func (p *progress) follow(title string, requests int, next *atomic.Int64, c *cou
 	}()
 	return func() {
 		close(quit)
-		<-gone
+		<-ended
 	}
 }

@@ -1,13 +1,11 @@
-// Command chain runs services that call each other in a row while the last one
-// fails, with grpc-go's own retries and with Hopbound, and shows what reaches
-// the last one.
+// Command chain runs a chain of services whose last one fails, once with grpc-go's own retries and once with
+// Hopbound. It shows how many calls reach the last service.
 //
 //	go run ./examples/chain
 //	go run ./examples/chain -depth 6 -fail 100%,10% -requests 1000 -json
 //	go run ./examples/chain -ui 127.0.0.1:8080
 //
-// Each service is a grpc.Server of its own on a loopback port, all in this
-// process.
+// Each service is a grpc.Server on its own loopback port. All of them run in this process.
 package main
 
 import (
@@ -25,25 +23,25 @@ import (
 	"go.opentelemetry.io/otel"
 )
 
-// Exit codes beside 0.
+// The exit codes of failures.
 const (
 	exitFailed      = 1
 	exitUsage       = 2
-	exitInterrupted = 130 // as a shell reports it
+	exitInterrupted = 130 // the code that a shell reports
 )
 
 func main() {
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(complain(os.Stderr, 10*time.Second)))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(reportErrors(os.Stderr, 10*time.Second)))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second interrupt ends it in any case
+	context.AfterFunc(ctx, stop) // a second interrupt ends the process
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// complain returns what tells of errors of OpenTelemetry's, such as of a backend
-// that is not there: one at a time, since each service has them.
-func complain(out io.Writer, every time.Duration) func(error) {
+// reportErrors returns a handler that prints OpenTelemetry's errors, such as that the backend is unreachable.
+// It prints at most one per interval, because every service has the same error.
+func reportErrors(out io.Writer, every time.Duration) func(error) {
 	var mu sync.Mutex
 	var last time.Time
 	return func(err error) {
@@ -56,7 +54,7 @@ func complain(out io.Writer, every time.Duration) func(error) {
 	}
 }
 
-// run is the command. It returns its exit code.
+// run runs the command and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cfg, err := parse(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
@@ -66,7 +64,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "chain:", err)
 		return exitUsage
 	}
-	if cfg.ui != "" { // which has no other end than an interrupt
+	if cfg.ui != "" { // the page runs until an interrupt
 		if err := serveLive(ctx, cfg, stdout); err != nil {
 			fmt.Fprintln(stderr, "chain:", err)
 			return exitFailed
@@ -84,8 +82,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// compare measures every stack at every share of failures, and prints what it
-// found: the table and one request's trace, or JSON.
+// compare measures every stack with every share of failing calls. It prints a table and one request's trace,
+// or JSON.
 func compare(ctx context.Context, cfg *config, stdout, stderr io.Writer) error {
 	var results []result
 	for _, fail := range cfg.fail {

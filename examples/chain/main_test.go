@@ -63,7 +63,7 @@ func TestTableAndTraceArePrinted(t *testing.T) {
 		"leaf calls/request", "wasted leaf ms", "       100 %   hopbound",
 		"\ncall of the user: marked, UNAVAILABLE after 1 attempt and ",
 		"\n  attempt 1: marked, UNAVAILABLE after ",
-		"leased 5 tokens, 2 tokens used below; ",
+		"lent 5 tokens, 2 tokens used below; ",
 		"\n      call of service 1: exhausted, UNAVAILABLE after 3 attempts and ",
 		"\n        attempt 1: retried, UNAVAILABLE after ",
 		"\n          service 2: UNAVAILABLE after ",

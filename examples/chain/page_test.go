@@ -183,7 +183,7 @@ func TestPageShowsAnOutage(t *testing.T) { //nolint:paralleltest // it takes the
 		return [box.x + box.width / 2, box.y + box.height / 2];
 	})()`)
 	b.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, hovered[0], hovered[1]))
-	b.await(`document.getElementById("why").innerText.includes("It failed, and another attempt followed.")`)
+	b.await(`document.getElementById("why").innerText.includes("It failed, and was retried.")`)
 	looksRight(b)
 
 	quit()

@@ -7,14 +7,14 @@ import (
 	"text/tabwriter"
 )
 
-// writeJSON prints results as one array.
+// writeJSON prints the results as a JSON array.
 func writeJSON(out io.Writer, results []result) error {
 	encoder := json.NewEncoder(out)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(results)
 }
 
-// writeTable prints results for people.
+// writeTable prints the results as a table.
 func writeTable(out io.Writer, cfg *config, results []result) error {
 	fmt.Fprintf(out, "\n%d services in a row, %d attempts of each call, %d requests a line, %d at a time\n\n",
 		cfg.depth, cfg.attempts, cfg.requests, min(users, cfg.requests))
@@ -27,6 +27,6 @@ func writeTable(out io.Writer, cfg *config, results []result) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(out, "\nThe leaf is the last service; what it works on after its user has gone is wasted.")
+	_, err := fmt.Fprintln(out, "\nThe leaf is the last service. Its work is wasted if its user has given up.")
 	return err
 }

@@ -9,29 +9,30 @@ import (
 	"time"
 
 	chainv1 "github.com/hopbound/hopbound/examples/chain/proto/hopbound/examples/chain/v1"
+	"github.com/hopbound/hopbound/examples/internal/cutlistener"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
 const (
-	// work is how long the last service takes for a call.
+	// work is the time that the last service needs for a call.
 	work = time.Millisecond
-	// backoff is the longest pause before a retry, of both stacks.
+	// backoff is the maximum backoff of both stacks.
 	backoff = time.Millisecond
-	// stall is how long the last service takes for one order in stallOneIn.
+	// stall is the time that the last service needs for one order in stallOneIn.
 	stall      = 60 * time.Millisecond
 	stallOneIn = 5
 )
 
-// counters count what happens in a chain.
+// counters counts the calls in a chain.
 type counters struct {
 	calls     atomic.Int64 // of all services
 	leafCalls atomic.Int64
-	wasted    atomic.Int64 // nanoseconds of the last service's work after the user had gone
+	wasted    atomic.Int64 // nanoseconds that the last service worked after its user had given up
 }
 
-// hop is one service. It hands requests on to the next one, and the last one,
-// which has none, answers them, or fails.
+// hop is one service. It passes requests to the next service. The last service, whose next is nil, replies or
+// fails.
 type hop struct {
 	chainv1.UnimplementedHopServiceServer
 	*counters
@@ -71,11 +72,11 @@ func (h *hop) Order(ctx context.Context, req *chainv1.OrderRequest) (*chainv1.Or
 type chain struct {
 	counters
 	leaf    *leaf
-	user    chainv1.HopServiceClient // how users call the first service
+	user    chainv1.HopServiceClient // the users' client of the first service
 	closers []func()
 }
 
-// start starts the services of a chain and connects to the first.
+// start starts the services of a chain, and connects the users to the first.
 func start(ctx context.Context, cfg *config, b builder, f fault) (_ *chain, err error) {
 	c := &chain{}
 	c.leaf = &leaf{counters: &c.counters, closing: make(chan struct{})}
@@ -109,16 +110,16 @@ func (c *chain) serve(ctx context.Context, h *hop, opts []grpc.ServerOption) (st
 	if err != nil {
 		return "", fmt.Errorf("listen: %w", err)
 	}
-	w := &wires{Listener: listener}
+	conns := cutlistener.New(listener)
 	if h.next == nil {
-		c.leaf.wires = w
+		c.leaf.conns = conns
 	}
-	server := grpc.NewServer(append(opts, grpc.WaitForHandlers(true))...) // their spans are wanted too
+	server := grpc.NewServer(append(opts, grpc.WaitForHandlers(true))...) // so that their spans end
 	chainv1.RegisterHopServiceServer(server, h)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.Serve(w) // ends with Stop
+		_ = server.Serve(conns) // returns after Stop
 	}()
 	c.closers = append(c.closers, func() {
 		server.Stop()
@@ -127,7 +128,7 @@ func (c *chain) serve(ctx context.Context, h *hop, opts []grpc.ServerOption) (st
 	return listener.Addr().String(), nil
 }
 
-// connect returns what a hop calls the service at an address with.
+// connect returns the client with which a hop calls the service at address. Hop 0 is the user.
 func (c *chain) connect(b builder, hop int, address string) (chainv1.HopServiceClient, error) {
 	opts, err := b.dialOptions(hop)
 	if err != nil {
@@ -141,8 +142,7 @@ func (c *chain) connect(b builder, hop int, address string) (chainv1.HopServiceC
 	return chainv1.NewHopServiceClient(conn), nil
 }
 
-// close stops the services, the first one first, so that none waits for the
-// next.
+// close stops the services, starting with the first, so that no handler waits for the next service.
 func (c *chain) close() {
 	close(c.leaf.closing)
 	for _, end := range slices.Backward(c.closers) {

@@ -8,24 +8,24 @@ import (
 	"time"
 )
 
-// history is for how many seconds the page shows the past.
+// history is the number of seconds that the charts show.
 const history = 180
 
-// snapshot is what a page gets every second.
+// snapshot is the data that the page receives every second.
 type snapshot struct {
 	Time    int64                     `json:"time"` // in milliseconds since the Unix epoch
 	Fault   string                    `json:"fault"`
-	Window  int                       `json:"window"`  // seconds that rates and shares are over
-	Timeout float64                   `json:"timeout"` // seconds that a user waits
+	Window  int                       `json:"window"`  // seconds over which rates and shares are computed
+	Timeout float64                   `json:"timeout"` // seconds a user waits
 	Stacks  map[stack]*stackNow       `json:"stacks"`
 	Traces  map[stack][]summary       `json:"traces"`
 	History map[stack][]*historyPoint `json:"history"`
 }
 
-// stackNow is one stack over the last seconds.
+// stackNow is the state of one stack, over the window.
 type stackNow struct {
 	historyPoint
-	Rate float64  `json:"rate"` // requests a second
+	Rate float64  `json:"rate"` // requests per second
 	P50  float64  `json:"p50"`  // milliseconds
 	P99  float64  `json:"p99"`
 	Hops []hopNow `json:"hops"`
@@ -33,24 +33,24 @@ type stackNow struct {
 
 type historyPoint struct {
 	Time          int64   `json:"time"`
-	Amplification float64 `json:"amplification"` // calls of the last service for each request
-	Success       float64 `json:"success"`       // share of requests
+	Amplification float64 `json:"amplification"` // calls to the last service per request
+	Success       float64 `json:"success"`       // share of the requests
 }
 
 type hopNow struct {
 	Name       string             `json:"name"`
-	Rate       float64            `json:"rate"`       // calls a second that it serves
-	PerRequest float64            `json:"perRequest"` // calls for each request of a user
-	Failed     float64            `json:"failed"`     // share of those that failed
-	Headroom   float64            `json:"headroom"`   // milliseconds left on average when a call arrives
-	Wasted     float64            `json:"wasted"`     // seconds of work in each second that nobody waited for
-	Balance    float64            `json:"balance"`    // tokens that it has for extra attempts at the next service
-	Decisions  map[string]float64 `json:"decisions"`  // attempts of its own calls a second, by what was decided
+	Rate       float64            `json:"rate"`       // calls received per second
+	PerRequest float64            `json:"perRequest"` // calls received per user request
+	Failed     float64            `json:"failed"`     // share of these that failed
+	Headroom   float64            `json:"headroom"`   // mean remaining time when a call arrives, in milliseconds
+	Wasted     float64            `json:"wasted"`     // seconds of wasted work per second
+	Balance    float64            `json:"balance"`    // tokens in its bucket for the next service
+	Decisions  map[string]float64 `json:"decisions"`  // attempts of its own calls per second, by decision
 }
 
-// watch reads what was exported, every second, and hands it to all pages.
+// watch publishes a snapshot to all pages every second.
 func (l *live) watch(ctx context.Context, hub *hub) {
-	select { // between two requests
+	select { // so that snapshots are taken between two requests
 	case <-ctx.Done():
 		return
 	case <-time.After(time.Second / liveRate / 2):
@@ -64,7 +64,7 @@ func (l *live) watch(ctx context.Context, hub *hub) {
 			return
 		case <-ticker.C:
 		}
-		text, err := l.look(ctx, time.Now(), past)
+		text, err := l.snapshot(ctx, time.Now(), past)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "chain:", err)
 			continue
@@ -73,8 +73,8 @@ func (l *live) watch(ctx context.Context, hub *hub) {
 	}
 }
 
-// look returns the next snapshot, and adds to the past.
-func (l *live) look(ctx context.Context, now time.Time, past map[stack][]*historyPoint) ([]byte, error) {
+// snapshot returns the next snapshot as JSON, and appends its history points to past.
+func (l *live) snapshot(ctx context.Context, now time.Time, past map[stack][]*historyPoint) ([]byte, error) {
 	s := snapshot{
 		Time: now.UnixMilli(), Fault: *l.fault.Load(), Window: liveWindow, Timeout: l.cfg.timeout.Seconds(),
 		Stacks: map[stack]*stackNow{}, Traces: map[stack][]summary{}, History: past,
@@ -91,7 +91,7 @@ func (l *live) look(ctx context.Context, now time.Time, past map[stack][]*histor
 	return json.Marshal(s)
 }
 
-// now reads the metrics of all hops, and returns what has happened in the window.
+// now reads the metrics of all hops, and returns what changed within the window.
 func (s *liveStack) now(ctx context.Context, now time.Time) (*stackNow, error) {
 	var current []totals
 	for _, h := range s.telemetry.hops {
@@ -108,7 +108,7 @@ func (s *liveStack) now(ctx context.Context, now time.Time) (*stackNow, error) {
 	s.past = s.past[max(0, len(s.past)-liveWindow-1):]
 	earlier, seconds := s.past[0], float64(len(s.past)-1)
 	user := current[0].since(&earlier[0])
-	requests := user.succeeded + user.refused
+	requests := user.succeeded + user.unsuccessful
 	n := &stackNow{Rate: requests / seconds, P50: user.quantile(0.5), P99: user.quantile(0.99)}
 	n.Time = now.UnixMilli()
 	for i, h := range s.telemetry.hops {
@@ -121,13 +121,13 @@ func (s *liveStack) now(ctx context.Context, now time.Time) (*stackNow, error) {
 			Headroom: 1000 * share(d.headroom, d.timed), Wasted: d.wasted / seconds, Balance: d.balance, Decisions: d.decisions,
 		})
 	}
-	n.Hops[0].Rate, n.Hops[0].PerRequest, n.Hops[0].Failed = n.Rate, 1, share(user.refused, requests)
+	n.Hops[0].Rate, n.Hops[0].PerRequest, n.Hops[0].Failed = n.Rate, 1, share(user.unsuccessful, requests)
 	n.Amplification = n.Hops[len(n.Hops)-1].PerRequest
 	n.Success = share(user.succeeded, requests)
 	return n, nil
 }
 
-// share returns a part of a whole, or 0 of nothing.
+// share returns part / whole, or 0 if whole is 0.
 func share(part, whole float64) float64 {
 	if whole <= 0 {
 		return 0

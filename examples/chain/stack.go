@@ -14,15 +14,15 @@ import (
 	"google.golang.org/grpc"
 )
 
-// builder tells what the services of a chain are put together with.
+// builder returns the gRPC options of the services of a chain.
 type builder struct {
 	stack     stack
 	attempts  int
-	providers func(hop int) providers // nil if nothing is traced and measured
+	providers func(hop int) providers // nil for no traces and no metrics
 }
 
-// providers are those of one hop of a chain: 0 is the user, and then come the
-// services in their order. Either may be nil.
+// providers are the OpenTelemetry providers of one hop. Hop 0 is the user, and hop 1 the first service. Either
+// provider may be nil.
 type providers struct {
 	traces  trace.TracerProvider
 	metrics metric.MeterProvider
@@ -35,7 +35,7 @@ func (b builder) of(hop int) providers {
 	return b.providers(hop)
 }
 
-// serverOptions and dialOptions are all there is to using Hopbound.
+// serverOptions and dialOptions contain all the code that Hopbound needs.
 func (b builder) serverOptions(hop int) ([]grpc.ServerOption, error) {
 	p := b.of(hop)
 	if b.stack == native {
@@ -52,7 +52,7 @@ func (b builder) serverOptions(hop int) ([]grpc.ServerOption, error) {
 		return nil, err
 	}
 	opts := server.ServerOptions()
-	if b.providers != nil { // so that both stacks are measured by the same; it makes no spans here
+	if b.providers != nil { // otelgrpc only measures here, so that both stacks have its metrics
 		p.traces = noop.NewTracerProvider()
 		opts = append(opts, grpc.StatsHandler(otelgrpc.NewServerHandler(p.otelgrpc()...)))
 	}
@@ -83,8 +83,7 @@ func (b builder) dialOptions(hop int) ([]grpc.DialOption, error) {
 	return client.DialOptions(), nil
 }
 
-// orders is how orders are made: users, whose key each carries, ask again when one
-// takes long.
+// orders returns the policy for orders. Users hedge an order that takes long; the other hops retry.
 func (b builder) orders(hop int) interceptors.Policy {
 	if hop > 0 || b.attempts == 1 {
 		return interceptors.Policy{Retry: &interceptors.RetryPolicy{MaxAttempts: b.attempts}}
@@ -98,7 +97,8 @@ func (p providers) otelgrpc() []otelgrpc.Option {
 	}
 }
 
-// serviceConfig turns on grpc-go's own retries. They begin at two attempts.
+// serviceConfig returns a service config with grpc-go's own retries. grpc-go allows no retry policy with one
+// attempt.
 func serviceConfig(attempts int) string {
 	if attempts == 1 {
 		return `{}`

@@ -12,28 +12,27 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// telemetry is what the hops of one chain export their spans and metrics by: each
-// hop as the service that it is, and all of them to what the page reads, to
-// Prometheus, and to the backend.
+// telemetry is the OpenTelemetry providers of one chain. Each hop exports its spans and metrics under its own
+// service name: to the live page, to Prometheus, and to the backend.
 type telemetry struct {
-	hops []*hopTelemetry // the user, and then the services in their order
+	hops []*hopTelemetry // the user, and then the services in order
 }
 
 type hopTelemetry struct {
 	name    string
 	traces  *sdktrace.TracerProvider
 	metrics *sdkmetric.MeterProvider
-	reader  *sdkmetric.ManualReader // that the page reads
+	reader  *sdkmetric.ManualReader // for the page
 }
 
-// newTelemetry makes the providers of a chain. Of its traces it records a share.
+// newTelemetry returns the providers of a chain. They record the given share of the traces.
 func newTelemetry(ctx context.Context, s stack, depth int, share float64, spans sdktrace.SpanExporter, b *backend, scraped *prometheus.Registry) (*telemetry, error) {
 	t := &telemetry{}
 	for i := range depth + 1 {
 		h := &hopTelemetry{name: hopName(i), reader: sdkmetric.NewManualReader()}
 		service := resource.NewSchemaless(
 			attribute.String("service.namespace", string(s)), attribute.String("service.name", fmt.Sprintf("%s-%s", s, h.name)))
-		h.traces = b.keep(sdktrace.NewTracerProvider(append(b.traces(),
+		h.traces = b.register(sdktrace.NewTracerProvider(append(b.traces(),
 			sdktrace.WithSyncer(spans), sdktrace.WithResource(service),
 			sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(share))))...))
 		toPrometheus, err := otelprometheus.New(otelprometheus.WithRegisterer(scraped), otelprometheus.WithoutScopeInfo(),

@@ -11,24 +11,23 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// What the example measures itself: how long users wait, and how long the last
-// service works after they have gone. Everything else the page shows is measured by
-// Hopbound and by otelgrpc.
+// The names of the metrics that the example records itself: how long users wait, and how long the last
+// service works after they have given up. Hopbound and otelgrpc record the other metrics that the page shows.
 const (
 	requestMetric = "chain.request.duration"
 	wasteMetric   = "chain.leaf.wasted"
 )
 
-// totals is what the metrics of one hop say up to a moment.
+// totals are the metrics of one hop since it started.
 type totals struct {
-	arrived, failed float64 // calls of Pass that the hop has served
-	headroom, timed float64 // seconds that were left of those, and how many had a deadline
+	arrived, failed float64 // calls to Pass that the hop has served, and those of them that failed
+	headroom, timed float64 // sum of their remaining seconds on arrival, and how many had a deadline
 	wasted          float64 // seconds
 	balance         float64 // of the bucket for the next service
 	decisions       map[string]float64
-	succeeded       float64   // requests of users
-	refused         float64   // those that failed
-	waits           []float64 // requests in each bucket
+	succeeded       float64   // users' requests
+	unsuccessful    float64   // users' requests that failed
+	waits           []float64 // requests in each bucket of the histogram
 	bounds          []float64
 }
 
@@ -97,7 +96,7 @@ func (t *totals) distribution(name string, p *metricdata.HistogramDataPoint[floa
 		if label(&p.Attributes, "outcome") == outcomeOK {
 			t.succeeded += float64(p.Count)
 		} else {
-			t.refused += float64(p.Count)
+			t.unsuccessful += float64(p.Count)
 		}
 		t.bounds = p.Bounds
 		if t.waits == nil {
@@ -114,10 +113,10 @@ func label(set *attribute.Set, key attribute.Key) string {
 	return v.AsString()
 }
 
-// passMethod is how metrics name the method that users call.
+// passMethod is the name of the method Pass in metrics.
 func passMethod() string { return chainv1.HopService_Pass_FullMethodName[1:] }
 
-// since returns what has been added to an earlier total. The balance is no total.
+// since returns the difference to earlier totals. The balance is not a total, and stays as it is.
 func (t *totals) since(earlier *totals) totals {
 	d := *t
 	d.arrived -= earlier.arrived
@@ -126,7 +125,7 @@ func (t *totals) since(earlier *totals) totals {
 	d.timed -= earlier.timed
 	d.wasted -= earlier.wasted
 	d.succeeded -= earlier.succeeded
-	d.refused -= earlier.refused
+	d.unsuccessful -= earlier.unsuccessful
 	d.decisions = maps.Clone(t.decisions)
 	for name, n := range earlier.decisions {
 		d.decisions[name] -= n
@@ -138,8 +137,7 @@ func (t *totals) since(earlier *totals) totals {
 	return d
 }
 
-// quantile returns how long a share of the requests waited at the most, in
-// milliseconds, as far as the buckets tell.
+// quantile returns the quantile q of the requests' durations in milliseconds, interpolated within a bucket.
 func (t *totals) quantile(q float64) float64 {
 	all := 0.0
 	for _, n := range t.waits {

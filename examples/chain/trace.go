@@ -35,18 +35,18 @@ func showTrace(ctx context.Context, cfg *config, out io.Writer) (err error) {
 		}
 		opts := append(backend.traces(), sdktrace.WithSpanProcessor(recorder),
 			sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", name))))
-		return providers{traces: backend.keep(sdktrace.NewTracerProvider(opts...))}
+		return providers{traces: backend.register(sdktrace.NewTracerProvider(opts...))}
 	}
 	c, err := start(ctx, cfg, builder{stack: hopbound, attempts: cfg.attempts, providers: traced}, fault{fail: 1})
 	if err != nil {
 		return err
 	}
-	_ = c.request(ctx, cfg.timeout) // it fails, which is what there is to see
+	_ = c.request(ctx, cfg.timeout) // it fails, because the last service is down
 	c.close()                       // waits for the handlers, so that all spans have ended
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	fmt.Fprint(out, "\nOne request while the last service is down, as its trace shows it:\n\n")
+	fmt.Fprint(out, "\nThe trace of one request while the last service is down:\n\n")
 	return writeTree(out, recorder.Ended())
 }
 

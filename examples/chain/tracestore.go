@@ -12,18 +12,17 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Bounds of what is kept of traces.
+// The limits of a traceStore.
 const (
-	mostTraces     = 400              // under way and done
-	mostSpans      = 2000             // of one trace
-	keptOfEach     = 12               // traces that are done, of each sort
-	tracePatience  = 30 * time.Second // for the root of a trace to end
-	spansComeAfter = time.Second      // its root has ended
+	maxTraces   = 400              // complete and incomplete
+	maxSpans    = 2000             // per trace
+	maxListed   = 12               // complete traces of each sort
+	rootTimeout = 30 * time.Second // how long an incomplete trace is kept
+	lateSpans   = time.Second      // how long spans may arrive after the root
 )
 
-// traceStore is an exporter that keeps the spans of some requests for the page:
-// the last of those that went well, of those in which something was repeated, and
-// of those that failed all the same. What it keeps is bounded.
+// traceStore is an exporter that keeps the spans of some requests for the page: the latest requests that
+// succeeded at once, the latest with a retry, and the latest that failed without one. Its size is limited.
 type traceStore struct {
 	depth int // of the chain
 
@@ -33,14 +32,15 @@ type traceStore struct {
 
 type keptTrace struct {
 	spans   []keptSpan
-	dropped int // spans beyond the bound
+	dropped int // spans beyond maxSpans
 	seen    time.Time
-	root    int   // its index among the spans, or -1
-	calls   int   // that servers got
-	most    int64 // attempts that a call had
+	root    int // index of the root in spans, or -1
+	calls   int // server spans
+
+	maxAttempts int64 // of any call
 }
 
-// keptSpan is a span as the page has it. Times are in microseconds.
+// keptSpan is a span as the page receives it. Times are in microseconds.
 type keptSpan struct {
 	ID         string         `json:"id"`
 	Parent     string         `json:"parent,omitempty"`
@@ -65,7 +65,7 @@ func newTraceStore(depth int) *traceStore {
 	return &traceStore{depth: depth, traces: map[trace.TraceID]*keptTrace{}}
 }
 
-// ExportSpans takes in spans that have ended.
+// ExportSpans stores spans that have ended.
 func (s *traceStore) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpan) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,7 +73,7 @@ func (s *traceStore) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpa
 		id := span.SpanContext().TraceID()
 		t := s.traces[id]
 		if t == nil {
-			if len(s.traces) >= mostTraces {
+			if len(s.traces) >= maxTraces {
 				continue
 			}
 			t = &keptTrace{root: -1}
@@ -84,7 +84,7 @@ func (s *traceStore) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpa
 	return nil
 }
 
-// Shutdown does nothing: what was kept may still be looked at.
+// Shutdown does nothing, because the page still shows the spans.
 func (s *traceStore) Shutdown(context.Context) error { return nil }
 
 func (t *keptTrace) add(s sdktrace.ReadOnlySpan) {
@@ -93,7 +93,7 @@ func (t *keptTrace) add(s sdktrace.ReadOnlySpan) {
 		t.calls++
 	}
 	root := !s.Parent().SpanID().IsValid()
-	if len(t.spans) >= mostSpans && !root {
+	if len(t.spans) >= maxSpans && !root {
 		t.dropped++
 		return
 	}
@@ -102,7 +102,7 @@ func (t *keptTrace) add(s sdktrace.ReadOnlySpan) {
 	}
 	kept := keep(s)
 	n, _ := kept.Attributes["hopbound.attempts"].(int64)
-	t.most = max(t.most, n)
+	t.maxAttempts = max(t.maxAttempts, n)
 	t.spans = append(t.spans, kept)
 }
 
@@ -122,34 +122,33 @@ func keep(s sdktrace.ReadOnlySpan) keptSpan {
 	return k
 }
 
-// summary is a line of the page's list of requests.
+// summary is a line in the page's list of requests.
 type summary struct {
 	ID       string `json:"id"`
 	Began    int64  `json:"began"`
 	Took     int64  `json:"took"`
 	Failed   bool   `json:"failed"`
 	Calls    int    `json:"calls"`
-	Attempts int64  `json:"attempts"` // the most of any call; 0 if nobody tells
-	Sort     string `json:"sort"`     // plain, repeated or failed
+	Attempts int64  `json:"attempts"` // maximum of any call; 0 if unknown
+	Sort     string `json:"sort"`     // plain, repeated or failed; failed means without a retry
 }
 
-// summaries returns the requests to choose from, the last first, and forgets all
-// others.
+// summaries returns the requests in the page's list, latest first. It deletes all other complete traces.
 func (s *traceStore) summaries(now time.Time) []summary {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []summary
 	for id, t := range s.traces {
 		switch {
-		case t.root >= 0 && t.spans[t.root].Name != requestSpan: // an order, which is not shown
-			if now.Sub(t.seen) > spansComeAfter {
+		case t.root >= 0 && t.spans[t.root].Name != requestSpan: // an order; the page does not show it
+			if now.Sub(t.seen) > lateSpans {
 				delete(s.traces, id)
 			}
 		case t.root < 0:
-			if now.Sub(t.seen) > tracePatience {
+			if now.Sub(t.seen) > rootTimeout {
 				delete(s.traces, id)
 			}
-		case now.Sub(t.seen) > spansComeAfter:
+		case now.Sub(t.seen) > lateSpans:
 			all = append(all, t.summary(id, s.depth))
 		}
 	}
@@ -157,10 +156,10 @@ func (s *traceStore) summaries(now time.Time) []summary {
 	kept := map[string]int{}
 	return slices.DeleteFunc(all, func(m summary) bool {
 		kept[m.Sort]++
-		if kept[m.Sort] <= keptOfEach {
+		if kept[m.Sort] <= maxListed {
 			return false
 		}
-		id, _ := trace.TraceIDFromHex(m.ID) // it was made of one
+		id, _ := trace.TraceIDFromHex(m.ID) // cannot fail
 		delete(s.traces, id)
 		return true
 	})
@@ -168,7 +167,7 @@ func (s *traceStore) summaries(now time.Time) []summary {
 
 func (t *keptTrace) summary(id trace.TraceID, depth int) summary {
 	root := t.spans[t.root]
-	m := summary{ID: id.String(), Began: root.Began, Took: root.Took, Failed: root.Failed, Calls: t.calls, Attempts: t.most, Sort: "plain"}
+	m := summary{ID: id.String(), Began: root.Began, Took: root.Took, Failed: root.Failed, Calls: t.calls, Attempts: t.maxAttempts, Sort: "plain"}
 	switch {
 	case t.calls > depth:
 		m.Sort = "repeated"
@@ -178,7 +177,7 @@ func (t *keptTrace) summary(id trace.TraceID, depth int) summary {
 	return m
 }
 
-// spans returns the spans of a trace, and how many more there were.
+// spans returns the spans of a trace and the number of those that were dropped.
 func (s *traceStore) spans(id trace.TraceID) (spans []keptSpan, dropped int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -18,12 +18,11 @@ import (
 var page embed.FS
 
 const (
-	mostPages    = 100              // that may be open at a time
-	pagePatience = 10 * time.Second // with a page that does not read
+	maxPages    = 100              // open at the same time
+	pageTimeout = 10 * time.Second // for a page to read an event
 )
 
-// handler serves the page, the stream that it shows, single traces, the buttons,
-// and the metrics.
+// handler serves the page, its event stream, single traces, the buttons and the metrics.
 func (l *live) handler(hub *hub, scraped *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	files, err := fs.Sub(page, "page")
@@ -41,11 +40,11 @@ func (l *live) handler(hub *hub, scraped *prometheus.Registry) http.Handler {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(scraped, promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	return safe(http.NewCrossOriginProtection().Handler(mux))
+	return secure(http.NewCrossOriginProtection().Handler(mux))
 }
 
-// safe lets a page load nothing from elsewhere, nor be part of another.
-func safe(next http.Handler) http.Handler {
+// secure forbids the page to load anything from other sites, and other sites to embed the page.
+func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -57,7 +56,7 @@ func safe(next http.Handler) http.Handler {
 func (l *live) serveTrace(w http.ResponseWriter, r *http.Request) {
 	id, err := trace.TraceIDFromHex(r.PathValue("id"))
 	if err != nil {
-		http.Error(w, "no trace id", http.StatusBadRequest)
+		http.Error(w, "invalid trace id", http.StatusBadRequest)
 		return
 	}
 	for _, s := range l.stacks {
@@ -71,21 +70,21 @@ func (l *live) serveTrace(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			w.Header().Set("Content-Type", "application/json")
-			_, _ = w.Write(text) // if that fails, the page has gone
+			_, _ = w.Write(text) // fails only if the page was closed
 			return
 		}
 	}
-	http.Error(w, "the trace is not kept any more", http.StatusNotFound)
+	http.Error(w, "the trace was deleted", http.StatusNotFound)
 }
 
-// tracePage is a trace as the page gets it.
+// tracePage is a trace as the page receives it.
 type tracePage struct {
 	Spans   []keptSpan `json:"spans"`
-	Dropped int        `json:"dropped"` // spans beyond those
+	Dropped int        `json:"dropped"` // spans that were not kept
 }
 
-// hub hands what is published to all who listen. It never waits for one: who is
-// slow gets the last only.
+// hub sends each published text to all listeners. It never waits for a slow listener, which receives only the
+// latest text.
 type hub struct {
 	mu        sync.Mutex
 	listeners map[chan []byte]struct{}
@@ -100,18 +99,18 @@ func (h *hub) publish(text []byte) {
 	h.last = text
 	for c := range h.listeners {
 		select {
-		case <-c: // it has not read the one before
+		case <-c: // drops the previous text, which was not read
 		default:
 		}
 		c <- text
 	}
 }
 
-// join returns where to listen, or false if there are too many who do.
+// join returns a channel of the texts, or false if there are too many listeners.
 func (h *hub) join() (chan []byte, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.listeners) >= mostPages {
+	if len(h.listeners) >= maxPages {
 		return nil, false
 	}
 	c := make(chan []byte, 1)
@@ -128,7 +127,7 @@ func (h *hub) leave(c chan []byte) {
 	delete(h.listeners, c)
 }
 
-// ServeHTTP sends what is published as server-sent events.
+// ServeHTTP sends the published texts as server-sent events.
 func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c, ok := h.join()
 	if !ok {
@@ -143,7 +142,7 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		case text := <-c:
-			_ = controller.SetWriteDeadline(time.Now().Add(pagePatience)) // HTTP/1 can
+			_ = controller.SetWriteDeadline(time.Now().Add(pageTimeout)) // cannot fail with HTTP/1
 			if _, err := fmt.Fprintf(w, "data: %s\n\n", text); err != nil {
 				return
 			}

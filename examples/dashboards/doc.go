@@ -1,5 +1,4 @@
-// Package dashboards is what one looks at services with Hopbound with: a Grafana
-// dashboard, rules for Prometheus, and a configuration for the OpenTelemetry
-// Collector, each a file in this folder. Its tests check them against what the
-// example chain exports.
+// Package dashboards contains files for monitoring services with Hopbound: a Grafana dashboard, rules for
+// Prometheus, and a configuration for the OpenTelemetry Collector. Its tests check them against the metrics that
+// the example chain exports.
 package dashboards

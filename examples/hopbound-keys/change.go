@@ -17,7 +17,7 @@ import (
 func release(ctx context.Context, o *options) error {
 	return o.change(ctx, func(store idempotency.Inspector, r *idempotency.Record) error {
 		if r.State != idempotency.Pending {
-			return fmt.Errorf("the record is %s; release takes pending records alone. Nothing was changed", r.State)
+			return fmt.Errorf("the record is %s; only a pending record can be released. Nothing was changed", r.State)
 		}
 		return o.logged("release", r, store.Free(ctx, r))
 	})
@@ -27,51 +27,46 @@ func release(ctx context.Context, o *options) error {
 func remove(ctx context.Context, o *options) error {
 	return o.change(ctx, func(store idempotency.Inspector, r *idempotency.Record) error {
 		if r.State == idempotency.Pending && r.Left > 0 && !o.force {
-			return fmt.Errorf("the record is pending, and its lease lasts for another %v: its handler may be running. If the record is deleted, the next call with the key runs the handler a second time and does not know of the first. Wait for the handler, release the record, or give -force. Nothing was changed",
+			return fmt.Errorf("the record is pending and its lease expires in %v, so its handler may be running. After a delete, the next call with the key would run the handler again, and the handler would not be told of the first run. Wait for the handler, release the record, or use -force. Nothing was changed",
 				r.Left.Round(time.Millisecond))
 		}
 		return o.logged("delete", r, store.Forget(ctx, r))
 	})
 }
 
-// change finds the one record that the flags name, prints it and calls do with it.
+// change finds the record that the flags name, prints it and calls do with it. There must be only one.
 func (o *options) change(ctx context.Context, do func(idempotency.Inspector, *idempotency.Record) error) error {
-	want, err := o.wanted()
 	switch {
-	case err != nil:
-		return err
 	case strings.TrimSpace(o.reason) == "":
-		return usagef("-reason is missing: say why, for the log")
+		return usagef("-reason is missing: give the reason, which is logged")
 	case o.key != "" && strings.Contains(o.reason, o.key):
 		return usagef("-reason must not contain the key, because it is logged")
 	}
-	store, done, err := o.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	found, err := want.find(ctx, store)
-	if err != nil {
-		return err
-	}
-	if len(found) > 1 {
-		var b strings.Builder
-		for _, r := range found {
-			fmt.Fprintf(&b, "\n  -id %s   %s, %s", r.ID, tree.Printable(r.Method), r.State)
+	return o.lookup(ctx, func(store idempotency.Inspector, found []*idempotency.Record) error {
+		if len(found) > 1 {
+			return several(found)
 		}
-		return fmt.Errorf("%d records have the key hash %s; give the ID of one of them instead of the hash. Nothing was changed.%s", len(found), want.hash, &b)
-	}
-	p, err := o.printer()
-	if err == nil {
-		err = p.print(found[0])
-	}
-	if err != nil {
-		return err
-	}
-	return do(store, found[0])
+		p, err := o.printer()
+		if err == nil {
+			err = p.print(found[0])
+		}
+		if err != nil {
+			return err
+		}
+		return do(store, found[0])
+	})
 }
 
-// logged logs what was done to a record, and explains the store's error, if there is one.
+// several returns the error for more than one record with a key hash.
+func several(found []*idempotency.Record) error {
+	var b strings.Builder
+	for _, r := range found {
+		fmt.Fprintf(&b, "\n  -id %s   %s, %s", r.ID, tree.Printable(r.Method), r.State)
+	}
+	return fmt.Errorf("%d records have the key hash %s; use -id with the ID of one of them. Nothing was changed.%s", len(found), found[0].KeyHash, &b)
+}
+
+// logged logs the result of an action on a record, and explains the store's error, if there is one.
 func (o *options) logged(action string, r *idempotency.Record, err error) error {
 	var handler slog.Handler = slog.NewTextHandler(o.stderr, nil)
 	if o.json {
@@ -81,10 +76,10 @@ func (o *options) logged(action string, r *idempotency.Record, err error) error 
 	switch {
 	case errors.Is(err, idempotency.ErrLeaseLost):
 		level, result = slog.LevelWarn, "refused"
-		err = fmt.Errorf("the record has changed since it was printed: somebody has claimed, completed, released or removed it. Nothing was changed; look at it again: %w", err)
+		err = fmt.Errorf("the record has changed since it was printed: it was claimed, completed, released or deleted. Nothing was changed. Use find to see its current state: %w", err)
 	case err != nil:
 		level, result = slog.LevelError, "unknown"
-		err = fmt.Errorf("the store failed, and whether the record was changed is unknown; look at it again: %w", explained(err))
+		err = fmt.Errorf("the store failed, and it is unknown whether the record was changed. Use find to see its current state: %w", explained(err))
 	}
 	slog.New(handler).Log(context.Background(), level, "an operator changes a record",
 		"action", action, "result", result, "id", r.ID.String(), "method", r.Method, "key_hash", r.KeyHash,

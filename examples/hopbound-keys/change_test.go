@@ -112,7 +112,7 @@ func TestRecordsAreFoundReleasedAndDeleted(t *testing.T) {
 					t.Errorf("the handler that was released: %v", err)
 				}
 			})
-			b.invoke(t, "release", "-hash", key.Hash(), "-reason", "again").want(t, exitFailed, "the record is released; release takes pending records alone")
+			b.invoke(t, "release", "-hash", key.Hash(), "-reason", "again").want(t, exitFailed, "the record is released; only a pending record can be released")
 			r := b.invoke(t, "-json", "find", "-id", id)
 			r.want(t, 0)
 			if o := r.objects(t)[0]; o["state"] != "released" || o["taken_over"] != true || o["checkpoint"] != "charged c-42" || o["retention_left_seconds"] == nil || o["lease_left_seconds"] != nil {
@@ -122,7 +122,7 @@ func TestRecordsAreFoundReleasedAndDeleted(t *testing.T) {
 			b.use(func(store idempotency.Inspector) {
 				complete(t, store, begin(t, store, "shop", method, time.Hour), idempotency.Codec{}, &idempotency.Outcome{Response: []byte(response)})
 			})
-			b.invoke(t, append([]string{"release", "-reason", "again"}, byKey...)...).want(t, exitFailed, "the record is done; release takes pending records alone")
+			b.invoke(t, append([]string{"release", "-reason", "again"}, byKey...)...).want(t, exitFailed, "the record is done; only a pending record can be released")
 			b.invoke(t, append([]string{"delete", "-reason", "a wrong response"}, byKey...)...).want(t, 0, "state               done", "retention_left      1h", "action=delete")
 			b.invoke(t, "find", "-hash", key.Hash()).want(t, exitFailed, "no record has the key hash")
 		})
@@ -135,7 +135,7 @@ func TestRecordOfAHandlerThatMayRunIsDeletedByForceAlone(t *testing.T) {
 	b.use(func(store idempotency.Inspector) { begin(t, store, "", method, lasting) })
 	args := []string{"delete", "-hash", key.Hash(), "-reason", "a test"}
 	r := b.invoke(t, args...)
-	r.want(t, exitFailed, "its lease lasts for another 1h", "its handler may be running", "give -force. Nothing was changed")
+	r.want(t, exitFailed, "its lease expires in 1h", "its handler may be running", "use -force. Nothing was changed")
 	if strings.Contains(r.log, "result=") {
 		t.Errorf("logged %q", r.log)
 	}
@@ -226,7 +226,7 @@ func TestPrintedSQLMakesTheTables(t *testing.T) {
 	}
 	store := "-store=" + strings.Replace(server.URL(), "postgres@", "shop@", 1)
 	exec(`CREATE SCHEMA shop; CREATE ROLE shop LOGIN`)
-	invoke(t, "-store="+server.URL(), "-schema=shop", "list").want(t, exitFailed, "hopbound_idempotency", "were not made (hopbound-keys sql)")
+	invoke(t, "-store="+server.URL(), "-schema=shop", "list").want(t, exitFailed, "hopbound_idempotency", "do not exist (hopbound-keys sql)")
 	exec(invoke(t, "sql", "-schema=shop", "-role=shop").out)
 	invoke(t, store, "-schema=shop", "list").want(t, 0, "no records")
 	exec(invoke(t, "sql", "-schema=shop", "-down").out)

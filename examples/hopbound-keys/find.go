@@ -15,7 +15,20 @@ import (
 
 // find prints the records that the flags name.
 func find(ctx context.Context, o *options) error {
-	want, err := o.wanted()
+	return o.lookup(ctx, func(_ idempotency.Inspector, found []*idempotency.Record) error {
+		p, err := o.printer()
+		for _, r := range found {
+			if err == nil {
+				err = p.print(r)
+			}
+		}
+		return err
+	})
+}
+
+// lookup opens the store, finds the records that the flags name, and calls use with them.
+func (o *options) lookup(ctx context.Context, use func(store idempotency.Inspector, found []*idempotency.Record) error) error {
+	q, err := o.query()
 	if err != nil {
 		return err
 	}
@@ -24,20 +37,14 @@ func find(ctx context.Context, o *options) error {
 		return err
 	}
 	defer done()
-	found, err := want.find(ctx, store)
+	found, err := q.find(ctx, store)
 	if err != nil {
 		return err
 	}
-	p, err := o.printer()
-	for _, r := range found {
-		if err == nil {
-			err = p.print(r)
-		}
-	}
-	return err
+	return use(store, found)
 }
 
-// list prints the records of a state.
+// list prints the records that its flags select.
 func list(ctx context.Context, o *options) error {
 	states := []string{"all", string(idempotency.Pending), string(idempotency.Released), string(idempotency.Done)}
 	if !slices.Contains(states, o.state) {
@@ -61,7 +68,7 @@ func list(ctx context.Context, o *options) error {
 		case err != nil && r != nil:
 			unreadable = append(unreadable, fmt.Errorf("record %s: %w", r.ID, err))
 			continue
-		case err == nil && o.lists(r):
+		case err == nil && o.selects(r):
 			err = p.print(r)
 		}
 		if err != nil {
@@ -74,8 +81,8 @@ func list(ctx context.Context, o *options) error {
 	return errors.Join(unreadable...)
 }
 
-// lists reports whether the flags of list select a record.
-func (o *options) lists(r *idempotency.Record) bool {
+// selects reports whether the flags of list select a record.
+func (o *options) selects(r *idempotency.Record) bool {
 	switch {
 	case o.state != "all" && o.state != string(r.State),
 		o.given["method"] && o.method != r.Method,
@@ -88,36 +95,36 @@ func (o *options) lists(r *idempotency.Record) bool {
 	}
 }
 
-// wanted names records: by an ID, or by the hash of their key.
-type wanted struct {
-	id   idempotency.ID
-	hash string // empty if the ID is known
-	none string // the error if no record is found
+// query identifies records by an ID or by the hash of their key.
+type query struct {
+	id       idempotency.ID
+	hash     string // empty if there is an ID
+	notFound string // the error if there is no record
 }
 
-// wanted reads the flags that name a record.
-func (o *options) wanted() (*wanted, error) {
+// query returns the query of the flags.
+func (o *options) query() (*query, error) {
 	byKey, byHash, byID := o.given["key"], o.given["hash"], o.given["id"]
 	if byKey && (byHash || byID) || byHash && byID || !byKey && !byHash && !byID {
-		return nil, usagef("give one of: -method and -key, -hash, or -id")
+		return nil, usagef("give -hash, or -id, or -method with -key")
 	}
 	if !byKey && (o.given["method"] || o.given["tenant"]) {
-		return nil, usagef("-method and -tenant go with -key")
+		return nil, usagef("-method and -tenant must be used with -key")
 	}
 	switch {
 	case byHash:
 		raw, err := hex.DecodeString(o.hash)
 		if err != nil || len(raw) != 8 {
-			return nil, usagef("-hash must have 16 hexadecimal digits, as hopbound.idempotency.key_hash has")
+			return nil, usagef("-hash must have 16 hexadecimal digits, like hopbound.idempotency.key_hash")
 		}
 		hash := hex.EncodeToString(raw)
-		return &wanted{hash: hash, none: "no record has the key hash " + hash + ": no call with the key has reached the store, or its record has expired or was removed"}, nil
+		return &query{hash: hash, notFound: "no record has the key hash " + hash + ": no call with the key has reached the store, or its record has expired or was deleted"}, nil
 	case byID:
 		raw, err := base64.RawURLEncoding.DecodeString(o.id)
 		if err != nil || len(raw) != len(idempotency.ID{}) {
-			return nil, usagef("-id must have 43 characters, as find and list print it")
+			return nil, usagef("-id must have 43 characters; find and list print IDs")
 		}
-		return &wanted{id: idempotency.ID(raw), none: "no record has this ID: it has expired or was removed"}, nil
+		return &query{id: idempotency.ID(raw), notFound: "no record has this ID: it has expired or was deleted"}, nil
 	}
 	key, err := idempotency.ParseKey(o.key)
 	if err != nil {
@@ -126,24 +133,24 @@ func (o *options) wanted() (*wanted, error) {
 	if parts := strings.Split(o.method, "/"); len(parts) != 3 || parts[0] != "" || parts[1] == "" || parts[2] == "" {
 		return nil, usagef("-method must be a full method, such as /shop.v1.Orders/Place")
 	}
-	return &wanted{
+	return &query{
 		id: idempotency.NewID(o.tenant, o.method, key),
-		none: fmt.Sprintf("no record of this tenant, method and key: no call has reached the store, its record has expired or was removed, or the tenant is another; find -hash %s looks for the key with all tenants and methods",
-			key.Hash()),
+		notFound: "no record of this tenant, method and key: no such call has reached the store, or its record has expired or was deleted." +
+			" To search for the key in all tenants and methods, use find -hash " + key.Hash(),
 	}, nil
 }
 
-// find returns the records, with their outcomes. It returns an error if there is none.
-func (w *wanted) find(ctx context.Context, store idempotency.Inspector) ([]*idempotency.Record, error) {
-	ids := map[idempotency.ID]bool{w.id: true}
-	if w.hash != "" {
+// find returns the records with their outcomes. It returns an error if there is none.
+func (q *query) find(ctx context.Context, store idempotency.Inspector) ([]*idempotency.Record, error) {
+	ids := map[idempotency.ID]bool{q.id: true}
+	if q.hash != "" {
 		clear(ids)
 		for r, err := range store.Records(ctx) {
 			if err != nil && r == nil {
 				return nil, explained(err)
 			}
-			if err == nil && r.KeyHash == w.hash {
-				ids[r.ID] = true // a record may come twice
+			if err == nil && r.KeyHash == q.hash {
+				ids[r.ID] = true // Records may return a record twice
 			}
 		}
 	}
@@ -158,19 +165,19 @@ func (w *wanted) find(ctx context.Context, store idempotency.Inspector) ([]*idem
 		}
 	}
 	if len(found) == 0 {
-		return nil, errors.New(w.none)
+		return nil, errors.New(q.notFound)
 	}
 	slices.SortFunc(found, func(a, b *idempotency.Record) int { return strings.Compare(a.ID.String(), b.ID.String()) })
 	return found, nil
 }
 
-// explained says what to do about an error of a store.
+// explained adds to an error of a store what to do about it.
 func explained(err error) error {
 	const undefinedTable = "42P01"
 	var pg *pgconn.PgError
 	switch {
 	case errors.As(err, &pg) && pg.Code == undefinedTable:
-		return fmt.Errorf("%w; the tables are in another database or schema (-schema), or were not made (hopbound-keys sql)", err)
+		return fmt.Errorf("%w; the tables are in another database or schema (-schema), or do not exist (hopbound-keys sql)", err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w; -timeout gives the command more time", err)
 	default:

@@ -9,11 +9,12 @@
 //	hopbound-keys delete -id xK3h… -reason "a bug stored a wrong failure, ticket 4712"
 //	hopbound-keys sql -schema shop -role shop
 //
-// The hash of a key is hopbound.idempotency.key_hash in traces and logs. The command never prints
-// a key. It prints a stored response only for find -response.
+// Traces and logs show the hash of a key as hopbound.idempotency.key_hash. The command never prints a
+// key. It prints a stored response only for find -response.
 //
-// The exit code is 0 if a record was found or changed, 1 if there is none, the command refused or
-// the store failed, and 2 if the flags are wrong. See hopbound-keys -h and docs/idempotency.md.
+// The exit code is 0 if a record was found or changed. It is 1 if no record was found, if the command
+// refused, or if the store failed. It is 2 if the flags are wrong. See hopbound-keys -h and
+// docs/idempotency.md.
 package main
 
 import (
@@ -28,7 +29,7 @@ import (
 	"time"
 )
 
-// Exit codes beside 0.
+// The exit codes of failures.
 const (
 	exitFailed = 1
 	exitUsage  = 2
@@ -40,12 +41,12 @@ Usage: hopbound-keys [flags] command [flags]
 
 Commands:
   find     shows a record, or all records with a key hash
-  list     lists the records that are pending although their lease has run out
-  release  ends a pending run: the next call with the key runs the handler, and
-           idempotency.TakenOver tells the handler that an earlier run may have had an effect
-  delete   deletes a record: the next call with the key runs the handler, and the handler is told
-           nothing of earlier runs
-  sql      prints the SQL that makes the tables of a PostgreSQL store
+  list     lists pending records whose lease has expired
+  release  ends a pending run. The next call with the key runs the handler, and
+           idempotency.TakenOver reports to it that an earlier run may have had an effect
+  delete   deletes a record. The next call with the key runs the handler, and
+           idempotency.TakenOver reports nothing to it
+  sql      prints the SQL that creates the tables of a PostgreSQL store
 
 find, release and delete need one of:
   -method M -key K [-tenant T]   the call's full method, its key and its tenant
@@ -53,12 +54,12 @@ find, release and delete need one of:
                                  hopbound.idempotency.key_hash
   -id ID                         the ID that find and list print
 
-list without -older shows records whose lease has run out. The next call with such a key takes the
-record over; nothing needs to be done. With -older, list also shows records whose handlers still run.
+Nothing needs to be done for a pending record whose lease has expired: the next call with its key
+takes the record over. With -older, list also shows records whose handlers may still be running.
 
-release and delete need -reason. They print the record, and log what they did to standard error.
-They do nothing if somebody has claimed, completed or removed the record meanwhile.
-A bolt file belongs to one process: stop the server before you open its file.
+release and delete need -reason. They print the record, and log the result to standard error. They
+change nothing if the record was claimed, completed or deleted after they printed it.
+Only one process can open a bolt file: stop the server first.
 
 Exit codes: 0 found or done; 1 not found, refused or failed; 2 wrong flags.
 
@@ -67,7 +68,7 @@ Flags, before or after the command:
 
 type command struct {
 	name  string
-	flags string // the flags that it takes
+	flags string // the names of the flags that it accepts
 	run   func(ctx context.Context, o *options) error
 }
 
@@ -86,7 +87,7 @@ func commands() []command {
 	}
 }
 
-// options are the flags, and where the output goes.
+// options are the flags and the outputs.
 type options struct {
 	store, prefix, schema string
 	sealKeys              map[string][]byte // by name
@@ -105,16 +106,16 @@ type options struct {
 	role string
 	down bool
 
-	given          map[string]bool // the flags that were given, by name
+	given          map[string]bool // the names of the flags that were given
 	stdout, stderr io.Writer
 }
 
 func (o *options) define(flags *flag.FlagSet) {
 	flags.StringVar(&o.store, "store", "", "`address` of the store: redis://host:6379, postgres://user@host/database or bolt:file;\nthe default is the environment variable HOPBOUND_STORE")
-	flags.StringVar(&o.prefix, "prefix", "", "`prefix` of Redis's keys, if the server has set redisstore.WithPrefix")
-	flags.StringVar(&o.schema, "schema", "", "`schema` of PostgreSQL's tables, if the server has set pgstore.WithSchema")
+	flags.StringVar(&o.prefix, "prefix", "", "`prefix` of the keys in Redis, if the server uses redisstore.WithPrefix")
+	flags.StringVar(&o.schema, "schema", "", "`schema` of the tables in PostgreSQL, if the server uses pgstore.WithSchema")
 	flags.Func("seal-key", "`name=file` of a key that seals outcomes, in hexadecimal digits; may be repeated", o.addSealKey)
-	flags.DurationVar(&o.timeout, "timeout", 30*time.Second, "how long the command may take")
+	flags.DurationVar(&o.timeout, "timeout", 30*time.Second, "maximum time for the command")
 	flags.BoolVar(&o.json, "json", false, "print each record as a JSON object on one line, and log in JSON")
 	flags.StringVar(&o.method, "method", "", "full `method`, such as /shop.v1.Orders/Place")
 	flags.StringVar(&o.key, "key", "", "idempotency `key` of the call")
@@ -122,17 +123,17 @@ func (o *options) define(flags *flag.FlagSet) {
 	flags.StringVar(&o.hash, "hash", "", "`hash` of the key: 16 hexadecimal digits")
 	flags.StringVar(&o.id, "id", "", "`ID` of the record")
 	flags.BoolVar(&o.response, "response", false, "find: print the stored response or failure too, which may contain secrets")
-	flags.DurationVar(&o.older, "older", 0, "list: only records whose first run began at least this long ago, also while their lease lasts")
+	flags.DurationVar(&o.older, "older", 0, "list: only records whose first run started at least this long ago, including those with a valid lease")
 	flags.StringVar(&o.state, "state", "pending", "list: `state` of the records: pending, released, done or all")
-	flags.StringVar(&o.reason, "reason", "", "release, delete: why, for the log")
-	flags.BoolVar(&o.force, "force", false, "delete: also a pending record whose lease lasts, whose handler may be running")
-	flags.StringVar(&o.role, "role", "", "sql: also print the grants for this `role`, which the server connects as")
+	flags.StringVar(&o.reason, "reason", "", "release, delete: the reason, which is logged")
+	flags.BoolVar(&o.force, "force", false, "delete: also a pending record whose lease is valid, although its handler may be running")
+	flags.StringVar(&o.role, "role", "", "sql: also print the grants for the `role` with which the server connects")
 	flags.BoolVar(&o.down, "down", false, "sql: print the SQL that drops the tables, with all records")
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// run is the command. It returns its exit code.
+// run runs the command and returns its exit code.
 func run(args []string, stdout, stderr io.Writer) int {
 	o := &options{stdout: stdout, stderr: stderr, given: map[string]bool{}, sealKeys: map[string][]byte{}}
 	flags := flag.NewFlagSet("hopbound-keys", flag.ContinueOnError)
@@ -160,7 +161,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
-// parse reads the flags before and after the command.
+// parse parses the flags before and after the command.
 func (o *options) parse(flags *flag.FlagSet, args []string) (command, error) {
 	if err := flags.Parse(args); err != nil {
 		return command{}, asUsage(err)
@@ -168,13 +169,13 @@ func (o *options) parse(flags *flag.FlagSet, args []string) (command, error) {
 	name := flags.Arg(0)
 	at := slices.IndexFunc(commands(), func(c command) bool { return c.name == name })
 	if at < 0 {
-		return command{}, usagef("%q is no command; the commands are find, list, release, delete and sql, and -h explains them", name)
+		return command{}, usagef("unknown command %q; the commands are find, list, release, delete and sql (see -h)", name)
 	}
 	if err := flags.Parse(flags.Args()[1:]); err != nil {
 		return command{}, asUsage(err)
 	}
 	cmd := commands()[at]
-	if flags.NArg() > 0 { // they are not printed: one may be a key
+	if flags.NArg() > 0 { // one of them may be a key, so they are not printed
 		return command{}, usagef("%s takes flags only; quote values that contain spaces (extra arguments: %d)", name, flags.NArg())
 	}
 	var err error
@@ -190,7 +191,7 @@ func (o *options) parse(flags *flag.FlagSet, args []string) (command, error) {
 	return cmd, err
 }
 
-// usageError says what is wrong with the flags.
+// usageError is an error in the flags.
 type usageError string
 
 func (e usageError) Error() string { return string(e) }

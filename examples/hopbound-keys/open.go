@@ -17,7 +17,7 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// open opens the store that the flags name. The function that it returns closes it.
+// open opens the store that the flags name. The returned function closes it.
 func (o *options) open(ctx context.Context) (idempotency.Inspector, func(), error) {
 	o.store = cmp.Or(o.store, os.Getenv("HOPBOUND_STORE"))
 	scheme, path, _ := strings.Cut(o.store, ":")
@@ -25,9 +25,9 @@ func (o *options) open(ctx context.Context) (idempotency.Inspector, func(), erro
 	case o.store == "":
 		return nil, nil, usagef("-store is missing: give redis://host:6379, postgres://user@host/database or bolt:file")
 	case o.given["prefix"] && scheme != "redis" && scheme != "rediss":
-		return nil, nil, usagef("-prefix is for Redis")
+		return nil, nil, usagef("-prefix requires a Redis store")
 	case o.given["schema"] && scheme != "postgres" && scheme != "postgresql":
-		return nil, nil, usagef("-schema is for PostgreSQL")
+		return nil, nil, usagef("-schema requires a PostgreSQL store")
 	}
 	switch scheme {
 	case "redis", "rediss":
@@ -48,7 +48,7 @@ func (o *options) openRedis() (idempotency.Inspector, func(), error) {
 	}
 	config, err := rueidis.ParseURL(o.store)
 	if err != nil { // the error may contain a password
-		return nil, nil, usagef("-store is no valid URL of Redis: it must be redis://[user:password@]host:port[/database], with %%-escapes in the user and the password")
+		return nil, nil, usagef("-store is not a valid Redis URL: it must be redis://[user:password@]host:port[/database], with percent-encoded user and password")
 	}
 	config.Dialer.Timeout, config.ConnWriteTimeout = o.timeout, o.timeout
 	client, err := rueidis.NewClient(redisstore.ClientOption(config))
@@ -64,13 +64,13 @@ func (o *options) openRedis() (idempotency.Inspector, func(), error) {
 }
 
 func (o *options) openPostgres(ctx context.Context) (idempotency.Inspector, func(), error) {
-	opts := []pgstore.Option{pgstore.WithExpiry(0), pgstore.WithoutListen()} // it shows, and changes nothing by itself
+	opts := []pgstore.Option{pgstore.WithExpiry(0), pgstore.WithoutListen()} // the command must not change anything by itself
 	if o.given["schema"] {
 		opts = append(opts, pgstore.WithSchema(o.schema))
 	}
 	config, err := pgxpool.ParseConfig(o.store)
 	if err != nil {
-		return nil, nil, usagef("-store: %v", err) // without the password
+		return nil, nil, usagef("-store: %v", err) // pgx omits the password
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
@@ -88,12 +88,12 @@ func (o *options) openPostgres(ctx context.Context) (idempotency.Inspector, func
 }
 
 func openBolt(path string) (idempotency.Inspector, func(), error) {
-	if _, err := os.Stat(path); err != nil { // boltstore.Open would make the file
+	if _, err := os.Stat(path); err != nil { // boltstore.Open would create the file
 		return nil, nil, err
 	}
 	store, err := boltstore.Open(path)
 	if errors.Is(err, boltstore.ErrLocked) {
-		return nil, nil, fmt.Errorf("%w; stop that process and try again. Records in Redis or PostgreSQL can be looked at while servers run", err)
+		return nil, nil, fmt.Errorf("%w; stop that process and try again", err)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -101,7 +101,7 @@ func openBolt(path string) (idempotency.Inspector, func(), error) {
 	return store, func() { _ = store.Close() }, nil
 }
 
-// addSealKey reads a key of -seal-key.
+// addSealKey reads the key file of a -seal-key flag.
 func (o *options) addSealKey(value string) error {
 	name, file, ok := strings.Cut(value, "=")
 	if !ok || name == "" || file == "" {
@@ -113,16 +113,16 @@ func (o *options) addSealKey(value string) error {
 	}
 	o.sealKeys[name], err = hex.DecodeString(strings.TrimSpace(string(text)))
 	if err != nil { // the error would contain a character of the key
-		return fmt.Errorf("%s must contain nothing but hexadecimal digits", file)
+		return fmt.Errorf("%s must contain only hexadecimal digits", file)
 	}
 	_, err = idempotency.NewKeyRing(name, map[string][]byte{name: o.sealKeys[name]})
 	return err
 }
 
-// printer returns what prints records as the flags say.
+// printer returns a printer with the settings of the flags.
 func (o *options) printer() (*printer, error) {
 	p := &printer{out: o.stdout, json: o.json, response: o.response}
-	for name := range o.sealKeys { // any may be the one to seal with: nothing is sealed
+	for name := range o.sealKeys { // the first key is as good as any, because nothing is sealed
 		keys, err := idempotency.NewKeyRing(name, o.sealKeys)
 		p.codec.Keys = keys
 		return p, err

@@ -111,7 +111,7 @@ func TestResponseIsPrintedOnRequestAlone(t *testing.T) {
 		},
 		"sealed":     {outcome: secret, codec: codec, want: []string{"outcome_error       sealed"}},
 		"opened":     {outcome: secret, codec: codec, flag: "-seal-key=" + flag, want: []string{base64.StdEncoding.EncodeToString([]byte(response))}},
-		"not sealed": {outcome: secret, flag: "-seal-key=" + flag, want: []string{"outcome_error       ", "it is not sealed, though there are keys"}},
+		"not sealed": {outcome: secret, flag: "-seal-key=" + flag, want: []string{"outcome_error       ", "it is not sealed, and the codec has keys"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

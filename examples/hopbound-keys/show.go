@@ -24,23 +24,23 @@ type printer struct {
 	printed        int
 }
 
-// field is what is printed of a record under a name, which never changes.
+// field is a field of a printed record. Its name is stable between releases.
 type field struct {
 	name  string
 	value any
 }
 
-// seconds is a duration. In JSON it is a number, and its field's name ends with _seconds.
+// seconds is a duration. In JSON it is a number of seconds, and the name of its field ends with _seconds.
 type seconds time.Duration
 
-// MarshalJSON writes the duration to the millisecond.
+// MarshalJSON returns the seconds, rounded to milliseconds.
 func (s seconds) MarshalJSON() ([]byte, error) {
 	return json.Marshal(time.Duration(s).Round(time.Millisecond).Seconds())
 }
 
 func (s seconds) String() string { return time.Duration(s).Round(time.Millisecond).String() }
 
-// print prints a record in one write.
+// print prints a record with one Write.
 func (p *printer) print(r *idempotency.Record) error {
 	var b bytes.Buffer
 	if p.json {
@@ -64,9 +64,9 @@ func (p *printer) print(r *idempotency.Record) error {
 	return err
 }
 
-// fields returns what is printed of a record.
+// fields returns the fields that are printed of a record.
 func (p *printer) fields(r *idempotency.Record) []field {
-	left := "lease_left_seconds" // negative if the lease has run out
+	left := "lease_left_seconds" // negative if the lease has expired
 	if r.State != idempotency.Pending {
 		left = "retention_left_seconds"
 	}
@@ -92,8 +92,8 @@ func (p *printer) fields(r *idempotency.Record) []field {
 	return fields
 }
 
-// checkpoint returns the checkpoint of a record as text, and how it is encoded: as text, base64,
-// sealed or, if it cannot be read, error.
+// checkpoint returns a record's checkpoint as a text, and the encoding of the text: text, base64, sealed, or
+// error if the checkpoint cannot be read.
 func (p *printer) checkpoint(r *idempotency.Record) (text, encoding string) {
 	raw, err := p.codec.DecodeCheckpoint(r.ID, r.Checkpoint)
 	switch {
@@ -110,12 +110,12 @@ func (p *printer) checkpoint(r *idempotency.Record) (text, encoding string) {
 
 func isNotPrint(r rune) bool { return !unicode.IsPrint(r) }
 
-// sealed reports whether bytes are sealed and there is no key for them.
+// sealed reports whether raw is sealed and no key was given.
 func (p *printer) sealed(raw []byte) bool {
-	return p.codec.Keys == nil && bytes.HasPrefix(raw, []byte("hbs1")) // as idempotency.Codec begins it
+	return p.codec.Keys == nil && bytes.HasPrefix(raw, []byte("hbs1")) // the prefix that idempotency.Codec writes
 }
 
-// outcome returns the fields of an outcome.
+// outcome returns the fields of a record's outcome.
 func (p *printer) outcome(r *idempotency.Record) []field {
 	o, err := p.codec.Decode(r.ID, r.Outcome)
 	switch {
@@ -127,7 +127,7 @@ func (p *printer) outcome(r *idempotency.Record) []field {
 		return []field{
 			{"code", code.Code_OK.String()},
 			{"response_type", o.ResponseType},
-			{"response_omitted", o.ResponseOmitted}, // since it was too large
+			{"response_omitted", o.ResponseOmitted}, // because it was too large
 			{"response", base64.StdEncoding.EncodeToString(o.Response)},
 		}
 	}

@@ -8,10 +8,10 @@ import (
 	"github.com/hopbound/hopbound/idempotency/pgstore"
 )
 
-// writeSQL prints the migrations of pgstore, each in a transaction, and the grants of a role.
+// writeSQL prints the migrations of pgstore, each in a transaction, and the grants for a role.
 func writeSQL(_ context.Context, o *options) error {
 	if o.down && o.given["role"] {
-		return usagef("-role does not go with -down")
+		return usagef("-role cannot be used with -down")
 	}
 	if o.given["role"] && o.role == "" {
 		return usagef("-role must not be empty")
@@ -39,7 +39,7 @@ func writeSQL(_ context.Context, o *options) error {
 		if err != nil {
 			return asUsage(err)
 		}
-		fmt.Fprintf(o.stdout, "-- What the role needs\n%s", grants)
+		fmt.Fprintf(o.stdout, "-- Grants for the role\n%s", grants)
 	}
 	return nil
 }

@@ -12,24 +12,24 @@ import (
 	"github.com/hopbound/hopbound/examples/internal/tree"
 )
 
-// hop is what the spans of one service tell over all requests.
+// hop counts the spans of one service in all requests.
 type hop struct {
 	name      string
-	depth     int // how many servers were above it, at the least
-	requests  int // in which it was called
-	served    int // calls that it got
-	failed    int
+	depth     int // minimum number of servers above it
+	requests  int // in which it received a call
+	served    int // calls that it received
+	failed    int // of these
 	calls     int // that it made
 	attempts  int
-	decisions map[string]int // on attempts that failed and were not repeated
-	seen      string         // the last trace in which it was called
+	decisions map[string]int // on attempts that failed and were not retried
+	seen      string         // the last trace in which it received a call
 
-	clients int // CLIENT spans, which are attempts where nothing else tells of any
+	clients int // CLIENT spans, counted as attempts if the service has no attempts of Hopbound
 }
 
-// writeHops prints a line for each service: how often it was called for each
-// request that reached it, and how many attempts it made for each of its own calls.
-// It returns how many services beyond a limit it leaves out.
+// writeHops prints a line for each service: how many calls it received per request that reached it, and how
+// many attempts it made for each of its own calls. It prints at most limit lines, and returns how many services
+// it omits.
 func writeHops(out io.Writer, traces map[string]*request, limit int) (leftOut int, err error) {
 	hops := map[string]*hop{}
 	for _, req := range traces {
@@ -41,7 +41,7 @@ func writeHops(out io.Writer, traces map[string]*request, limit int) (leftOut in
 	shown := all[:min(len(all), limit)]
 	fmt.Fprintf(out, "%s\n\n", tree.Plural(int64(len(traces)), "request"))
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "hop\tcalls got\tfor each request\tfailed\tcalls made\tattempts\tfor each call\tnot repeated, because\t")
+	fmt.Fprintln(table, "hop\tcalls received\tper request\tfailed\tcalls made\tattempts\tper call\tnot retried because\t")
 	for _, h := range shown {
 		fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%d\t%d\t%s\t%s\t\n", tree.Printable(h.name), h.served, ratio(h.served, h.requests),
 			h.failed, h.calls, cmp.Or(h.attempts, h.clients), ratio(h.attempts, h.calls), tree.Printable(reasons(h.decisions)))
@@ -81,8 +81,8 @@ func addTrace(hops map[string]*hop, spans []*tree.Span) {
 	}
 }
 
-// depthsOf returns how many servers' spans are above each span, itself included. It
-// visits each span once, without recursion.
+// depthsOf returns the number of server spans among each span and its ancestors. It visits each span once, and
+// does not use recursion.
 func depthsOf(spans []*tree.Span) map[*tree.Span]int {
 	known := make(map[string]*tree.Span, len(spans))
 	for _, s := range spans {
@@ -118,7 +118,7 @@ func ratio(part, whole int) string {
 	return fmt.Sprintf("%.3f", float64(part)/float64(whole))
 }
 
-// maxReasons is how many decisions a line lists. Hopbound makes fewer.
+// maxReasons is the number of decisions that a line lists. Hopbound has fewer.
 const maxReasons = 16
 
 // reasons lists decisions, the most frequent first.

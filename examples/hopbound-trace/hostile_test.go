@@ -29,7 +29,7 @@ func TestLineThatIsCutLosesOnlyItself(t *testing.T) {
 	next := document(strings.Replace(good, `"name":"a"`, `"name":"next"`, 1))
 	for n := 1; n < len(whole); n++ {
 		code, out, log := runOn(whole[:n] + "\n" + next)
-		if code != exitLeftOut || !strings.Contains(out, "server next: ") && !strings.Contains(log, "another one has its id") {
+		if code != exitLeftOut || !strings.Contains(out, "server next: ") && !strings.Contains(log, "another span has the same id") {
 			t.Errorf("cut after %q: exit %d, %s%s", whole[:n], code, log, out)
 		}
 	}
@@ -60,7 +60,7 @@ func TestHostileInputIsReportedAndTheRestIsShown(t *testing.T) {
 		"a large exponent":            {set("attributes", `[{"key":"hopbound.budget.leased","value":{"doubleValue":1e999999999}}]`), "standard input:2: left out: span: "},
 		"a time beyond 64 bits":       {set("startTimeUnixNano", `"9223372036854775808"`), "standard input:2: left out: span: "},
 		"an id of many letters":       {set("traceId", `"`+strings.Repeat("\\u001b", 5000)+`"`), "standard input:2: left out: span: traceId "},
-		"another span of its id":      {document(withID(1, 0), withID(3, 0), withID(1, 2)), "standard input:3: left out: span: another one has its id\n"},
+		"another span of its id":      {document(withID(1, 0), withID(3, 0), withID(1, 2)), "standard input:3: left out: span: another span has the same id\n"},
 		"lists of documents":          {"[" + document(withID(1, 0), withID(3, 0)) + ",\n" + nested + "]", "standard input:3: left out: nested deeper than 200\n"},
 		"envelopes": {
 			document(withID(1, 0), withID(3, 0)) + "\n" + strings.Repeat(`{"result":`, 5000) + "{}" + strings.Repeat("}", 5000),
@@ -104,8 +104,8 @@ func TestWhatHasNoRoomIsReported(t *testing.T) {
 		code int
 	}{
 		{nil, []string{
-			"standard input:3: left out: this span and those after it: there is no room",
-			"left out: 3 spans, as there is no room for more\n",
+			"standard input:3: left out: this span and the following ones: the limit",
+			"left out: 3 spans, because the limit for all spans is reached\n",
 			"left out: 1 of these are spans of request " + traceID,
 		}, exitLeftOut},
 		{[]string{"-trace", "1"}, nil, 0},

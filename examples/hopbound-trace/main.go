@@ -1,19 +1,20 @@
-// Command hopbound-trace reads spans in OTLP's JSON, in lines as the OpenTelemetry
-// Collector's file exporter writes them, or in an envelope, and prints the tree of a
-// request's attempts, and how often each hop was called for each request.
+// Command hopbound-trace reads spans in OTLP's JSON, as lines that the OpenTelemetry Collector's file exporter
+// writes or in an envelope. It prints how many calls each hop received per request, and the tree of one request's
+// attempts.
 //
 //	hopbound-trace spans.json
 //	hopbound-trace < spans.json
 //	hopbound-trace -trace 4bf92f35 spans.json
 //
-// Without -trace it shows the request with the most calls. With -trace it keeps, and
-// counts, only the spans of that request.
+// Without -trace, it shows the request with the most calls. With -trace, it keeps and counts only the spans of
+// that request.
 //
-// The input may be hostile or larger than memory. It is read as a stream, and there
-// are limits for the size and the nesting of a span, for all spans that are kept, for
-// the hops that are listed and for the depth of a tree. What is malformed or beyond a
-// limit is reported on standard error and left out. The exit code is 3 then. It is 1
-// if nothing can be read or there is nothing to show, and 2 for bad flags.
+// The input may be hostile or larger than memory. The command reads it as a stream. It limits the size and the
+// nesting of a span, the size of all spans that are kept, the number of hops that are listed, and the depth of a
+// tree. It leaves out what is malformed or exceeds a limit, and reports that on standard error.
+//
+// The exit code is 3 if something was left out, 1 if the input cannot be read or has nothing to show, and 2 if the
+// flags are wrong.
 package main
 
 import (
@@ -26,7 +27,7 @@ import (
 	"github.com/hopbound/hopbound/examples/internal/tree"
 )
 
-// Exit codes beside 0.
+// The exit codes of failures.
 const (
 	exitFailed  = 1
 	exitUsage   = 2
@@ -35,11 +36,11 @@ const (
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, defaultLimits())) }
 
-// run is the command. It returns its exit code.
+// run runs the command and returns its exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer, limits limits) int {
 	flags := flag.NewFlagSet("hopbound-trace", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	id := flags.String("trace", "", "show the request with this trace id, or the one whose id begins so")
+	id := flags.String("trace", "", "show the request whose trace `id` is this, or begins with this")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fmt.Fprintln(stderr, "Usage: hopbound-trace [-trace id] [file ...]")
@@ -69,7 +70,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer, limits limits
 // show prints the counts of all requests, and the tree of one.
 func (r *reader) show(out io.Writer) error {
 	if n := r.store.leftOut; n > 0 {
-		r.report.notef("%d spans, as there is no room for more", n)
+		r.report.notef("%d spans, because the limit for all spans is reached", n)
 	}
 	chosen, err := r.store.choose()
 	if err != nil {

@@ -64,10 +64,10 @@ func TestTreeOfWhatACollectorWrote(t *testing.T) {
 	}
 	for _, want := range []string{
 		"1 request\n",
-		"        hop   calls got   for each request   failed   calls made   attempts   for each call   not repeated, because\n",
-		"   the user           0                  –        0            1          1           1.000                marked 1\n",
-		"  service 1           1              1.000        1            1          3           3.000             exhausted 1\n",
-		"  service 2           3              3.000        3            0          0               –                       –\n",
+		"        hop   calls received   per request   failed   calls made   attempts   per call   not retried because\n",
+		"   the user                0             –        0            1          1      1.000              marked 1\n",
+		"  service 1                1         1.000        1            1          3      3.000           exhausted 1\n",
+		"  service 2                3         3.000        3            0          0          –                     –\n",
 		"\ncall of the user: marked, UNAVAILABLE after 1 attempt and ",
 		"\n        attempt 1: retried, UNAVAILABLE after ",
 		"\n        backoff of ",

@@ -9,17 +9,17 @@ import (
 	"github.com/hopbound/hopbound/examples/internal/tree"
 )
 
-// reader reads spans in OTLP's JSON, one after another, into a store.
+// reader reads spans in OTLP's JSON into a store.
 type reader struct {
 	*scanner
 	store  *store
 	report *report
 	limits limits
 
-	name    string       // of the file that is being read
-	service string       // of the resource that is being read
-	named   bool         // whether its service has been read
-	early   []*tree.Span // its spans that were kept before
+	name    string       // of the current file
+	service string       // of the current resource
+	named   bool         // whether the resource's service has been read
+	early   []*tree.Span // spans of the resource that were read before its service
 }
 
 // readAll reads files, or standard input if there are none.
@@ -40,8 +40,8 @@ func (r *reader) readAll(names []string, stdin io.Reader) error {
 	return nil
 }
 
-// read reads the documents of a file. After a document that cannot be read it goes
-// on at the next line that may begin one.
+// read reads the documents of a file. If a document cannot be read, it continues at the next line with which a
+// document may begin.
 func (r *reader) read(name string, in io.Reader) {
 	r.name, r.scanner = name, newScanner(in, r.limits)
 	for {
@@ -68,9 +68,8 @@ func (r *reader) read(name string, in io.Reader) {
 
 func (r *reader) leaveOut(err error) { r.report.leave(r.name, r.line, err) }
 
-// document reads what one export wrote: OTLP's own form, or that in an envelope
-// ("result", "trace") or with another name for its resources ("batches"), as some
-// backends have it, or a list of them.
+// document reads the document of one export, or an array of documents. A document has OTLP's own form, or the
+// form of some backends: in an envelope ("result", "trace"), or with "batches" instead of "resourceSpans".
 func (r *reader) document() error {
 	b, err := r.peek()
 	switch {
@@ -94,7 +93,7 @@ func (r *reader) document() error {
 		case "resourceSpans", "batches":
 			known = true
 			return r.elements(r.resource)
-		case "resourceMetrics", "resourceLogs": // which an export may have among its spans
+		case "resourceMetrics", "resourceLogs": // exports may contain metrics and logs too
 			known = true
 		}
 		return r.skip(nil)
@@ -111,7 +110,7 @@ func (r *reader) resource() error {
 		switch name {
 		case "resource":
 			return r.readService()
-		case "scopeSpans", "instrumentationLibrarySpans": // the latter of old exporters
+		case "scopeSpans", "instrumentationLibrarySpans": // old exporters write the second
 			return r.elements(r.scope)
 		}
 		return r.skip(nil)
@@ -167,7 +166,7 @@ func (r *reader) span() error {
 	return nil
 }
 
-// fields calls read for each field of an object. Another kind of value is left out.
+// fields calls read for each field of an object. It skips and reports any other kind of value.
 func (r *reader) fields(read func(name string) error) error {
 	switch b, err := r.peek(); {
 	case err != nil:
@@ -178,8 +177,7 @@ func (r *reader) fields(read func(name string) error) error {
 	return r.object(read)
 }
 
-// elements calls read for each element of an array. Null has none, and another kind
-// of value is left out.
+// elements calls read for each element of an array. It skips null, and skips and reports any other kind of value.
 func (r *reader) elements(read func() error) error {
 	switch b, err := r.peek(); {
 	case err != nil:
@@ -192,8 +190,7 @@ func (r *reader) elements(read func() error) error {
 	return r.array(read)
 }
 
-// skip reads a value of any size and, if it should have been another, reports why
-// it is left out.
+// skip reads a value of any size. It reports the reason, if there is one, for which the value is left out.
 func (r *reader) skip(reason error) error {
 	p, err := r.value()
 	if err == nil && reason != nil {

@@ -7,25 +7,25 @@ import (
 	"strings"
 )
 
-// report writes on standard error what is left out.
+// report reports on standard error what is left out.
 type report struct {
-	out      io.Writer
-	max      int // lines that leave may write
-	reasons  int // calls of leave and of notef
-	unspoken int // calls of leave beyond max
+	out        io.Writer
+	max        int // lines that leave may write
+	reasons    int // calls to leave and notef
+	unreported int // calls to leave beyond max
 }
 
-// leave reports that what is in a line of a file is left out.
+// leave reports that a part of a file is left out. The part begins in the line.
 func (r *report) leave(name string, line int, err error) {
 	r.reasons++
 	if r.reasons > r.max {
-		r.unspoken++
+		r.unreported++
 		return
 	}
 	fmt.Fprintf(r.out, "%s:%d: left out: %s\n", name, line, quote(shorten(err.Error())))
 }
 
-// note reports what is left out of all the input.
+// notef reports what is left out of the whole input.
 func (r *report) notef(format string, args ...any) {
 	r.reasons++
 	fmt.Fprintf(r.out, "hopbound-trace: left out: %s\n", quote(fmt.Sprintf(format, args...)))
@@ -33,8 +33,8 @@ func (r *report) notef(format string, args ...any) {
 
 // close reports how many lines leave did not write.
 func (r *report) close() {
-	if r.unspoken > 0 {
-		r.notef("%d more malformed or oversized parts of the input", r.unspoken)
+	if r.unreported > 0 {
+		r.notef("%d more malformed or oversized parts of the input", r.unreported)
 	}
 }
 

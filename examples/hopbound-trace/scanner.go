@@ -9,23 +9,23 @@ import (
 	"strings"
 )
 
-// scanner reads JSON from a stream. It holds at most one value in memory. Its
-// methods return an error only if the rest of the document cannot be read.
+// scanner reads JSON from a stream. It keeps at most one value in memory. Its methods return an error only if the
+// rest of the document cannot be read.
 type scanner struct {
 	in        *bufio.Reader
 	limits    limits
-	line      int  // of the next byte, from 1
+	line      int  // number of the line of the next byte, from 1
 	lineStart bool // whether the next byte is the first of its line
 	depth     int  // objects and arrays that are open
 	list      bool // whether the document is an array
 	text      []byte
 }
 
-// piece is a value of JSON. Only its brackets and strings have been checked.
+// piece is a JSON value. Only its brackets and strings have been checked.
 type piece struct {
-	text []byte // until the next value is read
+	text []byte // valid until the next value is read
 	line int    // in which it begins
-	err  error  // it exceeds a limit, and has no whole text
+	err  error  // set if it exceeds a limit; text is incomplete then
 }
 
 func (p piece) decode(to any) error {
@@ -56,7 +56,7 @@ func (s *scanner) next() (byte, error) {
 	return b, nil
 }
 
-// peek skips white space, and returns the byte after it without reading it.
+// peek skips white space and returns the next byte without reading it.
 func (s *scanner) peek() (byte, error) {
 	for {
 		ahead, err := s.in.Peek(1)
@@ -74,9 +74,8 @@ func (s *scanner) peek() (byte, error) {
 
 func isSpace(b byte) bool { return b == ' ' || b == '\t' || b == '\r' || b == '\n' }
 
-// restart returns an error if a document begins where the last one has not ended,
-// because a writer stopped in the middle of a line. Documents inside another begin a
-// line only as elements of an array.
+// restart returns an error if a document begins before the last one has ended, because its writer stopped in
+// the middle of a line. A line can begin with a document inside another one only in an array of documents.
 func (s *scanner) restart() error {
 	if !s.lineStart || s.depth == 0 || s.depth == 1 && s.list {
 		return nil
@@ -88,7 +87,7 @@ func (s *scanner) restart() error {
 	return fmt.Errorf("another document begins in line %d", s.line)
 }
 
-// expect reads a byte that must come next.
+// expect reads the next byte, which must be want.
 func (s *scanner) expect(want byte) error {
 	b, err := s.peek()
 	if err != nil {
@@ -101,7 +100,7 @@ func (s *scanner) expect(want byte) error {
 	return err
 }
 
-// object calls read for each field of an object. It must read the field's value.
+// object calls read for each field of an object. read must read the field's value.
 func (s *scanner) object(read func(name string) error) error {
 	return s.each('{', '}', func() error {
 		name, err := s.name()
@@ -112,7 +111,7 @@ func (s *scanner) object(read func(name string) error) error {
 	})
 }
 
-// array calls read for each element of an array. It must read the element.
+// array calls read for each element of an array. read must read the element.
 func (s *scanner) array(read func() error) error { return s.each('[', ']', read) }
 
 func (s *scanner) each(open, end byte, read func() error) error {
@@ -143,8 +142,8 @@ func (s *scanner) each(open, end byte, read func() error) error {
 	}
 }
 
-// name reads the name of a field, and the colon. A name beyond a limit is "", as no
-// field that matters has it.
+// name reads the name of a field and the colon. It returns "" for a name that exceeds a limit; no field that
+// is read has such a name.
 func (s *scanner) name() (string, error) {
 	if b, err := s.peek(); err != nil || b != '"' {
 		return "", s.expect('"')
@@ -162,7 +161,7 @@ func (s *scanner) name() (string, error) {
 	return name, s.expect(':')
 }
 
-// value reads a value, whatever it is. It uses no stack: its nesting is counted.
+// value reads a value of any kind. It counts nesting levels instead of using recursion.
 func (s *scanner) value() (piece, error) {
 	b, err := s.peek()
 	if err != nil {
@@ -191,8 +190,8 @@ func (s *scanner) value() (piece, error) {
 	return p, nil
 }
 
-// token reads a bracket, a string, a byte between them or, if no bracket has been
-// opened since outer, a number or a word.
+// token reads a bracket, a string or a single byte. If no bracket is open that was opened after depth was outer,
+// it reads a whole number or word instead of a byte.
 func (s *scanner) token(outer int) error {
 	if err := s.restart(); err != nil {
 		return err
@@ -217,7 +216,7 @@ func (s *scanner) token(outer int) error {
 	return nil
 }
 
-// rest reads a string to its end.
+// rest reads the rest of a string.
 func (s *scanner) rest() error {
 	for {
 		if _, err := s.in.Peek(1); err != nil {
@@ -247,11 +246,11 @@ func (s *scanner) rest() error {
 	}
 }
 
-// word reads a number, or what stands in its place, to its end.
+// word reads the rest of a number or a word such as true.
 func (s *scanner) word() error {
 	for {
 		ahead, err := s.in.Peek(1)
-		if err == io.EOF { //nolint:errorlint // Peek returns it as it is
+		if err == io.EOF { //nolint:errorlint // Peek does not wrap it
 			return nil
 		}
 		if err != nil || isSpace(ahead[0]) || strings.IndexByte(`,:{}[]"`, ahead[0]) >= 0 {
@@ -265,22 +264,20 @@ func (s *scanner) word() error {
 	}
 }
 
-// take reads bytes that have been peeked, of which none is a line's end, and keeps
-// them.
+// take reads bytes that were peeked, and keeps them. None of them ends a line.
 func (s *scanner) take(ahead []byte) {
 	s.keep(ahead...)
 	_, _ = s.in.Discard(len(ahead))
 }
 
-// keep adds to the text of a value. One byte more than the limit shows that it is
+// keep appends to the text of a value. It keeps one byte more than the limit, which shows that the limit is
 // exceeded.
 func (s *scanner) keep(text ...byte) {
 	room := s.limits.value + 1 - len(s.text)
 	s.text = append(s.text, text[:min(len(text), room)]...)
 }
 
-// resume skips the rest of a document that cannot be read: all before the next line
-// that may begin a document.
+// resume skips the rest of a document that cannot be read, until the next line with which a document may begin.
 func (s *scanner) resume() error {
 	s.depth = 0
 	for {

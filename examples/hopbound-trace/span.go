@@ -13,13 +13,13 @@ import (
 	"github.com/hopbound/hopbound/examples/internal/tree"
 )
 
-// jsonSpan is a span as OTLP has it in JSON.
+// jsonSpan is a span in OTLP's JSON.
 type jsonSpan struct {
 	TraceID           string     `json:"traceId"`
 	SpanID            string     `json:"spanId"`
 	ParentSpanID      string     `json:"parentSpanId"`
 	Name              string     `json:"name"`
-	Kind              any        `json:"kind"` // a number, or the name of one
+	Kind              any        `json:"kind"` // a number or its name
 	StartTimeUnixNano number     `json:"startTimeUnixNano"`
 	EndTimeUnixNano   number     `json:"endTimeUnixNano"`
 	Attributes        attributes `json:"attributes"`
@@ -33,7 +33,7 @@ type jsonSpan struct {
 	} `json:"status"`
 }
 
-// readSpan keeps of a span what may be printed, and shortens its texts.
+// readSpan parses a span. It keeps only what is printed, and shortens long texts.
 func readSpan(p piece) (*tree.Span, error) {
 	var j jsonSpan
 	if err := p.decode(&j); err != nil {
@@ -57,7 +57,7 @@ func readSpan(p piece) (*tree.Span, error) {
 		return nil, err
 	}
 	if j.StartTimeUnixNano <= 0 || j.EndTimeUnixNano < j.StartTimeUnixNano {
-		return nil, fmt.Errorf("it begins at %d and ends at %d", j.StartTimeUnixNano, j.EndTimeUnixNano)
+		return nil, fmt.Errorf("it starts at %d and ends at %d", j.StartTimeUnixNano, j.EndTimeUnixNano)
 	}
 	for _, e := range j.Events {
 		if !strings.HasPrefix(e.Name, "hopbound.") {
@@ -69,8 +69,7 @@ func readSpan(p piece) (*tree.Span, error) {
 	return s, nil
 }
 
-// readID reads an id, which is hexadecimal in OTLP and base64 in what some backends
-// make of it.
+// readID parses an id. OTLP uses hexadecimal digits, and some backends base64.
 func readID(name, text string, size int) (string, error) {
 	raw, err := hex.DecodeString(text)
 	if err != nil || len(raw) != size {
@@ -97,10 +96,10 @@ func readKind(kind any) tree.Kind {
 	}
 }
 
-// number is a whole number, which JSON has as a string where it may be large.
+// number is an integer. In JSON it is a string if it may be large.
 type number int64
 
-// UnmarshalJSON reads a number.
+// UnmarshalJSON parses a number.
 func (n *number) UnmarshalJSON(text []byte) error {
 	v, err := strconv.ParseInt(strings.Trim(string(text), `"`), 10, 64)
 	*n = number(v)
@@ -109,7 +108,7 @@ func (n *number) UnmarshalJSON(text []byte) error {
 
 func (n number) time() time.Time { return time.Unix(0, int64(n)) }
 
-// attributes are those of a span as OTLP has them in JSON.
+// attributes are a span's attributes in OTLP's JSON.
 type attributes []struct {
 	Key   string         `json:"key"`
 	Value attributeValue `json:"value"`
@@ -122,7 +121,7 @@ type attributeValue struct {
 	Bool   *bool    `json:"boolValue"`
 }
 
-// values returns those that Hopbound prints, or nil.
+// values returns the attributes that are printed, or nil.
 func (a attributes) values() map[string]any {
 	var values map[string]any
 	for _, kv := range a {
@@ -146,7 +145,7 @@ func isPrinted(key string) bool {
 	return strings.HasPrefix(key, "hopbound.")
 }
 
-// value returns a value of one of the kinds that Hopbound uses, or nil.
+// value returns the value, or nil if Hopbound does not use its kind.
 func (v *attributeValue) value() any {
 	switch {
 	case v.String != nil:

@@ -10,24 +10,24 @@ import (
 	"github.com/hopbound/hopbound/examples/internal/tree"
 )
 
-// store keeps the spans that may be shown.
+// store keeps spans.
 type store struct {
 	prefix  string // of the ids of the traces to keep
-	room    int    // bytes of further spans
+	room    int    // bytes left for further spans
 	read    int    // spans of all traces
-	leftOut int    // spans that had no room
+	leftOut int    // spans for which there was no room
 	traces  map[string]*request
 	known   map[spanKey]*tree.Span
 }
 
-// request is a trace.
+// request is the trace of a request.
 type request struct {
 	spans   []*tree.Span
-	leftOut int // spans that had no room
+	leftOut int // spans for which there was no room
 }
 
-// spanKey is what a span is known by. In some systems a call has one id at its
-// client and its server.
+// spanKey identifies a span. It contains the kind, because some systems use one id for a call at its client and
+// at its server.
 type spanKey struct {
 	trace, id string
 	kind      tree.Kind
@@ -38,13 +38,13 @@ func newStore(prefix string, room int) *store {
 }
 
 var (
-	errNoRoom  = errors.New("this span and those after it: there is no room for more (-trace keeps only the spans of one request)")
-	errOtherID = errors.New("span: another one has its id")
+	errNoRoom  = errors.New("this span and the following ones: the limit for all spans is reached (-trace keeps only the spans of one request)")
+	errOtherID = errors.New("span: another span has the same id")
 )
 
-// add reports whether it keeps a span. It keeps none of other traces, nor one that
-// is known, as some backends write spans twice. Once there is no room, it keeps no
-// span at all, so that what is kept is the beginning of the input.
+// add adds a span, and reports whether it has kept it. It ignores spans of other traces, and a span that it
+// already has, because some backends write spans twice. Once there was no room for a span, add keeps no further
+// one, so that the store has the beginning of the input.
 func (s *store) add(span *tree.Span) (bool, error) {
 	s.read++
 	if !strings.HasPrefix(span.Trace, s.prefix) {
@@ -53,7 +53,7 @@ func (s *store) add(span *tree.Span) (bool, error) {
 	key := spanKey{span.Trace, span.ID, span.Kind}
 	if known := s.known[key]; known != nil {
 		again := *span
-		again.Service = known.Service // which may be read later
+		again.Service = known.Service // a service may be read after the span
 		if !reflect.DeepEqual(known, &again) {
 			return false, errOtherID
 		}
@@ -78,16 +78,16 @@ func (s *store) add(span *tree.Span) (bool, error) {
 	return true, nil
 }
 
-// choose returns the id of the only trace with the prefix or, without a prefix, of
-// the trace with the most calls.
+// choose returns the id of the trace with the prefix, which must be the only one, or of the trace with the most
+// calls if there is no prefix.
 func (s *store) choose() (string, error) {
 	if s.prefix != "" && len(s.traces) > 1 {
 		return "", fmt.Errorf("%d traces have an id that begins with %q", len(s.traces), s.prefix)
 	}
-	best, most := "", 0
+	best, maxServed := "", 0
 	for id, req := range s.traces {
-		if n := served(req.spans); n > most || n == most && id < best {
-			best, most = id, n
+		if n := served(req.spans); n > maxServed || n == maxServed && id < best {
+			best, maxServed = id, n
 		}
 	}
 	switch {
@@ -99,8 +99,7 @@ func (s *store) choose() (string, error) {
 	return best, nil
 }
 
-// served returns how many calls servers got, or how many spans there are of a
-// trace that has none of a server.
+// served returns the number of server spans, or of all spans if there are no server spans.
 func served(spans []*tree.Span) int {
 	n := 0
 	for _, s := range spans {
@@ -111,8 +110,7 @@ func served(spans []*tree.Span) int {
 	return cmp.Or(n, len(spans))
 }
 
-// sizeOf returns about how many bytes of memory a span takes, with its places in
-// maps and slices.
+// sizeOf estimates the bytes of memory that a span needs, including its entries in maps and slices.
 func sizeOf(s *tree.Span) int {
 	size := 600 + len(s.Name) + attributesSize(s.Attributes)
 	for _, e := range s.Events {

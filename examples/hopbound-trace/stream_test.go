@@ -95,7 +95,7 @@ func TestMemoryIsBoundedWhateverTheSizeOfTheInput(t *testing.T) {
 				to = append(to, ",\n"...)
 			}
 			return appendSpan(to, i)
-		}, size, nil, exitLeftOut, "there is no room for more"},
+		}, size, nil, exitLeftOut, "the limit for all spans is reached"},
 		{"lines of which one request is shown", "", "", appendLine, 2 * hostile, []string{"-trace", fmt.Sprintf("%032x", 123)}, 0, ""},
 		{"lines without a resource", "", "", func(to []byte, i int) []byte {
 			return append(append(append(to, `{"resourceSpans":[{"scopeSpans":[{"spans":[`...), appendSpan(nil, i%1000)...), tail+"\n"...)

@@ -1,6 +1,5 @@
-// Command payments sells carts through a shop that charges a bank, while replies
-// get lost and the shop crashes, and counts what was charged: with grpc-go's own
-// retries, and with Hopbound.
+// Command payments sells carts through a shop that charges a bank, while replies are lost and the shop
+// crashes. It counts the charges, once with grpc-go's own retries and once with Hopbound.
 package main
 
 import (
@@ -19,22 +18,22 @@ import (
 )
 
 func main() {
-	carts := flag.Int("carts", 300, "how many carts are bought")
+	carts := flag.Int("carts", 300, "number of carts to buy")
 	flag.Parse()
 	if *carts < 1 || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "payments: -carts must be at least 1, and there are no other arguments")
+		fmt.Fprintln(os.Stderr, "payments: -carts must be positive, and there must be no other arguments")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, os.Stdout, *carts); err != nil {
 		fmt.Fprintln(os.Stderr, "payments:", err)
-		os.Exit(1) //nolint:gocritic // nothing is left to be stopped
+		os.Exit(1) //nolint:gocritic // stop has no effect on a process that exits
 	}
 }
 
 func run(ctx context.Context, out io.Writer, carts int) error {
-	fmt.Fprintf(out, "%d carts, 8 at a time; of three charges one reply is lost, and of five checkouts one crashes the shop\n\n", carts)
+	fmt.Fprintf(out, "%d carts, 8 at a time; one in three replies to charges is lost, and one in five checkouts crashes the shop\n\n", carts)
 	fmt.Fprintf(out, "%10s   %12s   %12s   %13s   %18s\n", "stack", "bought", "charges", "charged twice", "bought, not charged")
 	for _, s := range []stack{native, hopbound} {
 		r, err := s.sell(ctx, carts)
@@ -46,13 +45,13 @@ func run(ctx context.Context, out io.Writer, carts int) error {
 	return ctx.Err()
 }
 
-// result is what became of all carts.
+// result counts what happened to all carts.
 type result struct{ bought, charges, twice, unpaid int }
 
-// sell buys carts until each has a receipt, and looks into the bank's books.
+// sell buys each cart until there is a receipt for it, and returns what the bank's ledger contains.
 func (s *stack) sell(ctx context.Context, carts int) (result, error) {
-	books := &ledger{charges: map[string]int{}}
-	shop, stop, err := s.open(books)
+	book := &ledger{charges: map[string]int{}}
+	shop, stop, err := s.open(book)
 	if err != nil {
 		return result{}, err
 	}
@@ -73,13 +72,13 @@ func (s *stack) sell(ctx context.Context, carts int) (result, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return result{}, err
 	}
-	return books.result(carts), nil
+	return book.result(carts), nil
 }
 
-// pause is how long a customer waits before the next try.
+// pause is the time that a customer waits before trying again.
 const pause = 20 * time.Millisecond
 
-// buy is a customer, who tries until there is a receipt.
+// buy is a customer who tries until there is a receipt.
 func (s *stack) buy(ctx context.Context, shop paymentsv1.ShopServiceClient, cart string) error {
 	ctx = s.mark(ctx)
 	var err error
@@ -89,10 +88,10 @@ func (s *stack) buy(ctx context.Context, shop paymentsv1.ShopServiceClient, cart
 		}
 		time.Sleep(pause)
 	}
-	return fmt.Errorf("%s: fifty times: %w", cart, err)
+	return fmt.Errorf("%s: failed 50 times: %w", cart, err)
 }
 
-// ledger is what the bank has charged, by account.
+// ledger counts the charges of the bank, by account.
 type ledger struct {
 	mu      sync.Mutex
 	charges map[string]int

@@ -2,30 +2,28 @@ package main
 
 import (
 	"context"
-	"errors"
 	"net"
-	"sync"
 	"sync/atomic"
 
+	"github.com/hopbound/hopbound/examples/internal/cutlistener"
 	paymentsv1 "github.com/hopbound/hopbound/examples/payments/proto/hopbound/examples/payments/v1"
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
-// stack is a way to make calls safe.
+// stack is a way to make and to serve calls.
 type stack struct {
 	name   string
-	mark   func(ctx context.Context) context.Context // of a customer who buys a cart
+	mark   func(ctx context.Context) context.Context // adds a cart's key to a customer's context
 	server func() ([]grpc.ServerOption, error)
 	client func() ([]grpc.DialOption, error)
 }
 
-// native is what gRPC has: it repeats calls, and no server knows them again.
+// native uses grpc-go's retries. Servers do not recognize a retry.
 var native = stack{
 	name:   "native",
 	mark:   func(ctx context.Context) context.Context { return ctx },
@@ -36,7 +34,7 @@ var native = stack{
 	},
 }
 
-// hopbound has a key for each cart, from which that of its charge is made.
+// hopbound uses an idempotency key for each cart. The key of its charge is derived from it.
 var hopbound = stack{
 	name: "hopbound",
 	mark: func(ctx context.Context) context.Context {
@@ -58,8 +56,8 @@ var hopbound = stack{
 	},
 }
 
-// open runs the bank and the shop on loopback, and returns the customers' client.
-func (s *stack) open(books *ledger) (customers paymentsv1.ShopServiceClient, stop func(), err error) {
+// open starts the bank and the shop on loopback, and returns the customers' client.
+func (s *stack) open(l *ledger) (customers paymentsv1.ShopServiceClient, stop func(), err error) {
 	var stops []func()
 	stop = func() {
 		for _, f := range stops {
@@ -71,7 +69,7 @@ func (s *stack) open(books *ledger) (customers paymentsv1.ShopServiceClient, sto
 			stop()
 		}
 	}()
-	toBank, f, err := s.serve(func(r grpc.ServiceRegistrar) { paymentsv1.RegisterBankServiceServer(r, &bank{books: books}) }, true)
+	toBank, f, err := s.serve(func(r grpc.ServiceRegistrar) { paymentsv1.RegisterBankServiceServer(r, &bank{ledger: l}) }, true)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -86,7 +84,7 @@ func (s *stack) open(books *ledger) (customers paymentsv1.ShopServiceClient, sto
 	return paymentsv1.NewShopServiceClient(toShop), stop, nil
 }
 
-// serve runs a server, of which replies may get lost, and connects to it.
+// serve starts a server and connects to it. A lossy server loses replies.
 func (s *stack) serve(register func(grpc.ServiceRegistrar), lossy bool) (conn *grpc.ClientConn, stop func(), err error) {
 	serverOptions, err := s.server()
 	if err != nil {
@@ -96,16 +94,16 @@ func (s *stack) serve(register func(grpc.ServiceRegistrar), lossy bool) (conn *g
 	if err != nil {
 		return nil, nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
 	if err != nil {
 		return nil, nil, err
 	}
-	n := &network{Listener: l, conns: map[string]net.Conn{}}
-	around := []grpc.UnaryServerInterceptor{recoverer}
+	n := &network{Listener: cutlistener.New(l)}
+	chain := []grpc.UnaryServerInterceptor{recoverPanic}
 	if lossy {
-		around = append(around, n.lose)
+		chain = append(chain, n.lose)
 	}
-	srv := grpc.NewServer(append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(around...)}, serverOptions...)...)
+	srv := grpc.NewServer(append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(chain...)}, serverOptions...)...)
 	register(srv)
 	served := make(chan struct{})
 	go func() {
@@ -127,8 +125,8 @@ func (s *stack) serve(register func(grpc.ServiceRegistrar), lossy bool) (conn *g
 	return conn, stop, err
 }
 
-// recoverer makes a failure of a panic, as a crash is to the caller.
-func recoverer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (_ any, err error) {
+// recoverPanic turns a panic into UNAVAILABLE, which is what the caller of a crashed server sees.
+func recoverPanic(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (_ any, err error) {
 	defer func() {
 		if recover() != nil {
 			err = status.Error(codes.Unavailable, "the server has crashed")
@@ -137,38 +135,18 @@ func recoverer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.
 	return next(ctx, req)
 }
 
-// network is a listener whose connections can be cut.
+// network is a listener that loses replies.
 type network struct {
-	net.Listener
+	*cutlistener.Listener
 	replies atomic.Int64
-
-	mu    sync.Mutex
-	conns map[string]net.Conn
 }
 
-// Accept waits for a connection.
-func (n *network) Accept() (net.Conn, error) {
-	conn, err := n.Listener.Accept()
-	if err == nil {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.conns[conn.RemoteAddr().String()] = conn
-	}
-	return conn, err
-}
-
-// lose loses the reply to every third call that was served, by cutting the
-// connection.
+// lose loses the reply of every third successful call by cutting the connection.
 func (n *network) lose(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	reply, err := next(ctx, req)
-	p, ok := peer.FromContext(ctx)
-	if err != nil || !ok || n.replies.Add(1)%3 != 0 {
+	if err != nil || n.replies.Add(1)%3 != 0 {
 		return reply, err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if conn := n.conns[p.Addr.String()]; conn != nil {
-		err = conn.Close()
-	}
-	return reply, errors.Join(err, status.Error(codes.Unavailable, "nobody hears this"))
+	n.Cut(ctx)
+	return nil, status.Error(codes.Unavailable, "never received, because the connection is cut")
 }

@@ -21,8 +21,7 @@ func connect(target string) (*grpc.ClientConn, error) {
 	return grpc.NewClient(target, append(client.DialOptions(), creds)...)
 }
 
-// ask gets a price, and then all that it changes to. How often, and for how
-// long, is in the proto file.
+// ask gets a price and then watches its changes. The proto file sets the timeouts, the retries and the hedges.
 func ask(ctx context.Context, conn *grpc.ClientConn, out io.Writer) error {
 	client := pricesv1.NewPriceServiceClient(conn)
 	price, err := client.GetPrice(ctx, &pricesv1.GetPriceRequest{Thing: "coffee"})

@@ -1,5 +1,5 @@
-// Command quickstart is the smallest whole use of Hopbound: a service that says
-// in its proto file how it may be called, its server, and a client.
+// Command quickstart is a minimal program with Hopbound: a service that declares the policies of its methods in
+// its proto file, its server, and a client.
 package main
 
 import (

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// prices is down for its first two calls.
+// prices fails its first two calls.
 type prices struct {
 	pricesv1.UnimplementedPriceServiceServer
 	calls atomic.Int64

@@ -1,5 +1,5 @@
-// Package rollout is a chain of services whose modes are set by their environment, as
-// docs/rollout.md has it. Its test follows that page.
+// Package rollout is a chain of services whose modes are set by environment variables. docs/rollout.md describes
+// such a rollout, and the test of this package follows it.
 package rollout
 
 import (
@@ -25,11 +25,11 @@ func mode(getenv func(string) string, name string) (mode interceptors.Mode, inst
 	case "enforce":
 		return interceptors.Enforce, true, nil
 	default:
-		return 0, false, fmt.Errorf("%s is %q, must be observe or enforce", name, value)
+		return 0, false, fmt.Errorf("%s is %q; it must be observe or enforce", name, value)
 	}
 }
 
-// retries are those of gRPC itself, which the team has had before.
+// retries is the retry policy of grpc-go that the services had before Hopbound.
 const retries = `{"methodConfig": [{
 	"name": [{"service": "hopbound.examples.chain.v1.HopService", "method": "Pass"}],
 	"retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE"]}
@@ -38,13 +38,13 @@ const retries = `{"methodConfig": [{
 // service is one hop of the chain.
 type service struct {
 	client *interceptors.Client // nil if it is not installed
-	server *interceptors.Server // likewise
+	server *interceptors.Server // nil if it is not installed
 	addr   string
 	stop   func()
 }
 
-// start starts a hop. The handler is made with a client of the next hop; at the last hop,
-// next is empty and the client must not be used.
+// start starts a hop. handler receives a client for the next hop, whose address is next. At the last hop, next
+// is empty, and the handler must not use the client.
 func start(getenv func(string) string, meters metric.MeterProvider, next string, handler func(chainv1.HopServiceClient) chainv1.HopServiceServer) (*service, error) {
 	s := &service{}
 	dial := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultServiceConfig(retries)}
@@ -102,7 +102,7 @@ func start(getenv func(string) string, meters metric.MeterProvider, next string,
 	return s, nil
 }
 
-// observe goes back, without a new release.
+// observe switches back to Observe mode, without a new release.
 func observe(client *interceptors.Client, server *interceptors.Server) error {
 	err := errors.Join(
 		client.SetMode(interceptors.Observe),

@@ -1,6 +1,6 @@
-// Package tried records the backends that the attempts of one call were sent to.
-// The interceptors keep a record with each call, and the load-balancing policy in
-// balancer/otherbackend fills it in and obeys it.
+// Package tried records the backends that the attempts of one call were sent to. The client creates a
+// record for each call. The load-balancing policy in balancer/otherbackend adds each attempt's backend, and
+// avoids those that it finds in the record.
 package tried
 
 import (
@@ -8,8 +8,7 @@ import (
 	"sync"
 )
 
-// Key is the key under which the context of an attempt holds its call's
-// [*Backends].
+// Key is the key under which an attempt's context holds the [*Backends] of its call.
 type Key struct{}
 
 // Backends are the backends that the attempts of one call were sent to. The zero
@@ -26,7 +25,7 @@ func (b *Backends) Add(backend any) {
 	b.all = append(b.all, backend)
 }
 
-// Has reports whether an attempt was sent to a backend.
+// Has reports whether an attempt was sent to the backend.
 func (b *Backends) Has(backend any) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -7,37 +7,36 @@ const ContextKey = "hop-context"
 
 // Context is what a request carries to the next hop.
 //
-// The zero value says nothing: no deadline, no time stamp, no budget. Fields
-// that have no Has flag are absent when zero.
+// The zero value has no field: no deadline, no timestamp and no budget. A field without a Has flag is
+// absent if it is zero.
 type Context struct {
-	// Deadline is when the reply must be back, less the sender's reserve, in
-	// microseconds on the sender's process clock. It means something only with
-	// Sent.
+	// Deadline is the time by which the caller needs the reply, minus the sender's reserve, in
+	// microseconds on the sender's process clock. It has no meaning without Sent.
 	Deadline    int64
 	HasDeadline bool
 
-	// Sent is when the attempt was made, in microseconds on the sender's process
-	// clock, and ClockID names that clock. The two come together or not at all.
+	// Sent is the time when the attempt was sent, in microseconds on the sender's process clock.
+	// ClockID identifies that clock. A header has both or neither.
 	Sent    int64
 	ClockID uint64
 	HasSent bool
 
-	// Budget is the number of tokens leased to the callee. Without HasBudget the
-	// sender carries no budget, and the callee is the root of its own; a budget
-	// of zero is a budget.
+	// Budget is the number of tokens lent to the callee, which may be 0. Without HasBudget, the sender
+	// has no request budget, and the callee is a root.
 	Budget    int
 	HasBudget bool
 
-	// Keyed says that the sender only observes, and that the call would carry an
-	// idempotency key if it did not.
+	// Keyed is set by a sender in Observe mode if the call would have an idempotency key in Enforce
+	// mode.
 	Keyed bool
 
-	// Attempt counts the attempts of the sender's call from 1; 0 if unsaid.
+	// Attempt is the number of the attempt in the sender's call, from 1. It is 0 if the header has
+	// none.
 	Attempt int
 }
 
-// Append appends the header's value to dst. Counts over [MaxCount] are sent as
-// MaxCount, and negative numbers as zero, so that what is sent always parses.
+// Append appends the header's value to dst. Counts above [MaxCount] are sent as MaxCount, and negative
+// numbers as 0, so that the value always parses.
 func (c *Context) Append(dst []byte) []byte {
 	dst = append(dst, version...)
 	if c.HasSent {
@@ -60,9 +59,8 @@ func (c *Context) Append(dst []byte) []byte {
 	return dst
 }
 
-// ParseContext reads a header's value. It reports false, and returns the zero
-// Context, if the value is malformed: a reader then goes on as if there were
-// no header.
+// ParseContext parses a header's value. If the value is malformed, it returns the zero Context and false.
+// The receiver then handles the call as if it had no header.
 func ParseContext(value string) (Context, bool) {
 	var (
 		c        Context
@@ -103,14 +101,14 @@ func ParseContext(value string) (Context, bool) {
 			return Context{}, false
 		}
 	}
-	if !c.HasSent || !hasClock { // a time without its clock tells nothing
+	if !c.HasSent || !hasClock { // timestamps are useless without the clock id
 		c.Deadline, c.HasDeadline = 0, false
 		c.Sent, c.ClockID, c.HasSent = 0, 0, false
 	}
 	return c, true
 }
 
-// appendNumber appends key and n, held within 0 and limit.
+// appendNumber appends key and n, which it limits to 0 to limit.
 func appendNumber(dst []byte, key string, n, limit int64) []byte {
 	dst = append(dst, key...)
 	return strconv.AppendInt(dst, max(0, min(n, limit)), 10)

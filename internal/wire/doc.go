@@ -1,8 +1,7 @@
-// Package wire reads and writes the two values that Hopbound puts into gRPC
-// metadata: hop-context on requests and hop-report in trailers.
+// Package wire parses and writes the two values that Hopbound puts into gRPC metadata: hop-context in
+// requests, and hop-report in trailers.
 //
-// Only parsing and appending live here: no clock, no budget, no gRPC. The
-// format is specified in docs/wire.md, and its test vectors are in
-// proto/hopbound/v1/testdata/wire.json. Parsing never allocates and appending
-// allocates nothing beyond the buffer it is given.
+// The package contains only parsing and writing. It has no clock, no budget and no gRPC. docs/wire.md
+// specifies the format, and proto/hopbound/v1/testdata/wire.json has its test vectors. Parsing does not
+// allocate. Writing allocates only if the given buffer is too small.
 package wire

@@ -2,30 +2,28 @@ package wire
 
 import "strings"
 
-// MaxLen is the longest value, in bytes, that is read. Longer ones are
-// malformed.
+// MaxLen is the maximum length of a value in bytes. A longer value is malformed.
 const MaxLen = 256
 
-// MaxCount is the largest token or attempt count, and MaxMicros the largest
-// time or duration in microseconds, that either side may send.
+// MaxCount is the largest number of tokens or attempts in a value. MaxMicros is the largest time or
+// duration, in microseconds.
 const (
 	MaxCount  = 65535
 	MaxMicros = 1<<63 - 1
 )
 
-// version is the first field of both values. Anything else is malformed to a
-// reader of this version.
+// version is the first field of both values. A value with another version is malformed.
 const version = "1"
 
-// fields walks the "k=v" fields of a value after its version.
+// fields iterates over the "k=v" fields of a value.
 type fields struct {
-	whole string // everything after the version's semicolon
-	next  int    // where in whole the next field begins; past its end when done
-	short uint32 // the keys of one letter that have been seen, a bit each
+	all   string // the fields, without the version and its semicolon
+	next  int    // offset of the next field in all; greater than len(all) after the last field
+	short uint32 // a bit for each key of one letter that has been read
 }
 
-// open checks what holds for a value as a whole and positions f at its first
-// field. It reports false if the value is malformed.
+// open checks the length and the version of a value, and moves to its first field. It returns false if
+// the value is malformed.
 func (f *fields) open(value string) bool {
 	if len(value) > MaxLen {
 		return false
@@ -34,21 +32,21 @@ func (f *fields) open(value string) bool {
 	if head != version {
 		return false
 	}
-	f.whole, f.next, f.short = rest, 0, 0
+	f.all, f.next, f.short = rest, 0, 0
 	if !more {
 		f.next = 1
 	}
 	return true
 }
 
-// read returns the next field. It reports done when there is none left, and
-// !ok if the field is malformed or its key has been seen before.
+// read returns the next field. done is true if there is none. ok is false if the field is malformed or
+// repeats a key.
 func (f *fields) read() (key, value string, done, ok bool) {
-	if f.next > len(f.whole) {
+	if f.next > len(f.all) {
 		return "", "", true, true
 	}
 	start := f.next
-	field := f.whole[start:]
+	field := f.all[start:]
 	if i := strings.IndexByte(field, ';'); i >= 0 {
 		field = field[:i]
 	}
@@ -60,9 +58,9 @@ func (f *fields) read() (key, value string, done, ok bool) {
 	return key, value, false, true
 }
 
-// seen reports whether a field before offset end has the given key. For keys of
-// more than a letter, of which this version knows none, it walks the fields
-// before: a value has at most MaxLen bytes.
+// seen reports whether a field before offset end has the given key. For a key of several letters, which no
+// field of this version has, it searches the earlier fields. The search is short: a value has at most
+// MaxLen bytes.
 func (f *fields) seen(key string, end int) bool {
 	if len(key) == 1 {
 		bit := uint32(1) << (key[0] - 'a')
@@ -70,7 +68,7 @@ func (f *fields) seen(key string, end int) bool {
 		f.short |= bit
 		return seen
 	}
-	for rest := f.whole[:end]; rest != ""; {
+	for rest := f.all[:end]; rest != ""; {
 		field, tail, _ := strings.Cut(rest, ";")
 		if len(field) > len(key) && field[len(key)] == '=' && field[:len(key)] == key {
 			return true
@@ -104,9 +102,9 @@ func isValue(s string) bool {
 	return s != ""
 }
 
-// parseUint reads a decimal number of digits alone, at most limit.
+// parseUint parses a decimal number that is at most limit. It allows only digits.
 func parseUint(s string, limit uint64) (uint64, bool) {
-	const digits = 19 // MaxMicros has as many, so that the sum cannot overflow
+	const digits = 19 // as many as MaxMicros has; a uint64 cannot overflow with them
 	if s == "" || len(s) > digits {
 		return 0, false
 	}
@@ -121,7 +119,7 @@ func parseUint(s string, limit uint64) (uint64, bool) {
 	return n, n <= limit
 }
 
-// parseHex reads exactly 16 hexadecimal digits of either case.
+// parseHex parses exactly 16 hexadecimal digits, in lower or upper case.
 func parseHex(s string) (uint64, bool) {
 	if len(s) != 16 {
 		return 0, false

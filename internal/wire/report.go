@@ -3,36 +3,36 @@ package wire
 // ReportKey is the metadata key of [Report] in trailers.
 const ReportKey = "hop-report"
 
-// Report is what a reply brings back to the caller. The zero value reports
-// nothing used and no time spent.
+// Report is what a callee reports to its caller with a reply. The zero value reports no used tokens and no
+// time.
 type Report struct {
-	// Used is the number of extra attempts charged in the callee's subtree.
+	// Used is the number of tokens used for extra attempts in the callee's subtree.
 	Used int
 
 	// Elapsed is the time spent in the server, in microseconds, if HasElapsed.
 	Elapsed    int64
 	HasElapsed bool
 
-	// Wanting says that the callee declined to repeat a failed attempt for want
-	// of tokens alone: a caller that holds some may repeat it.
-	Wanting bool
+	// NoTokens is set if the callee did not retry a failed attempt only because it had no tokens. A
+	// caller that has tokens may retry it.
+	NoTokens bool
 
-	// Keeps is a hash of the call's method if the server stores the outcomes of its calls under
-	// their keys, and HasKeeps says that it does. A report that a hop has copied from its own
-	// callee has the hash of another method.
+	// HasKeeps is set if the server stores the outcomes of the method's calls under their idempotency
+	// keys. Keeps is a hash of the method. A report that a hop has copied from its own callee has the
+	// hash of another method.
 	Keeps    uint64
 	HasKeeps bool
 }
 
-// Append appends the trailer's value to dst, holding numbers within what
-// parses.
+// Append appends the trailer's value to dst. Counts above [MaxCount] are sent as MaxCount, and negative
+// numbers as 0, so that the value always parses.
 func (r *Report) Append(dst []byte) []byte {
 	dst = append(dst, version...)
 	dst = appendNumber(dst, ";u=", int64(r.Used), MaxCount)
 	if r.HasElapsed {
 		dst = appendNumber(dst, ";e=", r.Elapsed, MaxMicros)
 	}
-	if r.Wanting {
+	if r.NoTokens {
 		dst = append(dst, ";n=1"...)
 	}
 	if r.HasKeeps {
@@ -42,8 +42,7 @@ func (r *Report) Append(dst []byte) []byte {
 	return dst
 }
 
-// ParseReport reads a trailer's value. It reports false, and returns the zero
-// Report, if the value is malformed.
+// ParseReport parses a trailer's value. If the value is malformed, it returns the zero Report and false.
 func ParseReport(value string) (Report, bool) {
 	var (
 		r Report
@@ -67,7 +66,7 @@ func ParseReport(value string) (Report, bool) {
 			r.Elapsed, r.HasElapsed = int64(n), true //nolint:gosec // bounded by MaxMicros
 		case "n":
 			n, ok = parseUint(text, 1)
-			r.Wanting = n == 1
+			r.NoTokens = n == 1
 		case "k":
 			r.Keeps, ok = parseHex(text)
 			r.HasKeeps = true
@@ -77,3 +76,7 @@ func ParseReport(value string) (Report, bool) {
 		}
 	}
 }
+
+// PushbackKey is the metadata key of the trailer in which a server says whether and when to retry
+// (gRFC A6).
+const PushbackKey = "grpc-retry-pushback-ms"

@@ -68,7 +68,7 @@ func reportFields(r wire.Report) map[string]json.RawMessage {
 	if r.HasElapsed {
 		out["e"] = number(r.Elapsed)
 	}
-	if r.Wanting {
+	if r.NoTokens {
 		out["n"] = number(1)
 	}
 	if r.HasKeeps {
@@ -128,9 +128,9 @@ func TestWhatIsAppendedAlwaysParses(t *testing.T) {
 	if !ok || got != want {
 		t.Errorf("context: got %+v, %v; want %+v", got, ok, want)
 	}
-	report := wire.Report{Used: math.MinInt, Elapsed: -1, HasElapsed: true, Wanting: true}
+	report := wire.Report{Used: math.MinInt, Elapsed: -1, HasElapsed: true, NoTokens: true}
 	gotReport, ok := wire.ParseReport(string(report.Append(nil)))
-	if want := (wire.Report{HasElapsed: true, Wanting: true}); !ok || gotReport != want {
+	if want := (wire.Report{HasElapsed: true, NoTokens: true}); !ok || gotReport != want {
 		t.Errorf("report: got %+v, %v; want %+v", gotReport, ok, want)
 	}
 }
@@ -140,7 +140,7 @@ func TestParsingAndAppendingDoNotAllocate(t *testing.T) {
 		Deadline: math.MaxInt64, HasDeadline: true, Sent: math.MaxInt64, HasSent: true,
 		ClockID: math.MaxUint64, Budget: 3, HasBudget: true, Attempt: 1,
 	}
-	r := wire.Report{Used: 1, Elapsed: math.MaxInt64, HasElapsed: true, Wanting: true}
+	r := wire.Report{Used: 1, Elapsed: math.MaxInt64, HasElapsed: true, NoTokens: true}
 	text, report := string(c.Append(nil)), string(r.Append(nil))
 	buf := make([]byte, 0, wire.MaxLen)
 	allocs := testing.AllocsPerRun(1000, func() {

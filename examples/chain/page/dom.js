@@ -6,12 +6,12 @@ function build(element, attributes, children) {
   return element;
 }
 
-// make makes an element of HTML.
+// make returns an HTML element.
 export function make(name, attributes, ...children) {
   return build(document.createElement(name), attributes, children);
 }
 
-// shape makes an element of SVG.
+// shape returns an SVG element.
 export function shape(name, attributes, ...children) {
   return build(document.createElementNS(svg, name), attributes, children);
 }

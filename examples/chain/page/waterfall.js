@@ -1,37 +1,37 @@
 import { make, shape } from "./dom.js";
 
 const $ = (id) => document.getElementById(id);
-const most = 300; // rows
+const maxRows = 300;
 const ms = (micros) => `${(micros / 1000).toFixed(micros < 10_000 ? 2 : 0)} ms`;
 
-// What a decision on an attempt means, in a sentence, and its colour.
+// The colour and the explanation of each decision.
 const decisions = {
   done: ["good", "It succeeded."],
-  retried: ["again", "It failed, and another attempt followed."],
-  exhausted: ["bad", "Not repeated: the policy allows no more attempts."],
-  budget_empty: ["bad", "Not repeated: there was no token for another attempt."],
-  deadline: ["bad", "Not repeated: the deadline had passed, or left no time for another attempt."],
-  not_retryable: ["bad", "Not repeated: the policy does not repeat such a failure."],
-  unsafe: ["bad", "Not repeated: a server may have seen it, and nothing says that it may be repeated."],
-  pushback: ["bad", "Not repeated: the server said not to."],
-  marked: ["marked", "Not repeated: a hop below has given it up already, next to the failure."],
-  hedge_lost: ["server", "Not needed any more: another attempt was sooner."],
+  retried: ["again", "It failed, and was retried."],
+  exhausted: ["bad", "Not retried: the policy allows no more attempts."],
+  budget_empty: ["bad", "Not retried: there was no token for another attempt."],
+  deadline: ["bad", "Not retried: the deadline had passed, or there was no time for another attempt."],
+  not_retryable: ["bad", "Not retried: the policy does not retry this status code."],
+  unsafe: ["bad", "Not retried: a server may have seen the call, and the method is not declared safe to retry."],
+  pushback: ["bad", "Not retried: the server said not to retry."],
+  marked: ["marked", "Not retried: a hop below, next to the failure, has marked it non-retryable."],
+  hedge_lost: ["server", "Cancelled: another attempt replied first."],
 };
 const reasons = {
-  request_tokens: "The request’s tokens were used, lent to its other calls, or it was granted none.",
-  target_tokens: "The target is sent no more extra attempts for now.",
-  retry_throttled: "retryThrottling has closed.",
-  passed: "The deadline had passed.", too_short: "What was left of the deadline was too short.",
-  cancelled: "The application cancelled the call.", committed: "The application has had a part of the response.",
+  request_tokens: "All tokens of the request were used or lent to other calls, or it had none.",
+  target_tokens: "The target budget had no token.",
+  retry_throttled: "retryThrottling allowed no retry.",
+  passed: "The deadline had passed.", too_short: "The remaining time was too short.",
+  cancelled: "The application cancelled the call.", committed: "The application had already received a part of the response.",
 };
 
-// showTrace shows a request's spans under each other, on one axis of time.
+// showTrace shows a request's spans in rows on one time axis.
 export function showTrace(name, trace) {
   $("waterfall").hidden = false;
   $("rows").replaceChildren();
-  $("why").replaceChildren("Point at a row, or move to it with the keyboard, to see why.");
+  $("why").replaceChildren("Point at a row, or move the keyboard focus to it, to see its explanation.");
   if (!trace) {
-    $("w-title").textContent = "This request is not kept any more. Choose another.";
+    $("w-title").textContent = "This request was deleted. Choose another one.";
     $("w-note").textContent = "";
     $("waterfall").focus();
     return;
@@ -40,14 +40,14 @@ export function showTrace(name, trace) {
   const began = Math.min(...trace.spans.map((s) => s.began));
   const ended = Math.max(...trace.spans.map((s) => s.began + s.took));
   const servers = trace.spans.filter((s) => s.kind === "server").length;
-  $("w-title").textContent = `A request with ${name}: ${ms(ended - began)}, ${servers} calls served`;
-  const hidden = Math.max(0, rows.length - most) + trace.dropped;
-  $("w-note").textContent = hidden ? `${Math.min(rows.length, most)} rows of ${rows.length + trace.dropped}; the other ${hidden} are of the same kind.` : "";
-  $("rows").replaceChildren(...rows.slice(0, most).map((r) => row(r, began, ended)));
+  $("w-title").textContent = `A request with ${name}: ${ms(ended - began)}, ${servers} calls received by servers`;
+  const hidden = Math.max(0, rows.length - maxRows) + trace.dropped;
+  $("w-note").textContent = hidden ? `Showing ${Math.min(rows.length, maxRows)} of ${rows.length + trace.dropped} spans.` : "";
+  $("rows").replaceChildren(...rows.slice(0, maxRows).map((r) => row(r, began, ended)));
   $("waterfall").focus();
 }
 
-// order returns the spans as a tree from top to bottom.
+// order returns the spans in the order of their tree, with their depths.
 function order(spans) {
   const known = new Set(spans.map((s) => s.id)), children = new Map();
   for (const s of spans) {
@@ -78,10 +78,10 @@ function row(s, began, ended) {
   const button = make("button", { type: "button", "data-kind": kind(s), "data-decision": decision(s) ?? "", "aria-label": `${text}, ${ms(s.took)}. ${why(s)}` },
     make("span", { class: "label" }, `${"\u2003".repeat(Math.min(s.depth, 18) / 2)}${text}`),
     shape("svg", { viewBox: `0 0 ${width} 18`, preserveAspectRatio: "none", "aria-hidden": "true" }, ...bars));
-  const tell = () => explain(s);
-  button.addEventListener("pointerenter", tell);
-  button.addEventListener("focus", tell);
-  button.addEventListener("click", tell);
+  const show = () => explain(s);
+  button.addEventListener("pointerenter", show);
+  button.addEventListener("focus", show);
+  button.addEventListener("click", show);
   return make("li", {}, button);
 }
 
@@ -117,18 +117,18 @@ function label(s) {
 }
 
 function why(s) {
-  const sentence = decisions[decision(s)]?.[1] ?? (s.failed ? "It failed; what came after it, gRPC does not record." : "It succeeded.");
+  const sentence = decisions[decision(s)]?.[1] ?? (s.failed ? "It failed. gRPC does not record whether it was retried." : "It succeeded.");
   const more = reasons[s.attributes["hopbound.reason"]] ?? "";
   return kind(s) === "server" || kind(s) === "request" ? (s.failed ? `It failed: ${s.message || s.attributes["rpc.response.status_code"] || ""}` : "It succeeded.") : `${sentence} ${more}`.trim();
 }
 
-// explain says all there is to say of a span.
+// explain shows the explanation, the attributes and the events of a span.
 function explain(s) {
   const facts = [["took", ms(s.took)], ["service", s.service]];
   if (s.message) facts.push(["message", s.message]);
   for (const [name, value] of Object.entries(s.attributes).sort()) facts.push([name, typeof value === "number" ? String(Math.round(value * 1000) / 1000) : String(value)]);
   for (const e of s.events ?? []) {
-    facts.push([e.name, `${ms(e.at - s.began)} after its begin: ${Object.entries(e.attributes).map(([k, v]) => `${k} ${typeof v === "number" ? Math.round(v * 1000) / 1000 : v}`).join(", ")}`]);
+    facts.push([e.name, `${ms(e.at - s.began)} after its start: ${Object.entries(e.attributes).map(([k, v]) => `${k} ${typeof v === "number" ? Math.round(v * 1000) / 1000 : v}`).join(", ")}`]);
   }
   $("why").replaceChildren(make("strong", {}, label(s)), why(s),
     make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])));

@@ -1,4 +1,4 @@
-// Package tree prints the spans of a request as a tree of its calls and attempts.
+// Package tree prints the spans of a request as a tree of calls and attempts.
 package tree
 
 import (
@@ -13,15 +13,15 @@ import (
 	"unicode"
 )
 
-// Span is a span, wherever it comes from.
+// Span is a span of any source.
 type Span struct {
-	Trace, ID, Parent string // Parent is empty of a root
+	Trace, ID, Parent string // Parent is empty for a root
 	Name, Service     string
 	Kind              Kind
 	Began, Ended      time.Time
 	Failed            bool
 	Attributes        map[string]any // strings, int64s, float64s and bools
-	Events            []Event        // in the order of their times
+	Events            []Event        // in the order of their time
 }
 
 // Event is an event of a span.
@@ -34,40 +34,39 @@ type Event struct {
 // Kind is the kind of a span.
 type Kind int
 
-// The kinds that matter here.
+// The kinds. Other is any kind that is neither a client's nor a server's.
 const (
 	Other Kind = iota
 	Client
 	Server
 )
 
-// Text returns an attribute that is a string, or nothing.
+// Text returns the string attribute with a name, or the empty string if there is none.
 func (s *Span) Text(name string) string {
 	text, _ := s.Attributes[name].(string)
 	return text
 }
 
-// Int returns an attribute that is a whole number, and whether there is one.
+// Int returns the integer attribute with a name, or false if there is none.
 func (s *Span) Int(name string) (int64, bool) {
 	n, ok := s.Attributes[name].(int64)
 	return n, ok
 }
 
-// IsAttempt reports whether the span is an attempt of Hopbound's. A server's span
-// tells the number of its attempt too.
+// IsAttempt reports whether the span is an attempt that Hopbound made. A server's span also has the number of
+// an attempt, but is none.
 func (s *Span) IsAttempt() bool {
 	_, ok := s.Int("hopbound.attempt")
 	return ok && s.Kind != Server
 }
 
-// IsCall reports whether the span is a call with all its attempts.
+// IsCall reports whether the span is a call, whose children are its attempts.
 func (s *Span) IsCall() bool {
 	_, ok := s.Int("hopbound.attempts")
 	return ok
 }
 
-// Order sorts spans by the time at which they began, and those of the same time by
-// their number as attempts.
+// Order sorts spans by their start time. It sorts attempts with the same start time by their number.
 func Order(spans []*Span) {
 	slices.SortStableFunc(spans, func(a, b *Span) int {
 		n, _ := a.Int("hopbound.attempt")
@@ -76,13 +75,12 @@ func Order(spans []*Span) {
 	})
 }
 
-// MaxDepth is how many levels of spans Write prints.
+// MaxDepth is the maximum number of levels of spans that Write prints.
 const MaxDepth = 1000
 
-// Write sorts the spans of one trace, and prints them as a tree. Spans whose parent
-// is not among them, or that are below themselves, are printed as roots, and marked.
-// It returns how many spans, deeper than MaxDepth, it leaves out. Its cost is that of
-// sorting, however the spans refer to each other.
+// Write sorts the spans of one trace and prints them as a tree. It prints a span as a root, with a note, if the
+// span's parent is missing or if the span is its own ancestor. It returns the number of spans below MaxDepth,
+// which it omits. Its cost is that of sorting, even for malformed traces.
 func Write(out io.Writer, spans []*Span) (leftOut int, err error) {
 	Order(spans)
 	t := &tree{out: bufio.NewWriter(out), known: make(map[string]*Span, len(spans)), children: map[string][]*Span{}}
@@ -97,7 +95,7 @@ func Write(out io.Writer, spans []*Span) (leftOut int, err error) {
 		t.children[parent] = append(t.children[parent], s)
 	}
 	t.walk("", 0, " (its parent is missing)")
-	for _, id := range slices.Sorted(maps.Keys(t.children)) { // circles, and what is below them
+	for _, id := range slices.Sorted(maps.Keys(t.children)) { // spans in circles and below them
 		if len(t.children[id]) > 0 {
 			first := t.circle(id)
 			t.children[first.Parent] = slices.DeleteFunc(t.children[first.Parent], func(s *Span) bool { return s == first })
@@ -108,14 +106,13 @@ func Write(out io.Writer, spans []*Span) (leftOut int, err error) {
 }
 
 type tree struct {
-	out      *bufio.Writer // which keeps the first error
+	out      *bufio.Writer // keeps the first error
 	known    map[string]*Span
-	children map[string][]*Span // in their order, until they are printed
+	children map[string][]*Span // sorted; deleted when they are printed
 	leftOut  int
 }
 
-// circle returns a span of the circle that is above a span. There is one, as all
-// other spans have been printed.
+// circle returns a span of the circle above a span. There is one, because all other spans were printed.
 func (t *tree) circle(id string) *Span {
 	for seen := map[string]bool{}; !seen[id]; id = t.known[id].Parent {
 		seen[id] = true
@@ -123,8 +120,8 @@ func (t *tree) circle(id string) *Span {
 	return t.known[id]
 }
 
-// leaveOut counts all spans below a parent instead of printing them. There may be
-// more levels of them than a stack has room for.
+// leaveOut counts all spans below a parent instead of printing them. It does not use recursion, because there
+// may be very many levels.
 func (t *tree) leaveOut(parent string, depth int) {
 	count := 0
 	for parents := []string{parent}; len(parents) > 0; {
@@ -142,11 +139,10 @@ func (t *tree) leaveOut(parent string, depth int) {
 	t.leftOut += count
 }
 
-// mostIndented is how deep a tree is drawn; below, lines are not indented further.
-const mostIndented = 40
+// maxIndent is the maximum level of indentation.
+const maxIndent = 40
 
-// Printable returns a text without what would control a terminal: what comes from
-// spans may be anything.
+// Printable replaces the characters of a text that could control a terminal, because spans may contain anything.
 func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -158,31 +154,30 @@ func Printable(text string) string {
 
 // printf prints a line at a depth.
 func (t *tree) printf(depth int, format string, args ...any) {
-	fmt.Fprintf(t.out, "%s%s\n", strings.Repeat("  ", min(depth, mostIndented)), Printable(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(t.out, "%s%s\n", strings.Repeat("  ", min(depth, maxIndent)), Printable(fmt.Sprintf(format, args...)))
 }
 
-// walk prints the spans below a parent, in the order in which they began, and the
-// events of a call between its attempts. At depth 0, orphan is said of those that
-// have another parent.
+// walk prints the spans below a parent in their order, and a call's events between its attempts. At depth 0, it
+// appends orphan to each span that has a parent, which is missing.
 func (t *tree) walk(parent string, depth int, orphan string) {
 	if depth >= MaxDepth {
 		t.leaveOut(parent, depth)
 		return
 	}
 	children := t.children[parent]
-	delete(t.children, parent) // so that a circle ends
+	delete(t.children, parent) // so that a circle is printed once
 	for _, s := range children {
-		said := ""
+		note := ""
 		if depth == 0 && s.Parent != "" {
-			said = orphan
+			note = orphan
 		}
-		t.show(s, depth, said)
+		t.show(s, depth, note)
 	}
 }
 
-// show prints a span, with said after it, and the spans below it.
-func (t *tree) show(s *Span, depth int, said string) {
-	t.printf(depth, "%s%s", line(s), said)
+// show prints a span, followed by note, and the spans below it.
+func (t *tree) show(s *Span, depth int, note string) {
+	t.printf(depth, "%s%s", line(s), note)
 	if s.IsCall() {
 		t.walkCall(s, depth+1)
 		return
@@ -193,7 +188,7 @@ func (t *tree) show(s *Span, depth int, said string) {
 	t.walk(s.ID, depth+1, "")
 }
 
-// walkCall prints the attempts of a call with the events where they were.
+// walkCall prints the attempts and the events of a call in their order.
 func (t *tree) walkCall(call *Span, depth int) {
 	if depth >= MaxDepth {
 		t.leaveOut(call.ID, depth)
@@ -214,8 +209,8 @@ func (t *tree) walkCall(call *Span, depth int) {
 	}
 }
 
-// before reports whether an event of a call is told of before an attempt. That of
-// a hedge comes when its attempt has begun already.
+// before reports whether an event of a call is printed before an attempt. The event of a hedge is recorded after
+// its attempt has started, so it is compared by the attempt's number.
 func before(e Event, a *Span) bool {
 	if n, ok := e.Attributes["hopbound.attempt"].(int64); ok {
 		attempt, _ := a.Int("hopbound.attempt")
@@ -231,11 +226,11 @@ func (t *tree) event(s *Span, e Event, depth int) {
 	case "hopbound.backoff":
 		t.printf(depth, "%s of %.2f ms after %s", text("hopbound.reason"), pause, text("rpc.response.status_code"))
 	case "hopbound.hedge":
-		t.printf(depth, "another attempt beside it, after %.2f ms", pause)
+		t.printf(depth, "hedge after %.2f ms", pause)
 	case "hopbound.refusal":
 		t.printf(depth, "refused: %s", text("hopbound.reason"))
 	case "hopbound.malformed":
-		t.printf(depth, "ignored: a malformed %s", text("hopbound.header"))
+		t.printf(depth, "ignored a malformed %s", text("hopbound.header"))
 	case "hopbound.idempotency.wait":
 		t.printf(depth, "waits for another call with its key, after %v", round(e.At.Sub(s.Began)))
 	case "hopbound.idempotency.store_error":
@@ -243,7 +238,7 @@ func (t *tree) event(s *Span, e Event, depth int) {
 	}
 }
 
-// line is what there is to say of a span.
+// line returns the line of a span.
 func line(s *Span) string {
 	took := round(s.Ended.Sub(s.Began))
 	code := cmp.Or(s.Text("rpc.response.status_code"), s.Text("rpc.grpc.status_code"), "?")
@@ -255,14 +250,14 @@ func line(s *Span) string {
 	if ms, ok := s.Attributes["hopbound.deadline.remaining_ms"].(float64); ok {
 		left = fmt.Sprintf("; %v left", time.Duration(ms*float64(time.Millisecond)).Round(time.Millisecond))
 	}
-	leased, _ := s.Int("hopbound.budget.leased")
+	lent, _ := s.Int("hopbound.budget.leased")
 	spent, hop := s.Int("hopbound.budget.used")
 	used := Plural(spent, "token")
 	switch {
 	case s.IsAttempt():
 		n, _ := s.Int("hopbound.attempt")
-		return fmt.Sprintf("attempt %d: %s, %s after %v; leased %s, %s used below%s", n, decision, code, took,
-			Plural(leased, "token"), used, left)
+		return fmt.Sprintf("attempt %d: %s, %s after %v; lent %s, %s used below%s", n, decision, code, took,
+			Plural(lent, "token"), used, left)
 	case s.IsCall():
 		n, _ := s.Int("hopbound.attempts")
 		return fmt.Sprintf("call of %s: %s, %s after %s and %v", s.Service, decision, code, Plural(n, "attempt"), took)
@@ -283,7 +278,7 @@ func line(s *Span) string {
 
 func round(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 
-// Plural returns how many there are of a noun.
+// Plural returns a number with its noun, which gets an s unless the number is 1.
 func Plural(n int64, noun string) string {
 	if n == 1 {
 		return "1 " + noun

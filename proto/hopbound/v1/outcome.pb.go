@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: hopbound/v1/outcome.proto
 
-// What an idempotency store keeps of a call that is done.
+// The outcome of a call, as an idempotency store keeps it.
 
 package hopboundv1
 
@@ -23,18 +23,19 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Outcome is what a call came to, as every caller with its key gets it.
+// Outcome is the outcome of a call that every caller with its idempotency key
+// receives.
 type Outcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The google.rpc.Status of a failure; empty of a success.
+	// The google.rpc.Status of a failure. Empty for a success.
 	Status []byte `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
-	// The response of a success, and the full name of its type.
+	// The response of a success and the full name of its message type.
 	Response     []byte `protobuf:"bytes,2,opt,name=response,proto3" json:"response,omitempty"`
 	ResponseType string `protobuf:"bytes,3,opt,name=response_type,json=responseType,proto3" json:"response_type,omitempty"`
-	// What the handler set.
+	// The headers and trailers that the handler set.
 	Header  []*Metadata `protobuf:"bytes,4,rep,name=header,proto3" json:"header,omitempty"`
 	Trailer []*Metadata `protobuf:"bytes,5,rep,name=trailer,proto3" json:"trailer,omitempty"`
-	// The call is done, and its response was too large to keep.
+	// Whether the response is missing because it was too large to store.
 	ResponseOmitted bool `protobuf:"varint,6,opt,name=response_omitted,json=responseOmitted,proto3" json:"response_omitted,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -112,7 +113,7 @@ func (x *Outcome) GetResponseOmitted() bool {
 	return false
 }
 
-// Metadata is one key of a call's metadata.
+// Metadata is one key of a call's metadata with its values.
 type Metadata struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`

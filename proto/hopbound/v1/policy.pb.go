@@ -4,8 +4,8 @@
 // 	protoc        (unknown)
 // source: hopbound/v1/policy.proto
 
-// Policies of methods, written where the methods are: whoever calls a method
-// gets its policy with the generated code.
+// Policies of methods, as options in the proto file that defines the methods.
+// The generated code contains them, so every caller of a method has its policy.
 
 package hopboundv1
 
@@ -26,7 +26,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Code is a status code of a failed call, with gRPC's numbers.
+// Code is the status code of a failed call. The numbers are gRPC's.
 type Code int32
 
 const (
@@ -118,8 +118,8 @@ func (Code) EnumDescriptor() ([]byte, []int) {
 	return file_hopbound_v1_policy_proto_rawDescGZIP(), []int{0}
 }
 
-// Jitter is how a pause is drawn below its bound, by the names of "Exponential
-// Backoff And Jitter" (AWS Architecture Blog, 2015).
+// Jitter sets how a backoff is drawn below its upper bound. The names come from
+// "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
 type Jitter int32
 
 const (
@@ -176,7 +176,7 @@ func (Jitter) EnumDescriptor() ([]byte, []int) {
 	return file_hopbound_v1_policy_proto_rawDescGZIP(), []int{1}
 }
 
-// Level is whether a method may be repeated.
+// Level declares whether a method is safe to retry.
 type IdempotencyPolicy_Level int32
 
 const (
@@ -229,11 +229,12 @@ func (IdempotencyPolicy_Level) EnumDescriptor() ([]byte, []int) {
 	return file_hopbound_v1_policy_proto_rawDescGZIP(), []int{3, 0}
 }
 
-// MethodPolicy says how a method is called and served. What it leaves out is
-// up to the caller, or to the server, and to their defaults.
+// MethodPolicy sets how a method is called and served. The client or the server
+// decides about a field that is not set, or uses its default.
 type MethodPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Bounds the whole call, all attempts and pauses included. More than nothing.
+	// Timeout of the whole call, including all attempts and backoffs. It must be
+	// positive.
 	Timeout *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Types that are valid to be assigned to Attempt:
 	//
@@ -245,11 +246,11 @@ type MethodPolicy struct {
 	//	*MethodPolicy_Retry
 	//	*MethodPolicy_Hedge
 	Repeat isMethodPolicy_Repeat `protobuf_oneof:"repeat"`
-	// Keeps calls until there is a connection, rather than to let them fail.
+	// Waits for a connection, instead of failing calls while there is none.
 	WaitForReady *bool `protobuf:"varint,6,opt,name=wait_for_ready,json=waitForReady,proto3,oneof" json:"wait_for_ready,omitempty"`
-	// Whether the method may be repeated, and how its effect is kept to one.
+	// Whether the method is safe to retry, and its idempotency keys.
 	Idempotency *IdempotencyPolicy `protobuf:"bytes,7,opt,name=idempotency,proto3" json:"idempotency,omitempty"`
-	// What the server makes of deadlines.
+	// How the server handles deadlines.
 	Deadline      *DeadlinePolicy `protobuf:"bytes,8,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -368,13 +369,13 @@ type isMethodPolicy_Attempt interface {
 }
 
 type MethodPolicy_AttemptTimeout struct {
-	// Bounds each attempt, for a stream until its first response. More than
-	// nothing.
+	// Timeout of each attempt. For a stream, it ends with the first response.
+	// It must be positive.
 	AttemptTimeout *durationpb.Duration `protobuf:"bytes,2,opt,name=attempt_timeout,json=attemptTimeout,proto3,oneof"`
 }
 
 type MethodPolicy_AttemptTimeoutShared struct {
-	// Gives each attempt an equal share of what remains of the call's time.
+	// Gives each attempt an equal share of the call's remaining time.
 	AttemptTimeoutShared bool `protobuf:"varint,3,opt,name=attempt_timeout_shared,json=attemptTimeoutShared,proto3,oneof"`
 }
 
@@ -387,12 +388,12 @@ type isMethodPolicy_Repeat interface {
 }
 
 type MethodPolicy_Retry struct {
-	// Repeats calls that have failed.
+	// Retries failed attempts.
 	Retry *RetryPolicy `protobuf:"bytes,4,opt,name=retry,proto3,oneof"`
 }
 
 type MethodPolicy_Hedge struct {
-	// Repeats calls before they have ended.
+	// Makes further attempts before the earlier ones have ended.
 	Hedge *HedgePolicy `protobuf:"bytes,5,opt,name=hedge,proto3,oneof"`
 }
 
@@ -400,21 +401,23 @@ func (*MethodPolicy_Retry) isMethodPolicy_Repeat() {}
 
 func (*MethodPolicy_Hedge) isMethodPolicy_Repeat() {}
 
-// RetryPolicy says which failures are repeated, and how. It is that of gRFC A6.
+// RetryPolicy sets which failures are retried, and how. It follows gRFC A6.
 type RetryPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Counts the first attempt too. 3 if left out, and 1 to 100.
+	// Maximum number of attempts, including the first. It must be between 1 and
+	// 100. The default is 3.
 	MaxAttempts *int32 `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
-	// The codes that are repeated. UNAVAILABLE alone if there are none.
+	// The status codes that are retried. The default is UNAVAILABLE.
 	Codes []Code `protobuf:"varint,2,rep,packed,name=codes,proto3,enum=hopbound.v1.Code" json:"codes,omitempty"`
-	// Bounds the first pause between attempts. 50 ms if left out.
+	// Upper bound of the first backoff. The default is 50 ms.
 	BackoffBase *durationpb.Duration `protobuf:"bytes,3,opt,name=backoff_base,json=backoffBase,proto3" json:"backoff_base,omitempty"`
-	// Bounds all pauses. A second if left out, or backoff_base if that is more.
+	// Upper bound of every backoff. The default is one second, or backoff_base if
+	// that is longer.
 	BackoffMax *durationpb.Duration `protobuf:"bytes,4,opt,name=backoff_max,json=backoffMax,proto3" json:"backoff_max,omitempty"`
-	// How much the bound grows from one pause to the next. 2 if left out, and not
-	// less than 1.
+	// Factor by which the upper bound grows from one backoff to the next. It must
+	// be at least 1. The default is 2.
 	BackoffMultiplier *float64 `protobuf:"fixed64,5,opt,name=backoff_multiplier,json=backoffMultiplier,proto3,oneof" json:"backoff_multiplier,omitempty"`
-	// How a pause is drawn below its bound.
+	// How a backoff is drawn below its upper bound.
 	Jitter        *Jitter `protobuf:"varint,6,opt,name=jitter,proto3,enum=hopbound.v1.Jitter,oneof" json:"jitter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -492,19 +495,20 @@ func (x *RetryPolicy) GetJitter() Jitter {
 	return Jitter_JITTER_UNSPECIFIED
 }
 
-// HedgePolicy makes the next attempt while the last is still under way. The
-// first good reply wins. It is that of gRFC A6.
+// HedgePolicy sets when further attempts are made while earlier ones are in
+// flight. The first successful reply wins. It follows gRFC A6.
 type HedgePolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Counts the first attempt too. 2 if left out, and 1 to 100.
+	// Maximum number of attempts, including the first. It must be between 1 and
+	// 100. The default is 2.
 	MaxAttempts *int32 `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
 	// Types that are valid to be assigned to When:
 	//
 	//	*HedgePolicy_Delay
 	//	*HedgePolicy_AtP95
 	When isHedgePolicy_When `protobuf_oneof:"when"`
-	// The codes on which the next attempt is made at once, and the others go on.
-	// UNAVAILABLE alone if there are none.
+	// The status codes on which the next attempt is made at once, while the other
+	// attempts continue. The default is UNAVAILABLE.
 	NonFatal      []Code `protobuf:"varint,4,rep,packed,name=non_fatal,json=nonFatal,proto3,enum=hopbound.v1.Code" json:"non_fatal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -584,13 +588,14 @@ type isHedgePolicy_When interface {
 }
 
 type HedgePolicy_Delay struct {
-	// How long after an attempt the next is made; nothing makes all at once.
+	// Time between the start of an attempt and the next attempt. With zero, all
+	// attempts are made at once.
 	Delay *durationpb.Duration `protobuf:"bytes,2,opt,name=delay,proto3,oneof"`
 }
 
 type HedgePolicy_AtP95 struct {
-	// Makes the next attempt when the last takes longer than 95 % of them have
-	// lately.
+	// Makes the next attempt when the last one has taken longer than the 95th
+	// percentile of recent attempts.
 	AtP95 bool `protobuf:"varint,3,opt,name=at_p95,json=atP95,proto3,oneof"`
 }
 
@@ -598,22 +603,22 @@ func (*HedgePolicy_Delay) isHedgePolicy_When() {}
 
 func (*HedgePolicy_AtP95) isHedgePolicy_When() {}
 
-// IdempotencyPolicy says whether a method may be repeated, and how its effect
-// is kept to one.
+// IdempotencyPolicy declares whether a method is safe to retry, and sets how its
+// idempotency keys are used.
 type IdempotencyPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Over what the method's idempotency_level says.
+	// Takes precedence over the method's idempotency_level.
 	Level *IdempotencyPolicy_Level `protobuf:"varint,1,opt,name=level,proto3,enum=hopbound.v1.IdempotencyPolicy_Level,oneof" json:"level,omitempty"`
-	// Whether a call must have an idempotency key. Callers with Hopbound make one
-	// for a call that has none. Not for streams.
+	// Whether each call must have an idempotency key. Clients with Hopbound create
+	// a key for a call that has none. It must not be set for a streaming method.
 	KeyRequired *bool `protobuf:"varint,2,opt,name=key_required,json=keyRequired,proto3,oneof" json:"key_required,omitempty"`
-	// How long an outcome is kept to be replayed. More than nothing.
+	// How long an outcome is stored for replays. It must be positive.
 	Retention *durationpb.Duration `protobuf:"bytes,3,opt,name=retention,proto3" json:"retention,omitempty"`
-	// The fields of the request by which it is known again, as paths of names
-	// with dots between. All fields if there are none.
+	// The request fields in the fingerprint, as field names joined by dots. The
+	// default is all fields.
 	Fingerprint []string `protobuf:"bytes,4,rep,name=fingerprint,proto3" json:"fingerprint,omitempty"`
-	// The field of the request, a string, that holds the idempotency key beside the
-	// metadata, such as request_id (AIP-155).
+	// The string field of the request that also contains the idempotency key, such
+	// as request_id (AIP-155).
 	KeyField      *string `protobuf:"bytes,5,opt,name=key_field,json=keyField,proto3,oneof" json:"key_field,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -684,13 +689,13 @@ func (x *IdempotencyPolicy) GetKeyField() string {
 	return ""
 }
 
-// DeadlinePolicy says what the server makes of deadlines.
+// DeadlinePolicy sets how the server handles deadlines.
 type DeadlinePolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A call that arrives with less left is refused.
+	// A call that arrives with less time remaining is rejected.
 	Floor *durationpb.Duration `protobuf:"bytes,1,opt,name=floor,proto3" json:"floor,omitempty"`
-	// The most time that a call is given, and what it gets if it comes without a
-	// deadline. More than nothing.
+	// The maximum remaining time of a call. A call without a deadline gets this
+	// time. It must be positive.
 	Cap           *durationpb.Duration `protobuf:"bytes,2,opt,name=cap,proto3" json:"cap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -753,7 +758,7 @@ var file_hopbound_v1_policy_proto_extTypes = []protoimpl.ExtensionInfo{
 
 // Extension fields to descriptorpb.MethodOptions.
 var (
-	// How the method is called and served.
+	// The policy of the method.
 	//
 	// optional hopbound.v1.MethodPolicy method = 74671;
 	E_Method = &file_hopbound_v1_policy_proto_extTypes[0]

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: hopbound/examples/chain/v1/chain.proto
 
-// The service that every hop of the example chain serves and calls.
+// The service of the hops in the example chain.
 
 package chainv1
 
@@ -27,8 +27,8 @@ const (
 type PassRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When the user stops waiting, in microseconds since the Unix epoch. All hops
-	// run in one process and on one clock, so that the last one can tell how much
-	// of its work was for nobody.
+	// run in one process and share its clock, so the last hop can measure how long
+	// it works after that time.
 	UserGoneUnixMicros int64 `protobuf:"varint,1,opt,name=user_gone_unix_micros,json=userGoneUnixMicros" json:"user_gone_unix_micros,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -153,7 +153,7 @@ func (x *OrderRequest) GetItem() string {
 
 type OrderResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many orders the hop has taken down.
+	// How many orders the hop has recorded.
 	Number        int64 `protobuf:"varint,1,opt,name=number" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

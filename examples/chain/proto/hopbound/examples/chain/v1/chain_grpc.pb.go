@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: hopbound/examples/chain/v1/chain.proto
 
-// The service that every hop of the example chain serves and calls.
+// The service of the hops in the example chain.
 
 package chainv1
 
@@ -29,11 +29,11 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type HopServiceClient interface {
-	// Pass hands the request on to the next hop, and the last one answers it. It
-	// may be repeated.
+	// Pass passes the request to the next hop. The last hop replies. The method is
+	// safe to retry.
 	Pass(ctx context.Context, in *PassRequest, opts ...grpc.CallOption) (*PassResponse, error)
-	// Order is a write: each hop takes it down once for each key, and orders from
-	// the next.
+	// Order is a write. Each hop records one order for each idempotency key, after
+	// it has ordered from the next hop.
 	Order(ctx context.Context, in *OrderRequest, opts ...grpc.CallOption) (*OrderResponse, error)
 }
 
@@ -69,11 +69,11 @@ func (c *hopServiceClient) Order(ctx context.Context, in *OrderRequest, opts ...
 // All implementations must embed UnimplementedHopServiceServer
 // for forward compatibility.
 type HopServiceServer interface {
-	// Pass hands the request on to the next hop, and the last one answers it. It
-	// may be repeated.
+	// Pass passes the request to the next hop. The last hop replies. The method is
+	// safe to retry.
 	Pass(context.Context, *PassRequest) (*PassResponse, error)
-	// Order is a write: each hop takes it down once for each key, and orders from
-	// the next.
+	// Order is a write. Each hop records one order for each idempotency key, after
+	// it has ordered from the next hop.
 	Order(context.Context, *OrderRequest) (*OrderResponse, error)
 	mustEmbedUnimplementedHopServiceServer()
 }

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: hopbound/examples/payments/v1/payments.proto
 
-// A shop that sells, and the bank that it charges.
+// A shop that sells carts, and the bank through which it charges for them.
 
 package paymentsv1
 

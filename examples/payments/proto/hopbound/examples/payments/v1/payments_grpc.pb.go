@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: hopbound/examples/payments/v1/payments.proto
 
-// A shop that sells, and the bank that it charges.
+// A shop that sells carts, and the bank through which it charges for them.
 
 package paymentsv1
 
@@ -28,9 +28,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ShopService sells.
+// ShopService sells carts.
 type ShopServiceClient interface {
-	// Checkout buys what is in a cart.
+	// Checkout buys the items in a cart.
 	Checkout(ctx context.Context, in *CheckoutRequest, opts ...grpc.CallOption) (*CheckoutResponse, error)
 }
 
@@ -56,9 +56,9 @@ func (c *shopServiceClient) Checkout(ctx context.Context, in *CheckoutRequest, o
 // All implementations must embed UnimplementedShopServiceServer
 // for forward compatibility.
 //
-// ShopService sells.
+// ShopService sells carts.
 type ShopServiceServer interface {
-	// Checkout buys what is in a cart.
+	// Checkout buys the items in a cart.
 	Checkout(context.Context, *CheckoutRequest) (*CheckoutResponse, error)
 	mustEmbedUnimplementedShopServiceServer()
 }
@@ -136,9 +136,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// BankService pays.
+// BankService makes payments.
 type BankServiceClient interface {
-	// Charge takes money from an account.
+	// Charge charges an account.
 	Charge(ctx context.Context, in *ChargeRequest, opts ...grpc.CallOption) (*ChargeResponse, error)
 }
 
@@ -164,9 +164,9 @@ func (c *bankServiceClient) Charge(ctx context.Context, in *ChargeRequest, opts 
 // All implementations must embed UnimplementedBankServiceServer
 // for forward compatibility.
 //
-// BankService pays.
+// BankService makes payments.
 type BankServiceServer interface {
-	// Charge takes money from an account.
+	// Charge charges an account.
 	Charge(context.Context, *ChargeRequest) (*ChargeResponse, error)
 	mustEmbedUnimplementedBankServiceServer()
 }

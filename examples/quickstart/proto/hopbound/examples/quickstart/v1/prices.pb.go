@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: hopbound/examples/quickstart/v1/prices.proto
 
-// A service with the policies of its methods, where its callers find them.
+// A service that declares the policies of its methods.
 
 package quickstartv1
 

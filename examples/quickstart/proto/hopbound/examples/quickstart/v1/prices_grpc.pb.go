@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: hopbound/examples/quickstart/v1/prices.proto
 
-// A service with the policies of its methods, where its callers find them.
+// A service that declares the policies of its methods.
 
 package quickstartv1
 
@@ -29,7 +29,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// PriceService knows what things cost.
+// PriceService returns the prices of things.
 type PriceServiceClient interface {
 	// GetPrice returns the price of one thing.
 	GetPrice(ctx context.Context, in *GetPriceRequest, opts ...grpc.CallOption) (*GetPriceResponse, error)
@@ -78,7 +78,7 @@ type PriceService_WatchPricesClient = grpc.ServerStreamingClient[WatchPricesResp
 // All implementations must embed UnimplementedPriceServiceServer
 // for forward compatibility.
 //
-// PriceService knows what things cost.
+// PriceService returns the prices of things.
 type PriceServiceServer interface {
 	// GetPrice returns the price of one thing.
 	GetPrice(context.Context, *GetPriceRequest) (*GetPriceResponse, error)

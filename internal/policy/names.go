@@ -1,0 +1,56 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// ByName holds the policies of methods: of one method ("/shop.v1.Orders/Get"), of all other
+// methods of a service ("/shop.v1.Orders/"), or of all others ("").
+type ByName map[string]Policy
+
+// ForMethod returns the policy under the most specific name.
+func (m ByName) ForMethod(fullMethod string) Policy {
+	if p, ok := Lookup(m, fullMethod); ok {
+		return p
+	}
+	return m[""]
+}
+
+// Has reports whether a method has a policy under its own name.
+func (m ByName) Has(fullMethod string) bool {
+	_, ok := m[fullMethod]
+	return ok
+}
+
+// Validate returns all that is invalid in names and policies, joined.
+func (m ByName) Validate() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		p := m[name]
+		if err := errors.Join(ValidateName(name), p.Validate()); err != nil {
+			errs = append(errs, fmt.Errorf("policy %q: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Lookup returns the value of a method under its own name or, if there is none, under the name
+// of its service.
+func Lookup[V any](m map[string]V, fullMethod string) (v V, ok bool) {
+	if v, ok = m[fullMethod]; !ok {
+		v, ok = m[fullMethod[:strings.LastIndexByte(fullMethod, '/')+1]]
+	}
+	return v, ok
+}
+
+// ValidateName checks a name of one method, of a service's methods, or of all methods.
+func ValidateName(name string) error {
+	if name != "" && (len(name) < 3 || name[0] != '/' || name[1] == '/' || strings.Count(name, "/") != 2) {
+		return errors.New("the name must be /service/method, /service/ or empty")
+	}
+	return nil
+}
