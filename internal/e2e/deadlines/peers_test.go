@@ -1,4 +1,4 @@
-package deadline_test
+package deadlines_test
 
 import (
 	"testing"

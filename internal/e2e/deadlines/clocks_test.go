@@ -1,4 +1,4 @@
-package deadline_test
+package deadlines_test
 
 import (
 	"testing"
@@ -7,6 +7,22 @@ import (
 	"github.com/hopbound/hopbound/deadline"
 	"pgregory.net/rapid"
 )
+
+const (
+	ms  = time.Millisecond
+	sec = time.Second
+)
+
+var wall0 = time.Unix(1_800_000_000, 0)
+
+// ids returns a source of clock ids 1, 2, 3, …
+func ids() func() uint64 {
+	var n uint64
+	return func() uint64 {
+		n++
+		return n
+	}
+}
 
 // A host has clocks of its own: wall time that is wrong by days and may step,
 // and a monotonic clock that runs a little fast or slow and stands still while
