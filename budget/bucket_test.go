@@ -1,11 +1,10 @@
 package budget
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
-
-	"pgregory.net/rapid"
 )
 
 // moment is what had happened to a target by a time.
@@ -23,24 +22,25 @@ type moment struct {
 // it never holds more than Burst or what the last second's successes have earned.
 func TestTargetBoundHoldsOverEveryPeriod(t *testing.T) {
 	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		ratio := rapid.SampledFrom([]float64{0, 0.1, 0.2, 1.0 / 3, 0.6, 1}).Draw(t, "ratio")
-		perSecond := rapid.SampledFrom([]float64{0, 0.02, 0.3, 1, 7}).Draw(t, "minPerSecond")
-		burst := rapid.IntRange(0, 10).Draw(t, "burst")
+	checkRandom(t, func(t *testing.T, rng *rand.Rand) {
+		t.Helper()
+		ratio := pick(rng, 0, 0.1, 0.2, 1.0/3, 0.6, 1)
+		perSecond := pick(rng, 0, 0.02, 0.3, 1, 7)
+		burst := rng.IntN(11)
 		b := New(Ratio(ratio), MinPerSecond(perSecond), Burst(burst))
 		now := moment{at: time.Unix(1_800_000_000, 0), level: float64(burst), share: float64(burst)}
 		history := []moment{now}
-		for range rapid.IntRange(1, 60).Draw(t, "steps") {
-			now.at = now.at.Add(time.Duration(rapid.IntRange(0, 700).Draw(t, "ms")) * time.Millisecond)
-			switch rapid.IntRange(0, 2).Draw(t, "step") {
+		for range between(rng, 1, 60) {
+			now.at = now.at.Add(time.Duration(rng.IntN(701)) * time.Millisecond)
+			switch rng.IntN(3) {
 			case 0:
-				for range rapid.IntRange(1, 40).Draw(t, "successes") {
+				for range between(rng, 1, 40) {
 					b.Success(now.at, "a")
 					now.successes++
 				}
 			default:
-				why := rapid.SampledFrom([]Cause{AfterFailure, AfterTimeout, Speculative}).Draw(t, "cause")
-				for range rapid.IntRange(1, 20).Draw(t, "attempts") {
+				why := pick(rng, AfterFailure, AfterTimeout, Speculative)
+				for range between(rng, 1, 20) {
 					if b.Take(now.at, "a", why) {
 						now.extra++
 						if why != AfterFailure {
@@ -58,7 +58,7 @@ func TestTargetBoundHoldsOverEveryPeriod(t *testing.T) {
 }
 
 // checkBound checks the periods that end with the last moment.
-func checkBound(t *rapid.T, history []moment, ratio, perSecond, burst float64) {
+func checkBound(t *testing.T, history []moment, ratio, perSecond, burst float64) {
 	t.Helper()
 	const rounding = 1e-6
 	last := history[len(history)-1]

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"pgregory.net/rapid"
 )
 
 // forest is a model of requests that run down trees of hops. It makes the moves on
@@ -247,46 +245,46 @@ func (t *tree) conserved(a *Allotment) {
 	}
 }
 
-func drawForest(t *rapid.T, concurrent bool) *forest {
-	rare := rapid.SampledFrom([]int{0, 0, 1, 20, 100})
+func drawForest(rng *rand.Rand, concurrent bool) *forest {
+	rare := func() int { return pick(rng, 0, 0, 1, 20, 100) }
 	return &forest{
 		budget: New(
-			Ratio(rapid.SampledFrom([]float64{0, 0.1, 0.2, 1.0 / 3, 0.6, 1}).Draw(t, "ratio")),
-			PerRequest(rapid.IntRange(0, 10).Draw(t, "perRequest")),
+			Ratio(pick(rng, 0, 0.1, 0.2, 1.0/3, 0.6, 1)),
+			PerRequest(rng.IntN(11)),
 		),
 		shape: shape{
-			depth:     rapid.IntRange(1, 8).Draw(t, "depth"),
-			fanout:    rapid.IntRange(1, 6).Draw(t, "fanout"),
-			attempts:  rapid.IntRange(1, 4).Draw(t, "attempts"),
-			fail:      rapid.SampledFrom([]int{0, 5, 10, 50, 90, 100}).Draw(t, "fail"),
-			moreCalls: rapid.SampledFrom([]int{10, 50, 100}).Draw(t, "moreCalls"),
-			lose:      rare.Draw(t, "lose"),
-			unreached: rapid.SampledFrom([]int{0, 0, 1, 30}).Draw(t, "unreached"),
-			hedge:     rare.Draw(t, "hedge"),
-			abandon:   rapid.SampledFrom([]int{0, 0, 10, 50}).Draw(t, "abandon"),
-			stream:    rare.Draw(t, "stream"),
-			lie:       rapid.SampledFrom([]int{0, 0, 0, 20, 100}).Draw(t, "lie"),
+			depth:     between(rng, 1, 8),
+			fanout:    between(rng, 1, 6),
+			attempts:  between(rng, 1, 4),
+			fail:      pick(rng, 0, 5, 10, 50, 90, 100),
+			moreCalls: pick(rng, 10, 50, 100),
+			lose:      rare(),
+			unreached: pick(rng, 0, 0, 1, 30),
+			hedge:     rare(),
+			abandon:   pick(rng, 0, 0, 10, 50),
+			stream:    rare(),
+			lie:       pick(rng, 0, 0, 0, 20, 100),
 		},
 		concurrent: concurrent,
 		failures:   make(chan string, 1),
 	}
 }
 
-func (f *forest) check(t *rapid.T) {
+func (f *forest) check(t *testing.T) {
 	t.Helper()
 	select {
 	case what := <-f.failures:
-		t.Fatal(what)
+		t.Fatalf("%s, in trees of %+v", what, f.shape)
 	default:
 	}
 }
 
 func TestTreeBoundHoldsOneCallAtATime(t *testing.T) {
 	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		f := drawForest(t, false)
-		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
-		for range rapid.IntRange(1, 20).Draw(t, "requests") {
+	checkRandom(t, func(t *testing.T, rng *rand.Rand) {
+		t.Helper()
+		f := drawForest(rng, false)
+		for range between(rng, 1, 20) {
 			f.request(rng)
 			f.check(t)
 		}
@@ -295,11 +293,12 @@ func TestTreeBoundHoldsOneCallAtATime(t *testing.T) {
 
 func TestTreeBoundHoldsWithConcurrentCallsAndRoots(t *testing.T) {
 	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		f := drawForest(t, true)
-		seed := rapid.Uint64().Draw(t, "seed")
+	checkRandom(t, func(t *testing.T, rng *rand.Rand) {
+		t.Helper()
+		f := drawForest(rng, true)
+		seed := rng.Uint64()
 		var wg sync.WaitGroup
-		for i := range rapid.IntRange(1, 8).Draw(t, "roots at once") {
+		for i := range between(rng, 1, 8) {
 			wg.Go(func() {
 				rng := rand.New(rand.NewPCG(seed, uint64(i)))
 				for range 5 {

@@ -1,11 +1,14 @@
 package interceptors_test
 
 import (
+	"bytes"
 	"log"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/idempotency"
@@ -13,36 +16,6 @@ import (
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"google.golang.org/grpc"
 )
-
-// Invalid options are errors of NewClient and NewServer, and never a panic.
-func TestInvalidOptionsAreErrorsAtConstruction(t *testing.T) {
-	t.Parallel()
-	client := func(opts ...interceptors.ClientOption) error { _, err := interceptors.NewClient(opts...); return err }
-	server := func(opts ...interceptors.ServerOption) error { _, err := interceptors.NewServer(opts...); return err }
-	memory := idempotency.NewMemory()
-	var nilPolicies *somePolicies
-	for want, err := range map[string]error{
-		"option 2 is nil":                          client(interceptors.WithStrictSafety(), nil),
-		"option 1 is nil":                          server(nil),
-		"WithPolicy: nil":                          client(interceptors.WithPolicy(nilPolicies)),
-		"WithBudget: option 1 is nil":              client(interceptors.WithBudget(budget.New(nil))),
-		"WithIdempotency: the store is nil":        server(interceptors.WithIdempotency((*idempotency.Memory)(nil))),
-		"WithIdempotency: given twice":             server(interceptors.WithIdempotency(memory), interceptors.WithIdempotency(memory)),
-		"WithIdempotency: option 1 is nil":         server(interceptors.WithIdempotency(memory, nil)),
-		`ForMethod("/a.B/C"): option 1 is nil`:     server(interceptors.WithIdempotency(memory, idempotency.ForMethod("/a.B/C", nil))),
-		"MemoryCapacity(0): must be positive":      server(interceptors.WithIdempotency(idempotency.NewMemory(idempotency.MemoryCapacity(0)))),
-		"MemoryCapacity(-3): must be positive":     server(interceptors.WithIdempotency(idempotency.NewMemory(idempotency.MemoryCapacity(-3), nil))),
-		"WithDefaultDeadline(2s): more than WithM": server(interceptors.WithMaxDeadline(time.Second), interceptors.WithDefaultDeadline(2*time.Second)),
-	} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got %v, want %q", err, want)
-		}
-	}
-}
-
-type somePolicies struct{}
-
-func (*somePolicies) ForMethod(string) interceptors.Policy { return interceptors.Policy{} }
 
 func TestCheckOfAClientReportsProbableMistakes(t *testing.T) {
 	t.Parallel()
@@ -89,7 +62,12 @@ func TestCheckOfASoundClientReportsNothing(t *testing.T) {
 			"initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`)},
 		"a field of another's": {interceptors.WithServiceConfig(`{"xdsThing": {}, "methodConfig": []}`)},
 	} {
-		if err := newClient(t, opts...).Check(); err != nil {
+		client, err := interceptors.NewClient(opts...)
+		if err != nil {
+			t.Errorf("%s: NewClient returns %v", name, err)
+			continue
+		}
+		if err := client.Check(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -97,9 +75,9 @@ func TestCheckOfASoundClientReportsNothing(t *testing.T) {
 
 // It is not parallel, because the default logger is the process's.
 func TestCheckOfAServerWarnsIfOnlyTheTransportTellsCallersApart(t *testing.T) {
-	var book logBook
+	var book bytes.Buffer
 	logger, writer, flags := slog.Default(), log.Writer(), log.Flags()
-	slog.SetDefault(slog.New(book.handler()))
+	slog.SetDefault(slog.New(slog.NewTextHandler(&book, nil)))
 	t.Cleanup(func() {
 		slog.SetDefault(logger)
 		log.SetOutput(writer) // which slog.SetDefault has replaced
@@ -118,11 +96,74 @@ func TestCheckOfAServerWarnsIfOnlyTheTransportTellsCallersApart(t *testing.T) {
 		"keys may be shared": {[]interceptors.ServerOption{keyed(idempotency.SharedKeys())}, 0},
 	} {
 		before := strings.Count(book.String(), "share their idempotency keys")
-		if err := newServer(t, tc.opts...).Check(grpc.NewServer()); err != nil {
+		server, err := interceptors.NewServer(tc.opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Check(grpc.NewServer()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if got := strings.Count(book.String(), "share their idempotency keys") - before; got != tc.want {
 			t.Errorf("%s: %d warnings, want %d, in\n%s", name, got, tc.want, book.String())
 		}
+	}
+}
+
+func TestCheckFindsWhatCannotBeKept(t *testing.T) {
+	t.Parallel()
+	const service = "/hopbound.test.v1.TestService/"
+	foreign := &grpc.ServiceDesc{ServiceName: "no.Protobuf", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{MethodName: "Do"}}}
+	for name, tc := range map[string]struct {
+		opts    []idempotency.Option
+		foreign bool
+		want    []string
+		early   bool // NewServer finds it
+	}{
+		"nothing wrong":                          {opts: []idempotency.Option{idempotency.RequireKey()}},
+		"a stream that requires a key":           {opts: []idempotency.Option{idempotency.ForMethod(service+"Chat", idempotency.RequireKey())}, want: []string{"Chat", "stream"}, early: true},
+		"a fingerprint of no field":              {opts: []idempotency.Option{idempotency.ForMethod(service+"Pay", idempotency.FingerprintFields("nonesuch"))}, want: []string{"Pay", "nonesuch"}, early: true},
+		"a key in no field":                      {opts: []idempotency.Option{idempotency.ForMethod(service+"Pay", idempotency.KeyField("cents"))}, want: []string{"Pay", "cents"}, early: true},
+		"a service that is not protobuf's":       {foreign: true, want: []string{"/no.Protobuf/Do", "descriptor"}},
+		"one that is left out":                   {foreign: true, opts: []idempotency.Option{idempotency.ForMethod("/no.Protobuf/", idempotency.Off())}},
+		"a method that does not exist":           {opts: []idempotency.Option{idempotency.ForMethod(service+"Pya", idempotency.RequireKey())}, want: []string{"Pya", "registered"}},
+		"a name that is none":                    {opts: []idempotency.Option{idempotency.ForMethod("Pay")}, want: []string{`"Pay"`}, early: true},
+		"a retention of nothing":                 {opts: []idempotency.Option{idempotency.Retention(0)}, want: []string{"Retention(0s)"}, early: true},
+		"a code that is no failure":              {opts: []idempotency.Option{idempotency.Codes(codes.OK)}, want: []string{"Codes", "OK"}, early: true},
+		"a lease that is too short":              {opts: []idempotency.Option{idempotency.LeaseTime(1)}, want: []string{"LeaseTime(1ns)"}, early: true},
+		"no tenant function, no ring, no limits": {opts: []idempotency.Option{idempotency.Tenant(nil), idempotency.Seal(nil), idempotency.MaxOutcome(0), idempotency.StoreTimeout(0), idempotency.MaxWait(-1)}, want: []string{"Tenant", "Seal", "MaxOutcome", "StoreTimeout", "MaxWait"}, early: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, err := interceptors.NewServer(interceptors.WithIdempotency(idempotency.NewMemory(), tc.opts...))
+			if (err != nil) != tc.early {
+				t.Fatalf("NewServer: %v", err)
+			}
+			if err == nil {
+				srv := grpc.NewServer()
+				testv1.RegisterTestServiceServer(srv, testv1.UnimplementedTestServiceServer{})
+				if tc.foreign {
+					srv.RegisterService(foreign, struct{}{})
+				}
+				err = s.Check(srv)
+			}
+			if (err != nil) != (len(tc.want) > 0) {
+				t.Fatalf("got %v", err)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q is not in %v", want, err)
+				}
+			}
+		})
+	}
+	if _, err := interceptors.NewServer(interceptors.WithIdempotency(nil)); err == nil {
+		t.Error("no store was taken for one")
+	}
+	server, err := interceptors.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Check(grpc.NewServer()); err != nil {
+		t.Error(err)
 	}
 }

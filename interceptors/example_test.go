@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"time"
 
@@ -11,8 +13,7 @@ import (
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -64,10 +65,10 @@ func ExampleLogFields() {
 	// Output:
 }
 
-// Spans and metrics of an OpenTelemetry SDK. Give the same providers to the clients
-// and the servers of a process.
+// Spans and metrics go to the providers that main has set up with an OpenTelemetry SDK.
+// Give the same providers to the clients and the servers of a process.
 func ExampleWithTracerProvider() {
-	tracers, meters := sdktrace.NewTracerProvider(), sdkmetric.NewMeterProvider()
+	tracers, meters := otel.GetTracerProvider(), otel.GetMeterProvider()
 	client, err := interceptors.NewClient(interceptors.WithTracerProvider(tracers), interceptors.WithMeterProvider(meters))
 	if err != nil {
 		fmt.Println(err)
@@ -218,4 +219,26 @@ func ExampleWithIdempotency_methods() {
 	))
 	fmt.Println(err)
 	// Output: <nil>
+}
+
+// A service that may bear one retry for two successes, and an HTTP handler whose
+// calls share one request budget.
+func Example_budget() {
+	b := budget.New(budget.Ratio(0.5))
+	client, err := interceptors.NewClient(interceptors.WithBudget(b))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_ = client.DialOptions() // for the connections that the handler calls through
+
+	page := func(_ http.ResponseWriter, r *http.Request) {
+		ctx, end := budget.NewRoot(r.Context(), b)
+		defer end(true)
+
+		a, _ := budget.FromContext(ctx)
+		fmt.Println(a.Free(), "extra attempts for all calls of the page")
+	}
+	page(nil, httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/", http.NoBody))
+	// Output: 10 extra attempts for all calls of the page
 }

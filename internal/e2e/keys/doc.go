@@ -1,0 +1,3 @@
+// Package keys tests writes with idempotency keys end to end: replays, leases, child keys, and
+// failures of a store.
+package keys

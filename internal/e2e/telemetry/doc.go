@@ -1,0 +1,2 @@
+// Package telemetry tests the spans, metrics and logs of calls.
+package telemetry
