@@ -61,7 +61,7 @@ func TestInvalidOptionsAreErrorsAtConstruction(t *testing.T) {
 		"option 2 is nil":                          client(interceptors.WithStrictSafety(), nil),
 		"option 1 is nil":                          server(nil),
 		"WithPolicy: nil":                          client(interceptors.WithPolicy(nilPolicies)),
-		"WithBudget: option 1 is nil":                  client(interceptors.WithBudget(budget.New(nil))),
+		"WithBudget: option 1 is nil":              client(interceptors.WithBudget(budget.New(nil))),
 		"WithIdempotency: the store is nil":        server(interceptors.WithIdempotency((*idempotency.Memory)(nil))),
 		"WithIdempotency: given twice":             server(interceptors.WithIdempotency(memory), interceptors.WithIdempotency(memory)),
 		"WithIdempotency: option 1 is nil":         server(interceptors.WithIdempotency(memory, nil)),

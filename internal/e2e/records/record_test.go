@@ -1,4 +1,4 @@
-package idempotency_test
+package records_test
 
 import (
 	"errors"
