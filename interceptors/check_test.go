@@ -109,7 +109,7 @@ func TestCheckOfAServerWarnsIfOnlyTheTransportTellsCallersApart(t *testing.T) {
 	}
 }
 
-func TestCheckFindsWhatCannotBeKept(t *testing.T) {
+func TestCheckReportsInvalidKeyOptions(t *testing.T) {
 	t.Parallel()
 	const service = "/hopbound.test.v1.TestService/"
 	foreign := &grpc.ServiceDesc{ServiceName: "no.Protobuf", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{MethodName: "Do"}}}

@@ -11,7 +11,7 @@ import (
 	"github.com/hopbound/hopbound/interceptors"
 )
 
-func TestLogHandlerIsASoundOne(t *testing.T) {
+func TestLogHandlerPassesSlogtest(t *testing.T) {
 	t.Parallel()
 	var buf bytes.Buffer
 	err := slogtest.TestHandler(interceptors.NewLogHandler(slog.NewJSONHandler(&buf, nil)), func() []map[string]any {

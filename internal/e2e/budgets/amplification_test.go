@@ -156,7 +156,7 @@ func TestNativeHopInTheMiddleMultipliesOnlyItsOwnCalls(t *testing.T) {
 // A hop without Hopbound keeps the tree bound if it copies one trailer, as the first
 // lines of docs/wire.md say. With full budgets, one request is three calls of a leaf
 // that is down.
-func TestHopWithoutHopboundThatCopiesTheMarkMultipliesNothing(t *testing.T) {
+func TestHopWithoutHopboundThatCopiesTheMarkAmplifiesNothing(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		copies bool
@@ -190,7 +190,7 @@ func TestHopWithoutHopboundThatCopiesTheMarkMultipliesNothing(t *testing.T) {
 	}
 }
 
-func TestNativeCallerDoesNotMultiplyWhatAHopHasGivenUp(t *testing.T) {
+func TestNativeCallerDoesNotRetryAMarkedFailure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		leaf := &harness.Counter{Fail: harness.AlwaysFail(harness.ErrUnavailable)}

@@ -2,16 +2,11 @@ package calls_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
@@ -23,84 +18,6 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
-
-// What a stream's application sees of its halves closing, in any order, is what
-// it sees without this package.
-func TestHalvesCloseAsTheyDoInGRPC(t *testing.T) {
-	t.Parallel()
-	outcome := func(err error) string {
-		switch {
-		case err == nil:
-			return "ok"
-		case errors.Is(err, io.EOF):
-			return "EOF"
-		default:
-			return status.Code(err).String()
-		}
-	}
-	quits := func(harness.Side, grpc.ServerStream) error { return nil }
-	fails := func(harness.Side, grpc.ServerStream) error { return status.Error(codes.FailedPrecondition, "") }
-	answers := func(s harness.Side, _ grpc.ServerStream) error { return s.Send("answer") }
-	scripts := map[string]func(s harness.Stream) []string{
-		"closes, receives": func(s harness.Stream) []string {
-			first, second := s.CloseSend(), s.CloseSend()
-			_, err := s.Recv()
-			_, again := s.Recv()
-			return []string{outcome(first), outcome(second), outcome(err), outcome(again)}
-		},
-		"receives, sends, closes": func(s harness.Stream) []string {
-			_, err := s.Recv()
-			_, again := s.Recv()
-			synctest.Wait()
-			return []string{outcome(err), outcome(again), outcome(s.Send("late")), outcome(s.CloseSend())}
-		},
-		"sends after closing": func(s harness.Stream) []string {
-			closed := s.CloseSend()
-			synctest.Wait() // else what is received depends on whose end comes first, in gRPC too
-			err := s.Send("late")
-			_, got := s.Recv()
-			return []string{outcome(closed), outcome(err), outcome(got)}
-		},
-		"waits for the end, sends, receives": func(s harness.Stream) []string {
-			synctest.Wait()
-			_ = s.Send("a")
-			_, err := s.Recv()
-			_, again := s.Recv()
-			return []string{outcome(err), outcome(again)}
-		},
-		"asks for the header": func(s harness.Stream) []string {
-			header, err := s.Header()
-			_, got := s.Recv()
-			_, again := s.Recv()
-			return []string{strconv.FormatBool(header != nil), outcome(err), outcome(got), outcome(again)}
-		},
-	}
-	for _, k := range harness.Kinds()[1:] {
-		for server, handle := range map[string]harness.StreamHandler{"quits": quits, "fails": fails, "answers": answers, "answers late": harness.ReplyJoined} {
-			for name, script := range scripts {
-				if server == "answers late" && !strings.HasPrefix(name, "closes") && !strings.HasPrefix(name, "sends") {
-					continue // it waits for a client that waits for it
-				}
-				synctest.Test(t, func(t *testing.T) {
-					n := harness.ServeStreams(t, handle)
-					var got [2][]string
-					for i, opts := range [][]grpc.DialOption{nil, harness.NewClient(t, harness.FastRetry()).DialOptions()} {
-						ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-						s, err := k.Open(ctx, n.Dial(opts...))
-						if err != nil {
-							t.Fatal(err)
-						}
-						got[i] = script(s)
-						cancel()
-					}
-					if plain, ours := strings.Join(got[0], " "), strings.Join(got[1], " "); plain != ours {
-						t.Errorf("%s, the server %s, the client %s: %s; in gRPC %s", k.Name, server, name, ours, plain)
-					}
-				})
-			}
-		}
-	}
-}
 
 // token is a credential that is made anew for each attempt.
 type token struct {
@@ -166,35 +83,6 @@ func TestInterceptorsSeeTheCallOrItsAttempts(t *testing.T) {
 	if calls != 1 || attempts != 3 {
 		t.Errorf("those before saw %d calls, and those after %d; want 1 and 3", calls, attempts)
 	}
-}
-
-// A token of the target's meter that was taken for an attempt which is not made,
-// or reaches nobody, is there for the next.
-func TestTargetsMeterLosesNothing(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		leaf := &harness.Counter{Fail: harness.AlwaysFail(harness.ErrUnavailable)}
-		n := harness.Serve(t, leaf.Handle)
-		// The meter holds four tokens, and each request one: only the meter's are ever
-		// short.
-		b := harness.FourTokens()
-		do := harness.Idempotent(n.Dial(harness.NewClient(t, interceptors.WithBudget(b), harness.Policy(interceptors.Policy{Retry: &interceptors.RetryPolicy{
-			Backoff: interceptors.Backoff{Base: time.Hour, Max: time.Hour, Jitter: interceptors.NoJitter},
-		}})).DialOptions()...))
-		for range 20 { // cancelled while they wait for their second attempt
-			ctx, cancel := context.WithCancel(t.Context())
-			time.AfterFunc(time.Second, cancel)
-			_ = do(ctx)
-		}
-		if harness.Balance(b) != 4 {
-			t.Fatalf("balance %v, want 4", harness.Balance(b))
-		}
-		leaf.Calls.Store(0)
-		_ = do(t.Context())
-		if leaf.Calls.Load() != 2 {
-			t.Errorf("%d calls of a request with a token, want 2", leaf.Calls.Load())
-		}
-	})
 }
 
 func TestUsersCallOptionsSeeTheLastAttemptAlone(t *testing.T) {

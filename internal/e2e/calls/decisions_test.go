@@ -18,7 +18,6 @@ import (
 	"github.com/hopbound/hopbound/internal/wire"
 	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 )
@@ -47,7 +46,7 @@ func decisionsOf(spans []sdktrace.ReadOnlySpan, kind string) string {
 
 // What a server has said for good is passed on, though the call was not to be
 // hedged any more when it came.
-func TestHedgedCallPassesOnThatItMustNotBeRepeated(t *testing.T) {
+func TestHedgedCallKeepsTheNoRetryMark(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		recorder, spans := harness.Traced()
@@ -73,7 +72,7 @@ func TestHedgedCallPassesOnThatItMustNotBeRepeated(t *testing.T) {
 
 // An attempt whose server wants the next one later is told of by what becomes of
 // that.
-func TestHedgeThatIsToComeLaterIsToldOfWhenItHas(t *testing.T) {
+func TestDecisionOfAnAttemptWithPushbackDependsOnTheNextHedge(t *testing.T) {
 	t.Parallel()
 	for pushback, want := range map[string]string{"20": "retried hedge_lost done", "5000": "hedge_lost done"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -190,7 +189,7 @@ func exchangeNews(ctx context.Context, cc *grpc.ClientConn) error {
 
 // A client that observes tells of streams, and of calls that it would hedge, what
 // the first retry would have met.
-func TestClientThatObservesJudgesStreamsAndHedges(t *testing.T) {
+func TestObservingClientCountsDecisionsOfStreamsAndHedges(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		opt  interceptors.ClientOption
@@ -216,7 +215,7 @@ func TestClientThatObservesJudgesStreamsAndHedges(t *testing.T) {
 	}
 }
 
-func TestCallsThatAreNotMadeTellWhy(t *testing.T) {
+func TestSpansOfCallsThatAreNotSentSayWhy(t *testing.T) {
 	t.Parallel()
 	recorder, spans := harness.Traced()
 	n := harness.NewNode(t)
@@ -243,33 +242,7 @@ func TestCallsThatAreNotMadeTellWhy(t *testing.T) {
 	}
 }
 
-// A key that the application has put among the metadata is one too.
-func TestKeyByHandIsToldOf(t *testing.T) {
-	t.Parallel()
-	recorder, spans := harness.Traced()
-	n := harness.Serve(t, func(context.Context) error { return nil })
-	ctx := metadata.AppendToOutgoingContext(t.Context(), idempotency.Header, "an order")
-	if err := harness.Write(n.Dial(harness.NewClient(t, spans).DialOptions()...))(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if got := harness.Tree(recorder.Ended()); !strings.Contains(got, "idempotency.key_hash=39c75a60ef347111") {
-		t.Error(got)
-	}
-}
-
-func TestHeadroomIsOfCallsWithADeadline(t *testing.T) {
-	t.Parallel()
-	reader, meter := harness.Metered()
-	n := harness.Serve(t, func(context.Context) error { return nil }, harness.NewServer(t, meter, interceptors.WithDefaultDeadline(time.Minute)).ServerOptions()...)
-	if err := harness.Idempotent(n.Dial())(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if got := harness.Collected(t, reader); strings.Contains(got, "headroom") {
-		t.Error(got)
-	}
-}
-
-func TestCallWhoseTenantPanicsIsToldOf(t *testing.T) {
+func TestCallWhoseTenantPanicsIsCounted(t *testing.T) {
 	t.Parallel()
 	reader, meter := harness.Metered()
 	server := harness.NewServer(t, meter, interceptors.WithIdempotency(idempotency.NewMemory(), idempotency.Tenant(func(context.Context) string { panic("no tenant") })))
@@ -285,56 +258,6 @@ func TestCallWhoseTenantPanicsIsToldOf(t *testing.T) {
 	_ = harness.Write(n.Dial())(metadata.AppendToOutgoingContext(t.Context(), idempotency.Header, "k"))
 	if got := harness.Collected(t, reader); !strings.Contains(got, "hopbound.idempotency.outcome=given_up,hopbound.mode=enforce} 1\n") {
 		t.Error(got)
-	}
-}
-
-// capital is a propagator whose field has capitals, as that of AWS X-Ray has.
-type capital struct{ propagation.TraceContext }
-
-func (capital) Fields() []string { return []string{"TraceParent"} }
-
-func TestTraceContextOfACallerIsNotPassedOn(t *testing.T) {
-	t.Parallel()
-	_, spans := harness.Traced()
-	var got []string
-	n := harness.Serve(t, func(ctx context.Context) error {
-		got = metadata.ValueFromIncomingContext(ctx, "traceparent")
-		return nil
-	})
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "the caller's")
-	if err := harness.Idempotent(n.Dial(harness.NewClient(t, spans, interceptors.WithPropagators(capital{})).DialOptions()...))(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if len(got) != 1 || got[0] == "the caller's" {
-		t.Errorf("the server got %q", got)
-	}
-}
-
-// Where a caller's context reaches the handler, as it does in one process without a
-// network, logs tell of the handler's own call.
-func TestHandlerLogsItsOwnCallThoughItHasItsCallersContext(t *testing.T) {
-	t.Parallel()
-	server, client := harness.NewServer(t), harness.NewClient(t)
-	var inHandler, atRoot string
-	invoker := func(ctx context.Context, method string, req, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
-		md, _ := metadata.FromOutgoingContext(ctx)
-		_, err := server.UnaryInterceptor()(metadata.NewIncomingContext(ctx, md), req, &grpc.UnaryServerInfo{FullMethod: method},
-			func(ctx context.Context, _ any) (any, error) {
-				inHandler = fmt.Sprint(interceptors.LogFields(ctx)...)
-				return nil, nil //nolint:nilnil // nobody looks
-			})
-		return err
-	}
-	err := client.UnaryInterceptor()(t.Context(), "/hopbound.test.v1.TestService/Idempotent", &testv1.IdempotentRequest{}, &testv1.IdempotentResponse{}, nil, invoker)
-	if err != nil || !strings.Contains(inHandler, "hopbound.budget.left") || strings.Contains(inHandler, "leased") {
-		t.Errorf("%v; logged %s", err, inHandler)
-	}
-	_, err = server.UnaryInterceptor()(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: "/a/b"}, func(ctx context.Context, _ any) (any, error) {
-		atRoot = fmt.Sprint(interceptors.LogFields(ctx)...)
-		return nil, nil //nolint:nilnil // nobody looks
-	})
-	if err != nil || strings.Contains(atRoot, "budget") {
-		t.Errorf("%v; a root that was granted nothing yet logs %s", err, atRoot)
 	}
 }
 
@@ -357,36 +280,5 @@ func TestAttemptThatIsCancelledAtItsDeadlineHasRunOutOfTime(t *testing.T) {
 				t.Errorf("the attempt tells %q", got)
 			}
 		})
-	}
-}
-
-// Of several trace contexts the last is nearest to the wire.
-func TestServerBelongsToTheLastTraceContext(t *testing.T) {
-	t.Parallel()
-	recorder, spans := harness.Traced()
-	n := harness.Serve(t, func(context.Context) error { return nil }, harness.NewServer(t, spans).ServerOptions()...)
-	const first, last = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-01"
-	if err := harness.Idempotent(n.Dial())(metadata.AppendToOutgoingContext(t.Context(), "traceparent", first, "traceparent", last)); err != nil {
-		t.Fatal(err)
-	}
-	if got := recorder.Ended()[0].Parent().SpanID().String(); got != "00f067aa0ba902b8" {
-		t.Errorf("the parent is %s", got)
-	}
-}
-
-func TestAttemptsHaveTheKindThatIsSet(t *testing.T) {
-	t.Parallel()
-	if _, err := interceptors.NewClient(interceptors.WithAttemptSpans(trace.SpanKindServer)); err == nil || !strings.Contains(err.Error(), "WithAttemptSpans(server)") {
-		t.Errorf("got %v", err)
-	}
-	for _, kind := range []trace.SpanKind{trace.SpanKindClient, trace.SpanKindInternal} {
-		recorder, spans := harness.Traced()
-		n := harness.Serve(t, func(context.Context) error { return nil })
-		if err := harness.Idempotent(n.Dial(harness.NewClient(t, spans, interceptors.WithAttemptSpans(kind)).DialOptions()...))(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if got := recorder.Ended()[0].SpanKind(); got != kind {
-			t.Errorf("the attempt is %v, want %v", got, kind)
-		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 
 // A hop that gives a call up in a time of its own, with much of its request's
 // left, has decided not to repeat it: whoever called it does not either.
-func TestCallGivenUpInATimeOfItsOwnIsMarked(t *testing.T) {
+func TestCallThatEndsAtItsOwnTimeoutIsMarked(t *testing.T) {
 	t.Parallel()
 	own := harness.Policy(interceptors.Policy{Timeout: 50 * ms})
 	for name, tc := range map[string]struct {
@@ -148,7 +148,7 @@ func TestObservingClientCountsWhatItsBudgetAllows(t *testing.T) {
 // A client refuses what the way to the target has no time for. That it knows of
 // one slow reply alone is not enough: that one may have waited for its
 // connection.
-func TestOneSlowReplyTeachesNothing(t *testing.T) {
+func TestOneSlowReplyDoesNotSetTheRoundTrip(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := harness.Serve(t, func(context.Context) error { return harness.ErrUnavailable }, harness.NewServer(t).ServerOptions()...)
@@ -165,7 +165,7 @@ func TestOneSlowReplyTeachesNothing(t *testing.T) {
 }
 
 // A pushback resets the backoff, whatever the jitter goes by.
-func TestBackoffBeginsAnewAfterAPushback(t *testing.T) {
+func TestBackoffRestartsAfterAPushback(t *testing.T) {
 	t.Parallel()
 	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
@@ -195,7 +195,7 @@ func TestBackoffBeginsAnewAfterAPushback(t *testing.T) {
 
 // A call that is cancelled in a pause says so, with the reason of this package,
 // and its last attempt is not said to have been retried.
-func TestCallCancelledInAPause(t *testing.T) {
+func TestCallCancelledDuringBackoff(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		recorder, tracer := harness.Traced()
@@ -217,7 +217,7 @@ hopbound.call Idempotent [internal] Error {attempts=1 decision=not_retryable rea
 }
 
 // What a handler makes of a failure below, and how its caller is told.
-func TestFailureThatAHopGaveUpIsMarked(t *testing.T) {
+func TestFailureThatAHopWillNotRetryIsMarked(t *testing.T) {
 	t.Parallel()
 	other := status.Error(codes.Internal, "translated")
 	for name, tc := range map[string]struct {
@@ -255,7 +255,7 @@ func TestFailureThatAHopGaveUpIsMarked(t *testing.T) {
 	}
 }
 
-func TestFailureDeclinedForWantOfTokensIsRepeatedByWhoeverHoldsSome(t *testing.T) {
+func TestFailureWithoutARequestTokenIsRetriedByAHopThatHoldsOne(t *testing.T) {
 	t.Parallel()
 	var leafCalls atomic.Int64
 	n := harness.Serve(t, func(ctx context.Context) error {
@@ -274,7 +274,7 @@ func TestFailureDeclinedForWantOfTokensIsRepeatedByWhoeverHoldsSome(t *testing.T
 
 // A failure for want of a token may be repeated by whoever holds one, unless
 // another call of the same request failed for good.
-func TestFailureForGoodOutweighsOneForWantOfATokenAlone(t *testing.T) {
+func TestFinalFailureOutweighsOneWithoutARequestToken(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		second []grpc.CallOption

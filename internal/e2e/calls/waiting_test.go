@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	_ "google.golang.org/grpc/encoding/gzip"
+
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
 	"google.golang.org/grpc"
@@ -112,7 +114,7 @@ func TestPushbackIsCapped(t *testing.T) {
 }
 
 // A connection that is closed while a call waits for its next attempt ends the call.
-func TestPauseEndsWithItsConnection(t *testing.T) {
+func TestBackoffEndsWhenTheConnectionCloses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64
@@ -122,6 +124,35 @@ func TestPauseEndsWithItsConnection(t *testing.T) {
 		err := harness.Idempotent(cc)(t.Context())
 		if status.Code(err) != codes.Unavailable || calls.Load() != 1 || time.Since(started) != time.Second {
 			t.Errorf("%v after %v and %d calls, want the last failure after a second", err, time.Since(started), calls.Load())
+		}
+	})
+}
+
+// A token of the target's meter that was taken for an attempt which is not made,
+// or reaches nobody, is there for the next.
+func TestTokenOfAnAttemptThatIsNotSentReturnsToTheTarget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leaf := &harness.Counter{Fail: harness.AlwaysFail(harness.ErrUnavailable)}
+		n := harness.Serve(t, leaf.Handle)
+		// The meter holds four tokens, and each request one: only the meter's are ever
+		// short.
+		b := harness.FourTokens()
+		do := harness.Idempotent(n.Dial(harness.NewClient(t, interceptors.WithBudget(b), harness.Policy(interceptors.Policy{Retry: &interceptors.RetryPolicy{
+			Backoff: interceptors.Backoff{Base: time.Hour, Max: time.Hour, Jitter: interceptors.NoJitter},
+		}})).DialOptions()...))
+		for range 20 { // cancelled while they wait for their second attempt
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Second, cancel)
+			_ = do(ctx)
+		}
+		if harness.Balance(b) != 4 {
+			t.Fatalf("balance %v, want 4", harness.Balance(b))
+		}
+		leaf.Calls.Store(0)
+		_ = do(t.Context())
+		if leaf.Calls.Load() != 2 {
+			t.Errorf("%d calls of a request with a token, want 2", leaf.Calls.Load())
 		}
 	})
 }

@@ -23,7 +23,7 @@ import (
 
 // A client whose call found another running comes back, and a hedge that did does
 // not end the attempt that runs.
-func TestClientComesBackForWhatIsInProgress(t *testing.T) {
+func TestClientRetriesACallWhoseKeyIsInProgress(t *testing.T) {
 	t.Parallel()
 	for name, policy := range map[string]interceptors.Policy{
 		"retried": {Retry: &interceptors.RetryPolicy{MaxAttempts: 20}},
@@ -59,7 +59,7 @@ func TestClientComesBackForWhatIsInProgress(t *testing.T) {
 	}
 }
 
-func TestZombieThatFailsAnswersWithItsSuccessorsOutcome(t *testing.T) {
+func TestSupersededRunThatFailsAnswersWithItsSuccessorsOutcome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		shared, store := idempotency.NewMemory(), harness.NewFaultyStore()
@@ -116,7 +116,7 @@ func TestLeaseLastsUntilTheOutcomeIsStored(t *testing.T) {
 
 // Nobody asks again for a failure that is kept, neither the first time nor when it
 // is replayed; whoever is told to come back is not told not to.
-func TestPushbackSaysWhatIsKnownOfTheKey(t *testing.T) {
+func TestPushbackDependsOnTheStateOfTheKey(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
 	count := grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
@@ -210,7 +210,7 @@ func TestStoreThatHangsOrCannotWaitKeepsNobodyPastItsDeadline(t *testing.T) {
 
 // Every run after one that may have had an effect is told so, until there is an outcome; a
 // handler that knows of none says so.
-func TestRunAfterAFailureIsToldOfAPossibleEffect(t *testing.T) {
+func TestRunAfterAFailureKnowsOfAPossibleEffect(t *testing.T) {
 	t.Parallel()
 	down := status.Error(codes.Unavailable, "the bank is down")
 	for name, tc := range map[string]struct {

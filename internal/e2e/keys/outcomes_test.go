@@ -74,7 +74,7 @@ func TestCorruptOutcomeIsNeverASecondRun(t *testing.T) {
 	}
 }
 
-func TestTraceSaysWhatBecameOfTheKeyAndNotTheKey(t *testing.T) {
+func TestTraceHasTheOutcomeOfTheKeyAndNotTheKey(t *testing.T) {
 	t.Parallel()
 	spans := tracetest.NewSpanRecorder()
 	provider := trace.NewTracerProvider(trace.WithSpanProcessor(spans))

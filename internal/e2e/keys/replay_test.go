@@ -64,7 +64,7 @@ func TestRelayedMarkOfAReplayIsNotTheHandlers(t *testing.T) {
 	}
 }
 
-func TestCallsThatNoKeyIsLookedAtAreMadeEachTime(t *testing.T) {
+func TestReadsAndCallsWithoutAKeyRunEachTime(t *testing.T) {
 	t.Parallel()
 	b := &harness.Bank{}
 	c := b.Open(t, idempotency.NewMemory()).Customer()
@@ -146,7 +146,7 @@ func TestKeyMayComeInTheRequest(t *testing.T) {
 	}
 }
 
-func TestFailuresAreKeptByCodeOrMark(t *testing.T) {
+func TestFailuresAreStoredByCodeOrIfFinal(t *testing.T) {
 	t.Parallel()
 	detailed, _ := status.New(codes.NotFound, "no such account").WithDetails(&errdetails.ResourceInfo{ResourceName: "rent"})
 	for name, tc := range map[string]struct {

@@ -108,7 +108,7 @@ func (s *silent) Begin(ctx context.Context, _ idempotency.Claim) (idempotency.Be
 }
 
 // If the call that the others wait for ends without a run, another takes its place.
-func TestDuplicatesOfACallThatIsGivenUpRun(t *testing.T) {
+func TestDuplicatesOfACallThatIsCancelledRun(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		elsewhere := idempotency.NewMemory()

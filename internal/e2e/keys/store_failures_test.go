@@ -124,7 +124,7 @@ func TestLeaseLastsForAsLongAsTheHandlerRuns(t *testing.T) {
 // A server that was cut off from the store for longer than its lease is taken
 // over: its handler is told so by its context, what it returns is void, and its
 // caller gets its successor's outcome.
-func TestZombieAnswersWithItsSuccessorsOutcome(t *testing.T) {
+func TestSupersededRunAnswersWithItsSuccessorsOutcome(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		back      time.Duration // when the zombie's store answers again
@@ -182,7 +182,7 @@ func TestZombieAnswersWithItsSuccessorsOutcome(t *testing.T) {
 }
 
 // A zombie whose successor has given up does not run its handler again.
-func TestZombieWithoutASuccessorsOutcomeSaysSo(t *testing.T) {
+func TestSupersededRunWithoutASuccessorsOutcomeIsLeaseLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		shared := idempotency.NewMemory()

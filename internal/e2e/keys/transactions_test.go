@@ -15,7 +15,7 @@ import (
 
 // A handler is told by a transaction, too, that another may have had its effect,
 // and its calls have the keys that they had there.
-func TestTransactionTellsThatItTakesOver(t *testing.T) {
+func TestHandlerInATransactionKnowsThatItTakesOver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var (

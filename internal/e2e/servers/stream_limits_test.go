@@ -63,7 +63,7 @@ func TestLimitsOfAStreamAllocateNothingForAMessage(t *testing.T) { //nolint:para
 
 // The client gets the status when the limit is reached, however long the handler goes
 // on, and with it the report.
-func TestClientOfAStreamThatIsCutHearsAtOnce(t *testing.T) {
+func TestClientOfAStreamThatIsCutIsNotifiedAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		returned := make(chan error, 1)
@@ -317,7 +317,7 @@ func (panickyCodec) Marshal(any) ([]byte, error) { panic("a bug") }
 func (panickyCodec) Unmarshal([]byte, any) error { return nil }
 func (panickyCodec) Name() string                { return "proto" }
 
-func TestSendThatPanicsIsOver(t *testing.T) {
+func TestSendThatPanicsDoesNotTimeOutLater(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := harness.ServeStreams(t, func(s harness.Side, _ grpc.ServerStream) error {

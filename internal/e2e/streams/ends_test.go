@@ -96,7 +96,7 @@ func TestHeaderComesWhileAnotherReceives(t *testing.T) {
 
 // A sender is told that the server has ended the stream, also if it has answered
 // and nobody has looked, however little is sent.
-func TestSenderIsToldThatTheServerHasEnded(t *testing.T) {
+func TestSendReturnsEOFOnceTheServerHasEnded(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "x"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -143,7 +143,7 @@ func TestEmptyMessagesAreCountedToo(t *testing.T) {
 }
 
 // The time that an application takes to read a stream is not the way's.
-func TestSlowReaderTeachesNothingOfTheWay(t *testing.T) {
+func TestSlowReaderDoesNotRaiseTheMeasuredRoundTrip(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := harness.ServeAll(t, func(context.Context) error { return status.Error(codes.NotFound, "") }, harness.NewServer(t).ServerOptions()...)
@@ -167,7 +167,7 @@ func TestSlowReaderTeachesNothingOfTheWay(t *testing.T) {
 
 // What gRPC tells of a stream that has ended is told, also if it failed before
 // it answered: header, trailer, peer.
-func TestStreamThatHasFailedTellsWhatItWas(t *testing.T) {
+func TestFailedStreamHasHeaderTrailerAndPeer(t *testing.T) {
 	t.Parallel()
 	harness.ForKinds(t, func(t *testing.T, k harness.Kind, texts []string) {
 		t.Helper()

@@ -20,7 +20,7 @@ import (
 
 // A server may want its responses read before it reads on: what is sent again
 // does not wait for that, nor does it keep anybody from reading.
-func TestSendingAgainDoesNotKeepFromReceiving(t *testing.T) {
+func TestReplayDoesNotBlockReceiving(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const messages, size = 60, 4000 // more than a window, less than is kept

@@ -257,7 +257,7 @@ func TestStreamLeavesNothingHoweverItEnds(t *testing.T) {
 
 // A client that has sent everything and closed its side may let go of the stream: the
 // server's work goes on, whatever the garbage collector does, as with gRPC alone.
-func TestStreamThatIsLetGoIsNotEnded(t *testing.T) {
+func TestStreamThatIsGarbageIsNotEnded(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []interceptors.Mode{interceptors.Enforce, interceptors.Observe} {
 		received, proceed, result := make(chan struct{}), make(chan struct{}), make(chan error, 1)

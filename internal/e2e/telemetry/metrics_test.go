@@ -44,7 +44,7 @@ hopbound.server.forgotten_clocks {clock} {} 0
 	})
 }
 
-func TestMetricsOfAHedgeAndOfWorkForNobody(t *testing.T) {
+func TestMetricsOfAHedgeAndOfWastedWork(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		reader, meter := harness.Metered()
