@@ -52,6 +52,7 @@ func (f *forest) request(rng *rand.Rand) {
 	t := &tree{forest: f}
 	root := &Allotment{}
 	_, late := t.handle(root, 0, rng)
+	t.conserved(root)
 	root.Close()
 	late()
 	t.finished(root)
@@ -239,6 +240,9 @@ func (t *tree) conserved(a *Allotment) {
 	}
 	if a.free+a.lent+a.used != a.received+a.earned {
 		t.complain("free, lent and used tokens are not those received and earned")
+	}
+	if a.inFlight == 0 && a.lent != 0 {
+		t.complain("tokens are lent, though no call is in flight")
 	}
 	if a.free < 0 || a.lent < 0 || a.used < 0 || a.received < 0 {
 		t.complain("a negative count")

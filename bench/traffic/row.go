@@ -11,7 +11,7 @@ type row struct {
 	MiddleCalls float64  `json:"middle_calls_per_request"`
 	Failed      int      `json:"failed"`
 	Requests    int      `json:"requests"`
-	Recovery    *float64 `json:"recovery_seconds,omitempty"`
+	Recovery    *float64 `json:"-"` // seconds until a storm is over
 
 	TwiceBad int     `json:"-"` // calls that reached the bad backend more than once
 	Settled  float64 `json:"-"` // success in the last third of a storm
