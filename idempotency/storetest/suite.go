@@ -114,7 +114,13 @@ func (s *scene) want(b idempotency.BeginResult, state idempotency.State) {
 	}
 }
 
+// complete stores an outcome for longer than a case takes, on however slow a machine.
 func (s *scene) complete(l idempotency.Lease, with string) error {
+	return s.store.Complete(s.Context(), l, []byte(with), time.Hour)
+}
+
+// completeBriefly stores an outcome whose retention a case awaits.
+func (s *scene) completeBriefly(l idempotency.Lease, with string) error {
 	return s.store.Complete(s.Context(), l, []byte(with), retention)
 }
 
