@@ -174,7 +174,7 @@ var claimCases = []testCase{ //nolint:gochecknoglobals // a table that nothing c
 	}},
 	{"an outcome is kept for its retention", func(s *scene) {
 		old := s.run("a")
-		s.ok(s.completeBriefly(old, outcome))
+		s.ok(s.completeBriefly(old))
 		time.Sleep(retention / 2)
 		s.want(s.begin("b"), idempotency.Replay)
 		time.Sleep(retention/2 + beyond)

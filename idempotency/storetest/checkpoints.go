@@ -43,8 +43,8 @@ var checkpointCases = []testCase{ //nolint:gochecknoglobals // a table that noth
 		s.want(s.begin("b"), idempotency.Join)
 		s.want(s.look(), idempotency.Join)
 		s.ok(s.store.Extend(s.Context(), a, lease))
-		s.ok(s.completeBriefly(a, outcome))
-		s.ok(s.completeBriefly(a, outcome))
+		s.ok(s.completeBriefly(a))
+		s.ok(s.completeBriefly(a))
 		s.lost(s.store.Save(s.Context(), a, []byte("of a done write")))
 		if b := s.begin("b"); b.State != idempotency.Replay || string(b.Outcome) != outcome || len(b.Checkpoint) > 0 {
 			s.Errorf("got %v %q, checkpoint %q", b.State, b.Outcome, b.Checkpoint)

@@ -29,7 +29,7 @@ var leaseCases = []testCase{ //nolint:gochecknoglobals // a table that nothing c
 			s.want(b, idempotency.Join)
 		}
 		s.id = newID(s.T)
-		s.ok(s.completeBriefly(s.run("a"), outcome))
+		s.ok(s.completeBriefly(s.run("a")))
 		start = time.Now()
 		time.Sleep(retention * 3 / 4)
 		if b := s.begin("b"); time.Since(start) < retention {
@@ -159,7 +159,7 @@ var leaseCases = []testCase{ //nolint:gochecknoglobals // a table that nothing c
 		time.Sleep(lease + beyond)
 		e := runAs("e", true)
 		s.lost(s.releaseEffect(b))
-		s.ok(s.completeBriefly(e, outcome))
+		s.ok(s.completeBriefly(e))
 		s.lost(s.releaseEffect(e))
 		time.Sleep(retention + beyond)
 		runAs("f", false)
@@ -193,7 +193,7 @@ var leaseCases = []testCase{ //nolint:gochecknoglobals // a table that nothing c
 		absent(true)
 		s.ok(s.store.Extend(s.Context(), l, lease)) // it is late, and nobody took over
 		s.want(s.look(), idempotency.Join)
-		s.ok(s.completeBriefly(l, outcome))
+		s.ok(s.completeBriefly(l))
 		if b := s.look(); b.State != idempotency.Replay || string(b.Outcome) != outcome {
 			s.Errorf("got %v %q", b.State, b.Outcome)
 		}

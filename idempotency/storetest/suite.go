@@ -120,8 +120,8 @@ func (s *scene) complete(l idempotency.Lease, with string) error {
 }
 
 // completeBriefly stores an outcome whose retention a case awaits.
-func (s *scene) completeBriefly(l idempotency.Lease, with string) error {
-	return s.store.Complete(s.Context(), l, []byte(with), retention)
+func (s *scene) completeBriefly(l idempotency.Lease) error {
+	return s.store.Complete(s.Context(), l, []byte(outcome), retention)
 }
 
 func (s *scene) release(l idempotency.Lease) error {
