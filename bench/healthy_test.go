@@ -1,6 +1,7 @@
 package bench_test
 
 import (
+	"math"
 	"testing"
 
 	"github.com/hopbound/hopbound/bench"
@@ -46,13 +47,18 @@ func TestTracesCostLessThanOtelgrpcs(t *testing.T) {
 	}
 }
 
-// allocations returns how many allocations a call makes on average.
+// allocations returns how many allocations a call makes on average: the least of five averages, since
+// gRPC makes more when its goroutines happen to hand over more often, and never fewer.
 func allocations(t *testing.T, stack bench.Stack) float64 {
 	t.Helper()
 	h := start(t, stack)
-	return testing.AllocsPerRun(2000, func() {
-		if err := h.Call(); err != nil {
-			t.Error(err)
-		}
-	})
+	least := math.Inf(1)
+	for range 5 {
+		least = min(least, testing.AllocsPerRun(500, func() {
+			if err := h.Call(); err != nil {
+				t.Error(err)
+			}
+		}))
+	}
+	return least
 }

@@ -2,6 +2,7 @@ package streams_test
 
 import (
 	"context"
+	"io"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -53,6 +54,50 @@ func TestOnFinishMayUseTheStream(t *testing.T) {
 					t.Errorf("got %v", err)
 				}
 				<-sender
+			})
+		})
+	}
+}
+
+// If a sender finds that the call has ended, OnFinish is called, as in gRPC, before RecvMsg returns
+// the status, or when the context ends.
+func TestOnFinishIsLeftToTheReceiver(t *testing.T) {
+	t.Parallel()
+	none := func(harness.Side, grpc.ServerStream) error { return status.Error(codes.NotFound, "") }
+	for name, native := range map[string]bool{"gRPC": true, "Hopbound": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var opts []grpc.DialOption
+				if !native {
+					opts = harness.NewClient(t, harness.FastRetry()).DialOptions()
+				}
+				cc := harness.ServeStreams(t, none).Dial(opts...)
+				for _, received := range []bool{true, false} {
+					ctx, cancel := context.WithCancel(t.Context())
+					var finished atomic.Int64
+					s, err := harness.Kinds()[2].Open(ctx, cc, grpc.OnFinish(func(error) { finished.Add(1) }))
+					if err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait() // the server has answered
+					if err := s.Send("a"); err != io.EOF {
+						t.Errorf("Send returned %v", err)
+					}
+					if finished.Load() != 0 {
+						t.Error("the sender has called OnFinish")
+					}
+					if received {
+						_, _ = s.Recv()
+					} else {
+						cancel()
+						synctest.Wait()
+					}
+					if finished.Load() != 1 {
+						t.Errorf("received %v: OnFinish was called %d times", received, finished.Load())
+					}
+					cancel()
+				}
 			})
 		})
 	}

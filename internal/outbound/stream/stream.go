@@ -41,7 +41,8 @@ type Stream struct {
 	desc     *grpc.StreamDesc
 	conn     *grpc.ClientConn
 	streamer grpc.Streamer
-	cancel   context.CancelFunc // of the call's context
+	caller   context.Context
+	cancel   context.CancelFunc // of the call's context, which is derived from the caller's
 
 	recv      mutex
 	send      mutex
@@ -58,8 +59,9 @@ type Stream struct {
 	result     error         // of the call when it is over
 	changed    chan struct{} // closed when current, committed or over has changed
 
-	notify func() // the user's OnFinish, to be called when no lock is held
-	inside int    // calls of the application to the stream that are under way
+	notify  func()      // the user's OnFinish, to be called when no lock is held
+	unwatch func() bool // if OnFinish was left to the receiver: stops waiting for the caller's context
+	inside  int         // calls of the application to the stream that are under way
 
 	race *race // nil if the call is not hedged
 }
@@ -117,7 +119,7 @@ func (c *Client) Interceptor(native bool) grpc.StreamClientInterceptor {
 			return streamer(ctx, desc, cc, fullMethod, opts...)
 		}
 		s := &Stream{
-			client: c, desc: desc, conn: cc, streamer: streamer,
+			client: c, desc: desc, conn: cc, streamer: streamer, caller: ctx,
 			recv: newMutex(), send: newMutex(), changed: make(chan struct{}), driving: true,
 		}
 		s.call.Streaming, s.call.Native = true, native
@@ -247,19 +249,41 @@ func (s *Stream) unlock() {
 	}
 }
 
-// enter and leave surround each of the application's calls.
+// enter surrounds each of the application's calls, together with leave or leaveToReceiver.
 func (s *Stream) enter() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inside++
 }
 
+// leave calls the user's OnFinish if the call has ended.
 func (s *Stream) leave() {
 	s.mu.Lock()
 	s.inside--
-	notify := s.notify
+	s.mu.Unlock()
+	s.notifyUser()
+}
+
+// leaveToReceiver leaves the user's OnFinish, which may wait for the sender, to whoever receives the
+// status, as gRPC does. If nobody receives it, OnFinish is called when the caller's context ends.
+func (s *Stream) leaveToReceiver() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inside--
+	if s.notify != nil && s.unwatch == nil {
+		s.unwatch = context.AfterFunc(s.caller, s.notifyUser)
+	}
+}
+
+// notifyUser calls the user's OnFinish, unless that has been done or the call has not ended.
+func (s *Stream) notifyUser() {
+	s.mu.Lock()
+	notify, unwatch := s.notify, s.unwatch
 	s.notify = nil
 	s.mu.Unlock()
+	if unwatch != nil {
+		unwatch()
+	}
 	if notify != nil {
 		notify()
 	}
@@ -267,13 +291,19 @@ func (s *Stream) leave() {
 
 // SendMsg sends a message. A retry sends the message as it is now. As on any stream of gRPC, io.EOF
 // means that RecvMsg returns the status.
-func (s *Stream) SendMsg(m any) error {
+func (s *Stream) SendMsg(m any) (err error) {
 	s.enter()
-	defer s.leave()
+	defer func() {
+		if err == nil || errors.Is(err, io.EOF) {
+			s.leaveToReceiver()
+		} else {
+			s.leave()
+		}
+	}()
 	if s.race != nil {
 		return s.startRace(m)
 	}
-	err := s.sendMsg(m)
+	err = s.sendMsg(m)
 	if !s.desc.ClientStreams && errors.Is(err, io.EOF) {
 		return nil // as gRPC has it: the status comes from RecvMsg
 	}
@@ -283,7 +313,7 @@ func (s *Stream) SendMsg(m any) error {
 // CloseSend closes the application's side.
 func (s *Stream) CloseSend() error {
 	s.enter()
-	defer s.leave()
+	defer s.leaveToReceiver()
 	if s.race != nil {
 		return nil
 	}
