@@ -2,6 +2,7 @@ package streams_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync/atomic"
 	"testing"
@@ -81,7 +82,7 @@ func TestOnFinishIsLeftToTheReceiver(t *testing.T) {
 						t.Fatal(err)
 					}
 					synctest.Wait() // the server has answered
-					if err := s.Send("a"); err != io.EOF {
+					if err := s.Send("a"); !errors.Is(err, io.EOF) {
 						t.Errorf("Send returned %v", err)
 					}
 					if finished.Load() != 0 {
