@@ -41,6 +41,7 @@ func NewClient(opts ...ClientOption) (*Client, error) {
 	calls, err := outbound.New(outbound.Config{
 		Telemetry:     s.telemetry,
 		AttemptKind:   s.attemptKind,
+		FoldAttempts:  s.foldAttempts,
 		Observe:       s.mode == Observe,
 		Budget:        s.budget,
 		Policies:      source(s.policies),

@@ -26,6 +26,7 @@ type clientSettings struct {
 	reserve      time.Duration
 	fixedReserve bool
 	attemptKind  trace.SpanKind
+	foldAttempts bool
 	strict       bool
 	errs         []error
 }
@@ -35,10 +36,9 @@ type clientOption func(*clientSettings)
 func (f clientOption) applyClient(s *clientSettings) { f(s) }
 
 // WithAttemptSpans sets the kind of the spans of attempts. Without it, they are CLIENT spans, except on
-// connections with a stats handler of otelgrpc or of grpc-go's stats/opentelemetry, which itself makes a
-// CLIENT span below each attempt: there they are INTERNAL. Set [trace.SpanKindInternal] if another stats
-// handler makes such spans, and [trace.SpanKindClient] if one of these makes none, because it has no
-// tracer provider.
+// connections whose stats handler, such as otelgrpc's, creates a CLIENT span below each attempt: there
+// they are INTERNAL. The first attempt of a connection shows whether there is such a handler, so that its
+// own span is always a CLIENT span. Set [trace.SpanKindInternal] if that matters.
 func WithAttemptSpans(kind trace.SpanKind) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if kind != trace.SpanKindInternal && kind != trace.SpanKindClient {
@@ -46,6 +46,14 @@ func WithAttemptSpans(kind trace.SpanKind) ClientOption {
 		}
 		s.attemptKind = kind
 	})
+}
+
+// WithFoldedAttempts creates no spans of attempts. The CLIENT span that otelgrpc's stats handler creates
+// for each attempt has the attributes with which the attempt started, and an event hopbound.attempt of the
+// call's span says what was decided when it ended. A call with two retries then has seven spans instead
+// of ten. Without such a stats handler, attempts have no spans.
+func WithFoldedAttempts() ClientOption {
+	return clientOption(func(s *clientSettings) { s.foldAttempts = true })
 }
 
 // WithBudget sets the retry budget. Its settings apply to each request whose first call this client

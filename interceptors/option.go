@@ -78,9 +78,12 @@ func WithPropagators(propagators propagation.TextMapPropagator) Option {
 	})
 }
 
-// WithLogger sets the logger for what no single call shows: failures of the idempotency store with
-// their cause, lost leases, the warning of [Server.Check], interceptors that are installed twice, and
-// retries by another interceptor. Calls are not logged. The default is [slog.Default].
+// WithLogger sets the logger for what callers cannot see: failures of the idempotency store with their
+// cause, lost leases, malformed values that were ignored, rejected calls, the warning of [Server.Check],
+// interceptors that are installed twice, retries by another interceptor, and stats handlers that start
+// traces of their own. All are logged at level warn. Of each kind that may happen in any call, at most
+// one in a second is logged, with the number that was suppressed; the others are logged once. The default
+// is [slog.Default].
 func WithLogger(logger *slog.Logger) Option {
 	return option(func(s *shared) error {
 		if logger == nil {

@@ -73,7 +73,7 @@ func (t *totals) count(name string, set *attribute.Set, n float64) {
 	if label(set, "grpc.method") != passMethod() {
 		return
 	}
-	if name == "hopbound.client.attempts" {
+	if name == "hopbound.client.decisions" {
 		t.decisions[label(set, "hopbound.decision")] += n
 	}
 }

@@ -42,7 +42,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn
 	}
 	t := &c.request.Telemetry
 	ctx = s.telemetry.Start(ctx, t, c.method.telemetry, c.observe, telemetry.Arrival{
-		Outside: c.outside, Attempt: header.Attempt, Lent: header.Budget, HasLent: header.HasBudget,
+		Outside: c.outside, Root: !header.HasSent && !header.HasBudget, Attempt: header.Attempt, Lent: header.Budget, HasLent: header.HasBudget,
 	})
 	if malformed {
 		t.Malformed(ctx, wire.ContextKey)

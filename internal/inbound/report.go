@@ -71,7 +71,7 @@ func (c *call) close(err error) (used int, took time.Duration) {
 	if c.waits != unlimited {
 		late = took - max(0, c.waits)
 	}
-	c.request.Telemetry.End(&c.request, err, c.request.Allotment.Used(), late)
+	c.request.Telemetry.End(&c.request, err, c.request.Allotment.Used(), took, late)
 	if c.cancel != nil {
 		c.cancel()
 	}

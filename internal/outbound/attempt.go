@@ -2,6 +2,7 @@ package outbound
 
 import (
 	"context"
+	"net"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -14,7 +15,6 @@ import (
 	"github.com/hopbound/hopbound/internal/telemetry"
 	"github.com/hopbound/hopbound/internal/tried"
 	"github.com/hopbound/hopbound/internal/wire"
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
@@ -35,17 +35,17 @@ type Attempt struct {
 	Expired  bool        // its own timeout has ended it; set for streams, whose context does not tell
 	Answered bool        // it is a stream that had answered when the application ended it
 	Timeout  time.Duration
-	Span     trace.Span // nil if it is not recorded
 
-	self    attemptContext
-	n       int // from 1
-	started time.Time
-	paid    bool          // it was paid for before it was made
-	charge  charge        // what it was paid with
-	ready   bool          // the connection was ready
-	loan    budget.Loan   // of tokens to the callee
-	allowed time.Duration // until the deadline that the callee is told; 0 if there is none
-	hedge   string        // telemetry.HedgeResultWon or HedgeResultLost, if others were made at the same time
+	recorded telemetry.Attempt
+	self     attemptContext
+	n        int // from 1
+	started  time.Time
+	paid     bool          // it was paid for before it was made
+	charge   charge        // what it was paid with
+	ready    bool          // the connection was ready
+	loan     budget.Loan   // of tokens to the callee
+	allowed  time.Duration // until the deadline that the callee is told; 0 if there is none
+	hedge    string        // telemetry.HedgeResultWon or HedgeResultLost, if others were made at the same time
 
 	lastBelow    atomic.Uint32 // the code of the last call that gRPC has finished for the attempt, as a request.Codes
 	earlierBelow atomic.Uint32 // the codes of earlier ones
@@ -53,7 +53,9 @@ type Attempt struct {
 	// What settle finds out.
 	settled         bool
 	received        bool // gRPC had finished the attempt, so that trailer and peer can be read
+	touched         bool // a server may have seen it
 	unsent          bool // there was no backend to send it to, so that it costs nothing
+	unknown         bool // how many tokens were used is unknown
 	ended           time.Time
 	report          wire.Report
 	hasReport       bool
@@ -86,10 +88,14 @@ func (c *Call) Begin(a *Attempt, hedges int) (ctx context.Context, cancel contex
 		ctx, cancel = context.WithDeadline(ctx, a.started.Add(a.Timeout))
 	}
 	header, reserve := c.header(ctx, a)
-	ctx, a.Span = c.telemetry.StartAttempt(ctx, telemetry.Attempt{Number: a.n, Lent: a.loan.Tokens(), Started: a.started, Reserve: reserve})
-	a.self.Context = c.outgoing(ctx, a, header) //nolint:fatcontext // each attempt has its own
+	a.recorded = telemetry.Attempt{Number: a.n, Lent: a.loan.Tokens(), Started: a.started, Reserve: reserve}
+	ctx, carrier := c.telemetry.StartAttempt(ctx, &a.recorded)
+	a.self.Context = c.outgoing(ctx, a, carrier, header) //nolint:fatcontext // each attempt has its own
 	return &a.self, cancel
 }
+
+// Watch adds to the options of an attempt what its telemetry needs.
+func (a *Attempt) Watch(opts []grpc.CallOption) []grpc.CallOption { return a.recorded.Watch(opts) }
 
 // attemptContext is the context of an attempt. It is a part of the attempt, so that it costs no
 // allocation.
@@ -139,6 +145,7 @@ func (c *Call) invoke(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInv
 	if cancel != nil {
 		defer cancel()
 	}
+	opts = a.Watch(opts)
 	a.Making.Store(true)
 	err := invoker(ctx, c.FullMethod, req, reply, cc, opts...)
 	a.Making.Store(false)
@@ -224,9 +231,9 @@ func (c *Call) header(ctx context.Context, a *Attempt) (h wire.Context, reserve 
 }
 
 // outgoing returns the context of an attempt with its metadata.
-func (c *Call) outgoing(ctx context.Context, a *Attempt, h wire.Context) context.Context {
+func (c *Call) outgoing(ctx context.Context, a *Attempt, carrier []string, h wire.Context) context.Context {
 	var buf [wire.MaxLen]byte
-	kv := append(append(make([]string, 0, 10), c.telemetry.Carrier(ctx)...), wire.ContextKey, string(h.Append(buf[:0])))
+	kv := append(append(make([]string, 0, 10), carrier...), wire.ContextKey, string(h.Append(buf[:0])))
 	if a.n > 1 {
 		kv = append(kv, previousAttemptsKey, strconv.Itoa(a.n-1))
 	}
@@ -238,10 +245,18 @@ func (c *Call) outgoing(ctx context.Context, a *Attempt, h wire.Context) context
 
 // EndAttempt records the end of an attempt.
 func (c *Call) EndAttempt(a *Attempt, err error, d telemetry.Decision) {
-	c.telemetry.EndAttempt(&a.self, a.Span, &telemetry.AttemptEnd{
-		Err: err, Decision: d, Reason: c.Reason, Used: a.loan.Used(), Hedge: a.hedge, Ended: a.ended,
+	c.telemetry.EndAttempt(&a.self, &a.recorded, &telemetry.AttemptEnd{
+		Err: err, Decision: d, Reason: c.Reason, Reached: a.touched, Peer: a.backend(),
+		Used: a.loan.Used(), Unknown: a.unknown, Hedge: a.hedge, Ended: a.ended,
 	})
-	a.Span = nil
+}
+
+// backend returns the address of the server that was picked, or nil if none was or it is unknown.
+func (a *Attempt) backend() net.Addr {
+	if !a.received {
+		return nil
+	}
+	return a.Peer.Addr
 }
 
 // EndPanicked ends an attempt below which something has panicked. The callee may have used its tokens.
@@ -253,5 +268,5 @@ func (c *Call) EndPanicked(a *Attempt) {
 // RecordMessages records how many messages of a stream were sent and received in an attempt, and what
 // committed the stream to it.
 func (c *Call) RecordMessages(a *Attempt, sent, received int64, committedBy string) {
-	c.telemetry.Messages(a.Span, sent, received, committedBy)
+	c.telemetry.Messages(&a.recorded, sent, received, committedBy)
 }

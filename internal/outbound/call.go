@@ -278,6 +278,7 @@ func (c *Call) End(err error) {
 	}
 	end := telemetry.CallEnd{
 		Err: err, Attempts: c.attempts, Decision: c.Decision, Reason: c.Reason, Hedged: c.policy.Hedge != nil, Paused: c.paused,
+		Took: c.ended.Sub(c.started),
 	}
 	if key := c.sentKey(); key != "" && c.telemetry.Recorded() {
 		end.KeyHash = key.Hash()

@@ -25,6 +25,7 @@ type Source interface {
 // Config is the configuration of a [Client].
 type Config struct {
 	Telemetry     telemetry.Settings
+	FoldAttempts  bool           // the span of a stats handler has the attributes of an attempt
 	AttemptKind   trace.SpanKind // of the spans of attempts; unspecified if it depends on the connection
 	Observe       bool           // the first mode of all methods
 	Budget        *budget.Budget
@@ -60,7 +61,7 @@ func New(config Config) (*Client, error) {
 	if config.Observe {
 		errs[0] = c.Modes.Set(true, nil)
 	}
-	c.telemetry, errs[1] = telemetry.NewClient(&c.config.Telemetry, config.AttemptKind)
+	c.telemetry, errs[1] = telemetry.NewClient(&c.config.Telemetry, config.AttemptKind, config.FoldAttempts)
 	c.declared, errs[2] = policy.ReadDeclarations(protoregistry.GlobalFiles)
 	errs[3] = c.observeBudget()
 	c.reserved = append([]string{wire.ContextKey, previousAttemptsKey}, c.telemetry.Reserved()...)

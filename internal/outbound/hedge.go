@@ -36,7 +36,7 @@ func (c *Call) DisableHedging() {
 func (c *Call) hedge(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
 	last, err := c.Race(func(ctx context.Context, r *Runner) error {
 		r.Result = NewLike(reply)
-		opts := c.observe(&r.Attempt, slices.Clone(c.Options), r.Finish)
+		opts := r.Watch(c.observe(&r.Attempt, slices.Clone(c.Options), r.Finish))
 		r.Making.Store(true)
 		defer r.Making.Store(false)
 		return invoker(ctx, c.FullMethod, req, r.Result, cc, opts...)

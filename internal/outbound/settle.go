@@ -26,6 +26,7 @@ func (c *Call) Settle(a *Attempt, err error) {
 	a.received = a.Finished.Load()
 	c.readReport(a)
 	reached := err == nil || a.reached()
+	a.touched = reached
 	a.unsent = !reached && (!a.ready || !c.ready())
 	c.settleLoan(a, err, reached)
 	c.seen = c.seen || reached
@@ -51,8 +52,10 @@ func (c *Call) settleLoan(a *Attempt, err error, reached bool) {
 		}
 	case err != nil && !isLocal(err) && c.lost(a):
 		a.loan.Lost()
+		a.unknown = true
 	case a.malformedReport && err != nil && a.used == 0: // how many were used is unknown
 		a.loan.Settle(a.loan.Tokens())
+		a.unknown = true
 	default:
 		if a.used > a.loan.Tokens() {
 			c.telemetry.Overreported()

@@ -12,9 +12,11 @@ const (
 
 	attrAttempts  = attribute.Key("hopbound.attempts")
 	attrDecision  = attribute.Key("hopbound.decision")
-	attrMode      = attribute.Key("hopbound.mode") // on spans only if it is observe
+	attrMode      = attribute.Key("hopbound.mode")        // on spans only if it is observe
+	attrLost      = attribute.Key("hopbound.budget.lost") // tokens of which nobody knows whether they were used
 	attrUsed      = attribute.Key("hopbound.budget.used")
 	attrExcess    = attribute.Key("hopbound.deadline.excess_ms")
+	attrLate      = attribute.Key("hopbound.deadline.late_ms")
 	attrReserve   = attribute.Key("hopbound.deadline.reserve_ms")
 	attrBackoff   = attribute.Key("hopbound.backoff_ms")
 	attrReason    = attribute.Key("hopbound.reason")
@@ -42,6 +44,8 @@ const (
 	attrGRPCStatus = attribute.Key("grpc.status")
 	attrSide       = attribute.Key("hopbound.side")
 	attrBudget     = attribute.Key("hopbound.budget")
+	attrRoot       = attribute.Key("hopbound.root")    // the request starts with the call
+	attrReached    = attribute.Key("hopbound.reached") // a server may have seen the attempt
 )
 
 // Sides of a call.
@@ -141,6 +145,14 @@ const (
 	CauseStoreError = "renew_failed" // the store failed when the lease was to be renewed
 	CauseTakenOver  = "record_lost"  // the lease was renewed: the store lost the record, or an operator released it
 )
+
+// modeIndex is the place of a mode in arrays.
+func modeIndex(observe bool) int {
+	if observe {
+		return 1
+	}
+	return 0
+}
 
 // modeName returns the value of attrMode.
 func modeName(observe bool) string {

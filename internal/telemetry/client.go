@@ -3,34 +3,36 @@ package telemetry
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"time"
 
-	"github.com/hopbound/hopbound/internal/cache"
 	"github.com/hopbound/hopbound/internal/hoperr"
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 )
 
 // Client records the outgoing calls of a client. It is safe for concurrent use.
 type Client struct {
-	settings *Settings
-	trace    *tracing        // nil if there is no tracer provider
-	count    *clientCounters // nil if there is no meter provider
+	settings    *Settings
+	trace       *tracing        // nil if there is no tracer provider
+	count       *clientCounters // nil if there is no meter provider
+	attemptKind trace.SpanKind  // unspecified if it depends on the connection
+	folds       bool            // attempts have no spans of their own
+	connections connections
 
 	installedTwice logOnce
 	otherRetries   logOnce
+	rejections     logLimit
+	ignored        logLimit
 }
 
-// NewClient returns what records the calls of a client. The argument attemptKind is the kind of
-// the spans of attempts; if it is unspecified, it depends on the connection.
-func NewClient(s *Settings, attemptKind trace.SpanKind) (*Client, error) {
-	c := &Client{settings: s, trace: newTracing(s)}
-	if c.trace != nil {
-		c.trace.attemptKind = attemptKind
-	}
+// NewClient returns what records the calls of a client. The argument attemptKind is the kind of the
+// spans of attempts; if it is unspecified, it depends on the connection. If fold is set, attempts have
+// no spans of their own, and a stats handler's span has their attributes.
+func NewClient(s *Settings, attemptKind trace.SpanKind, fold bool) (*Client, error) {
+	c := &Client{settings: s, trace: newTracing(s), attemptKind: attemptKind, folds: fold}
 	var err error
 	c.count, err = newClientCounters(s)
 	return c, err
@@ -52,20 +54,6 @@ func (c *Client) Reserved() []string {
 // name it.
 func (c *Client) NewMethod(name string, known bool) *Method { return newMethod(c.trace, name, known) }
 
-// Target is a target in metrics.
-type Target struct {
-	label  string
-	series [2]cache.Names[clientSeries] // by method, of calls and of observed calls
-}
-
-// NewTarget returns a target by its canonical name, which may be empty.
-func NewTarget(name string) *Target {
-	if name == "" {
-		name = other
-	}
-	return &Target{label: name}
-}
-
 // Call is one outgoing call. The zero value is one of no client.
 type Call struct {
 	client   *Client
@@ -73,8 +61,11 @@ type Call struct {
 	method   *Method
 	target   *Target
 	observed bool
+	root     bool       // it belongs to no request
 	span     trace.Span // nil if it is not recorded
-	maker    spanMaker
+
+	conn     *atomic.Pointer[handlers] // of the connection; nil if nothing is recorded
+	handlers *handlers                 // as they were known when the call started; nil if they were not
 }
 
 // Start starts the record of a call, and returns the context of its span.
@@ -86,95 +77,14 @@ func (c *Client) Start(ctx context.Context, call *Call, m *Method, t *Target, cc
 		if span.IsRecording() {
 			call.span = span
 		}
-		call.maker = c.trace.spanMaker(cc)
+	}
+	if c.trace != nil || c.count != nil {
+		if call.conn = c.connections.of(cc); call.conn != nil {
+			call.handlers = call.conn.Load()
+		}
 	}
 	call.ctx = ctx
 	return ctx
-}
-
-// Root counts a call that belongs to no request.
-func (c *Call) Root() {
-	if n := c.client.count; n != nil {
-		s := c.series()
-		n.roots.Add(c.ctx, 1, s.root.get(func() *labels { return newLabels(attrGRPCMethod.String(s.method)) }).add...)
-	}
-}
-
-// Carrier returns the metadata that carries the trace of an attempt: keys, each followed by its
-// value.
-func (c *Call) Carrier(ctx context.Context) []string { return c.client.trace.context(ctx, c.maker) }
-
-// Attempt is what is known of an attempt when it starts.
-type Attempt struct {
-	Number  int
-	Lent    int // tokens; not recorded for an observed call, which carries none
-	Started time.Time
-	Reserve time.Duration
-}
-
-// StartAttempt starts the span of an attempt if the call is recorded, and returns its context. The
-// span is nil if it is not recorded.
-func (c *Call) StartAttempt(ctx context.Context, a Attempt) (context.Context, trace.Span) {
-	if c.span == nil {
-		return ctx, nil
-	}
-	opts := c.method.spans.internal
-	if c.client.trace.clientSpan(c.maker) {
-		opts = c.method.spans.client
-	}
-	ctx, span := c.client.trace.tracer.Start(ctx, c.method.Name, opts...)
-	span.SetAttributes(AttrAttempt.Int(a.Number))
-	if !c.observed {
-		span.SetAttributes(AttrLent.Int(a.Lent))
-	}
-	if d, ok := ctx.Deadline(); ok {
-		span.SetAttributes(AttrRemaining.Float64(Millis(d.Sub(a.Started))), attrReserve.Float64(Millis(a.Reserve)))
-	}
-	return ctx, span
-}
-
-// AttemptEnd is what is known of an attempt when it ends.
-type AttemptEnd struct {
-	Err      error
-	Decision Decision
-	Reason   string // empty if the decision says enough
-	Used     int    // tokens
-	Hedge    string // HedgeResultWon or HedgeResultLost, or empty if it was alone
-	Ended    time.Time
-}
-
-// EndAttempt counts an attempt, and ends its span, which may be nil.
-func (c *Call) EndAttempt(ctx context.Context, span trace.Span, a *AttemptEnd) {
-	if n := c.client.count; n != nil {
-		n.attempt(ctx, c.series(), a.Decision)
-	}
-	if span == nil {
-		return
-	}
-	span.SetAttributes(attrDecision.String(string(a.Decision)), attrUsed.Int(a.Used))
-	if a.Reason != "" && a.Decision != HedgeLost {
-		span.SetAttributes(attrReason.String(a.Reason))
-	}
-	failed := isFailure
-	if a.Hedge != "" {
-		span.SetAttributes(attrHedge.String(a.Hedge))
-		if a.Hedge == HedgeResultLost { // it was cancelled because it was no longer needed
-			failed = func(codes.Code) bool { return false }
-		}
-	}
-	endSpan(span, a.Err, c.observed, failed, trace.WithTimestamp(a.Ended))
-}
-
-// Messages records on the span of a stream's attempt how many messages were sent and received, and
-// what ended the time in which the stream could be retried.
-func (c *Call) Messages(span trace.Span, sent, received int64, committedBy string) {
-	if span == nil {
-		return
-	}
-	span.SetAttributes(attrSent.Int64(sent), attrReceived.Int64(received))
-	if committedBy != "" {
-		span.SetAttributes(attrCommitted.String(committedBy))
-	}
 }
 
 // Paused records why no attempt runs for a while, after one has failed with err.
@@ -205,6 +115,9 @@ func (c *Call) Rejected(reason string) {
 	if c.span != nil {
 		c.event("hopbound.refusal", attrReason.String(reason))
 	}
+	if !c.observed && c.client.rejections.ready() {
+		c.client.rejections.warn(c.ctx, c.client.settings.Log(), "a call was rejected", "side", sideClient, "method", "/"+c.method.Name, "reason", reason)
+	}
 }
 
 // Malformed records a value of the metadata that was malformed and ignored.
@@ -214,6 +127,9 @@ func (c *Call) Malformed(key string) {
 	}
 	if c.span != nil {
 		c.event("hopbound.malformed", attrHeader.String(key))
+	}
+	if c.client.ignored.ready() {
+		c.client.ignored.warn(c.ctx, c.client.settings.Log(), "a malformed value was ignored", "side", sideClient, "method", "/"+c.method.Name, "header", key)
 	}
 }
 
@@ -260,12 +176,13 @@ type CallEnd struct {
 	KeyHash  string // empty if there is no key
 	Hedged   bool
 	Paused   time.Duration // during which no attempt was under way
+	Took     time.Duration
 }
 
 // End counts the call, and ends its span.
 func (c *Call) End(e *CallEnd) {
-	if n := c.client.count; n != nil {
-		n.call(c.ctx, c.series(), e)
+	if c.client.count != nil {
+		c.countEnd(e)
 	}
 	if c.span == nil {
 		return

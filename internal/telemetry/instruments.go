@@ -15,6 +15,13 @@ func latencyBounds() metric.HistogramOption {
 		.013, .016, .02, .025, .03, .04, .05, .065, .08, .1, .13, .16, .2, .25, .3, .4, .5, .65, .8, 1, 2, 5, 10, 20, 50, 100)
 }
 
+// headroomBounds are bounds in seconds for the time left until a deadline. Deadlines are mostly a few
+// round numbers of seconds, so that the steps are small there: a percentile is off by a tenth at most.
+func headroomBounds() metric.HistogramOption {
+	return metric.WithExplicitBucketBoundaries(0, .001, .002, .005, .01, .015, .02, .03, .04, .05, .065, .08, .1, .125, .15, .175, .2, .25, .3, .35, .4, .45, .5,
+		.55, .6, .65, .7, .75, .8, .85, .9, .95, 1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2, 2.25, 2.5, 2.75, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30, 45, 60, 120, 300)
+}
+
 // instruments makes the instruments of a meter, and keeps their errors.
 type instruments struct {
 	meter metric.Meter

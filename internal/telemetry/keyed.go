@@ -132,19 +132,13 @@ func (in *Incoming) StoreFailed(ctx context.Context, key idempotency.Key, step S
 	in.warnOfStore(ctx, key, "a step of the idempotency store has failed", "step", string(step), "error", err)
 }
 
-// storeLogPause is the shortest time between two messages about the store. A store that is down
-// fails for each call.
-const storeLogPause = int64(time.Second)
-
 func (in *Incoming) warnOfStore(ctx context.Context, key idempotency.Key, message string, args ...any) {
 	s := in.server
-	now, last := int64(time.Since(s.started))+storeLogPause, s.storeLogged.Load()
-	if now-last < storeLogPause || !s.storeLogged.CompareAndSwap(last, now) {
-		s.suppressed.Add(1)
+	if !s.storeFailures.ready() {
 		return
 	}
-	args = append(args, "store", s.storeKind, "method", "/"+in.method.Name, "key_hash", key.Hash(), "suppressed", s.suppressed.Swap(0))
-	s.settings.Log().WarnContext(ctx, "hopbound: "+message, args...)
+	s.storeFailures.warn(ctx, s.settings.Log(), message,
+		append(args, "store", s.storeKind, "method", "/"+in.method.Name, "key_hash", key.Hash())...)
 }
 
 // ObserveStore lets the meter read the statistics of a store. The store must not refer to owner.

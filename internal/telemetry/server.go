@@ -2,7 +2,9 @@ package telemetry
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/hopbound/hopbound/internal/hoperr"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Server records the incoming calls of a server. It is safe for concurrent use.
@@ -21,17 +24,20 @@ type Server struct {
 
 	series [2]cache.Names[serverSeries] // by method, of calls and of observed calls
 
-	started        time.Time
-	storeLogged    atomic.Int64 // when a message about the store was last logged, in ns since started
-	suppressed     atomic.Int64
+	grpcMetrics atomic.Pointer[bool] // whether stats/opentelemetry exports the metrics of gRFC A66; nil if it is unknown
+
 	installedTwice logOnce
 	uncuttable     logOnce
+	splitTrace     logOnce
+	storeFailures  logLimit
+	rejections     logLimit
+	ignored        logLimit
 }
 
 // NewServer returns what records the calls of a server. The argument storeKind is the name of the
 // kind of its idempotency store.
 func NewServer(s *Settings, storeKind string) (*Server, error) {
-	t := &Server{settings: s, trace: newTracing(s), storeKind: storeKind, started: time.Now()}
+	t := &Server{settings: s, trace: newTracing(s), storeKind: storeKind}
 	var err error
 	t.count, err = newServerCounters(s, storeKind)
 	return t, err
@@ -52,6 +58,7 @@ type Incoming struct {
 	server   *Server
 	method   *Method
 	observed bool
+	root     bool       // no hop before this one is known
 	span     trace.Span // nil if it is not recorded
 	owned    bool       // the span was started here, and must be ended here
 }
@@ -59,6 +66,7 @@ type Incoming struct {
 // Arrival is what a call says of itself when it arrives.
 type Arrival struct {
 	Outside bool // its caller is not trusted
+	Root    bool // its caller is outside, or does not know Hopbound
 	Attempt int  // from 1; 0 if unknown
 	Lent    int  // tokens, if HasLent
 	HasLent bool
@@ -67,14 +75,21 @@ type Arrival struct {
 // Start starts the record of a call, and returns the context of its span: a child of the caller's
 // attempt or, if this process has started a span for the call already, such as otelgrpc's, that one.
 func (s *Server) Start(ctx context.Context, in *Incoming, m *Method, observed bool, a Arrival) context.Context {
-	*in = Incoming{server: s, method: m, observed: observed}
+	*in = Incoming{server: s, method: m, observed: observed, root: a.Root}
+	if s.count != nil && s.grpcMetrics.Load() == nil {
+		theirs := strings.Contains(fmt.Sprint(ctx), "opentelemetry.serverRPCInfoKey")
+		s.grpcMetrics.Store(&theirs)
+	}
 	if s.trace == nil {
 		return ctx
 	}
 	if span := trace.SpanFromContext(ctx); !span.SpanContext().IsValid() || span.SpanContext().IsRemote() {
 		ctx = in.startSpan(ctx, a.Outside)
-	} else if span.IsRecording() {
-		in.span = span
+	} else {
+		if span.IsRecording() {
+			in.span = span
+		}
+		in.checkTrace(ctx, span, a.Outside)
 	}
 	if in.span != nil {
 		if a.Attempt > 0 {
@@ -102,6 +117,19 @@ func (in *Incoming) startSpan(ctx context.Context, outside bool) context.Context
 		in.span, in.owned = span, true
 	}
 	return ctx
+}
+
+// checkTrace warns if a stats handler has started a trace of its own although the caller sent one.
+func (in *Incoming) checkTrace(ctx context.Context, span trace.Span, outside bool) {
+	s := in.server
+	if outside || s.splitTrace.done.Load() {
+		return
+	}
+	sent := trace.SpanContextFromContext(s.trace.propagators.Extract(context.Background(), incomingMetadata{ctx}))
+	if sent.IsValid() && sent.TraceID() != span.SpanContext().TraceID() {
+		s.splitTrace.warn(ctx, s.settings.Log(), "a stats handler does not continue the caller's trace, so that each hop has a trace of its own; "+
+			"set a propagator: otel.SetTextMapPropagator(propagation.TraceContext{}), or otelgrpc.WithPropagators", "side", sideServer, "method", "/"+in.method.Name)
+	}
 }
 
 // Time is a time that may be unlimited.
@@ -135,6 +163,9 @@ func (in *Incoming) Rejected(ctx context.Context, reason string) {
 			in.span.SetAttributes(attrMode.String(modeName(true)))
 		}
 	}
+	if !in.observed && in.server.rejections.ready() {
+		in.server.rejections.warn(ctx, in.server.settings.Log(), "a call was rejected", "side", sideServer, "method", "/"+in.method.Name, "reason", reason)
+	}
 }
 
 // Malformed records a value of the metadata that was malformed and ignored.
@@ -144,6 +175,9 @@ func (in *Incoming) Malformed(ctx context.Context, key string) {
 	}
 	if in.span != nil {
 		in.span.AddEvent("hopbound.malformed", trace.WithAttributes(attrHeader.String(key)))
+	}
+	if in.server.ignored.ready() {
+		in.server.ignored.warn(ctx, in.server.settings.Log(), "a malformed value was ignored", "side", sideServer, "method", "/"+in.method.Name, "header", key)
 	}
 }
 
@@ -171,28 +205,42 @@ const clientCancelEarly = time.Millisecond
 
 // End counts a call that ended with err, and the work done on it after its deadline, and ends its
 // span. The argument late is by how much it ended after the deadline, negative if it was earlier.
-func (in *Incoming) End(ctx context.Context, err error, used int, late time.Duration) {
+func (in *Incoming) End(ctx context.Context, err error, used int, took, late time.Duration) {
+	if code := hoperr.Code(err); code == codes.OK && late > 0 || code == codes.Canceled && late > -clientCancelEarly {
+		// The caller has not received what was sent after the deadline.
+		err = errLate
+	}
 	if in.server.count != nil {
-		in.countEnd(ctx, hoperr.Code(err), late)
+		in.countEnd(ctx, hoperr.Code(err), took, late)
 	}
 	if in.span == nil {
 		return
 	}
 	in.span.SetAttributes(attrUsed.Int(used))
+	if late > 0 {
+		in.span.SetAttributes(attrLate.Float64(Millis(late)))
+	}
 	if in.owned {
 		endSpan(in.span, err, in.observed, isServerFault)
 	}
 }
 
-func (in *Incoming) countEnd(ctx context.Context, code codes.Code, late time.Duration) {
+var errLate = status.Error(codes.DeadlineExceeded, "the call ended after its deadline")
+
+func (in *Incoming) countEnd(ctx context.Context, code codes.Code, took, late time.Duration) {
 	n, s := in.server.count, in.series()
-	// The caller has not received what was sent after the deadline.
-	if code == codes.OK && late > 0 || code == codes.Canceled && late > -clientCancelEarly {
-		code = codes.DeadlineExceeded
+	root := 0
+	if in.root {
+		root = 1
 	}
-	n.calls.Add(ctx, 1, s.calls.get(code, func(name string) *labels {
-		return newLabels(attrGRPCMethod.String(s.method), attrGRPCStatus.String(name), attrMode.String(s.mode))
+	n.calls.Add(ctx, 1, s.calls[root].get(code, func(name string) *labels {
+		return n.sets.calls.by(code != codes.OK, attrGRPCMethod, s.method, attrGRPCStatus.String(name), attrRoot.Bool(in.root), attrMode.String(s.mode))
 	}).add...)
+	if theirs := in.server.grpcMetrics.Load(); theirs == nil || !*theirs {
+		n.duration.Record(ctx, took.Seconds(), s.durations.get(code, func(name string) *labels {
+			return n.sets.duration.by(code != codes.OK, attrGRPCMethod, s.method, attrGRPCStatus.String(name))
+		}).record...)
+	}
 	if late > 0 {
 		n.wasted.Add(ctx, late.Seconds(), s.only.add...)
 	}

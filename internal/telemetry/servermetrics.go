@@ -10,12 +10,15 @@ import (
 // serverCounters count what a server does. They are nil if there is no meter provider.
 type serverCounters struct {
 	counters
+	duration metric.Float64Histogram
 	calls    metric.Int64Counter
 	headroom metric.Float64Histogram
 	wasted   metric.Float64Counter
 	keyed    metric.Int64Counter
 	steps    metric.Float64Histogram
 	store    storeCounters
+
+	sets struct{ duration, calls bounded }
 }
 
 func newServerCounters(s *Settings, storeKind string) (*serverCounters, error) {
@@ -25,8 +28,9 @@ func newServerCounters(s *Settings, storeKind string) (*serverCounters, error) {
 	}
 	c := &serverCounters{
 		counters: newCounters(i, sideServer),
+		duration: i.seconds("grpc.server.call.duration", "Duration of an incoming call from its arrival at the interceptors to the end of its handler, by the status that the caller received.", latencyBounds()),
 		calls:    i.counter("hopbound.server.calls", "{call}", "Incoming calls that have ended, by the status that the caller received: DEADLINE_EXCEEDED for calls that ended after their deadline."),
-		headroom: i.seconds("hopbound.server.deadline.headroom", "Time left until its deadline when a call arrived, of calls that have a deadline; 0 if it had passed.", latencyBounds()),
+		headroom: i.seconds("hopbound.server.deadline.headroom", "Time left until its deadline when a call arrived, of calls that have a deadline; 0 if it had passed.", headroomBounds()),
 		keyed:    i.counter("hopbound.idempotency.calls", "{call}", "Incoming calls with an idempotency key, by their outcome; in mode observe, by the outcome that enforcing would have had."),
 		steps: i.seconds("hopbound.idempotency.store.duration", "Duration of steps of the idempotency store, by step and result.",
 			metric.WithExplicitBucketBoundaries(1e-6, 1e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, .1, .25, .5, 1, 2.5, 5, 10)),
@@ -58,16 +62,14 @@ type serverSeries struct {
 	method string
 	mode   string
 	only   *labels
-	calls  codeLabels
+
+	durations codeLabels
+	calls     [2]codeLabels // of calls from hops, and of roots
 }
 
 // series returns the series of the call's method.
 func (in *Incoming) series() *serverSeries {
-	series := &in.server.series[0]
-	if in.observed {
-		series = &in.server.series[1]
-	}
-	return series.Get(in.method.Label(), func(method string) *serverSeries {
+	return in.server.series[modeIndex(in.observed)].Get(in.method.Label(), func(method string) *serverSeries {
 		return &serverSeries{method: method, mode: modeName(in.observed), only: newLabels(attrGRPCMethod.String(method))}
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hopbound/hopbound/internal/hoperr"
@@ -25,8 +24,6 @@ const scope = "github.com/hopbound/hopbound/interceptors"
 type tracing struct {
 	tracer      trace.Tracer
 	propagators propagation.TextMapPropagator
-	attemptKind trace.SpanKind // unspecified if it depends on the connection
-	makers      sync.Map       // the spanMaker of a connection, by its weak pointer
 }
 
 func newTracing(s *Settings) *tracing {
@@ -51,6 +48,7 @@ func endSpan(span trace.Span, err error, observe bool, failed func(codes.Code) b
 		span.SetAttributes(attrMode.String(modeName(true)))
 	}
 	if failed(code) {
+		span.SetAttributes(semconv.ErrorTypeKey.String(codeName(code)))
 		span.SetStatus(otelcodes.Error, status.Convert(err).Message())
 	}
 	span.End(opts...)
@@ -86,15 +84,15 @@ func codeName(code codes.Code) string {
 // Millis returns a duration in milliseconds.
 func Millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// context returns the metadata that carries the trace. It leaves out the keys that maker adds
-// again, because receivers may take either value.
-func (t *tracing) context(ctx context.Context, maker spanMaker) []string {
+// context returns the metadata that carries the trace. If a stats handler repeats the W3C trace
+// context, it is left out, because receivers may take either value.
+func (t *tracing) context(ctx context.Context, repeats bool) []string {
 	if t == nil {
 		return nil
 	}
 	kv := make(pairs, 0, 4)
 	t.propagators.Inject(ctx, &kv)
-	if maker == byGRPC {
+	if repeats {
 		for i := len(kv) - 2; i >= 0; i -= 2 {
 			if kv[i] == "traceparent" || kv[i] == "tracestate" {
 				kv = slices.Delete(kv, i, i+2)

@@ -317,7 +317,7 @@ func TestServerStreamIsHedgedUntilItAnswers(t *testing.T) {
 		harness.Compare(t, harness.Tree(recorder.Ended()), `
 hopbound.call Watch [internal] Unset {attempts=2 decision=done rpc.response.status_code=OK}
   * hopbound.hedge {attempt=2 backoff_ms=100}
-  Watch [client] Unset {attempt=1 budget.leased=1 budget.used=1 decision=hedge_lost hedge=lost rpc.response.status_code=CANCELLED}
+  Watch [client] Unset {attempt=1 budget.leased=1 budget.lost=1 decision=hedge_lost hedge=lost rpc.response.status_code=CANCELLED}
   Watch [client] Unset {attempt=2 budget.leased=0 budget.used=0 committed=header decision=done hedge=won messages.received=3 messages.sent=1 rpc.response.status_code=OK}
 `)
 	})

@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -59,7 +60,7 @@ func attrs(kvs []attribute.KeyValue) string {
 	var out []string
 	for _, kv := range kvs {
 		key := string(kv.Key)
-		if strings.HasSuffix(key, "_ms") && key != "hopbound.backoff_ms" || key == "rpc.method" || key == "rpc.system.name" {
+		if strings.HasSuffix(key, "_ms") && key != "hopbound.backoff_ms" || slices.Contains([]string{"rpc.method", "rpc.system.name", "error.type", "server.address", "network.peer.address"}, key) {
 			continue
 		}
 		out = append(out, strings.TrimPrefix(key, "hopbound.")+"="+kv.Value.String())

@@ -259,7 +259,7 @@ func TestClientThatObservesDecidesAsIfItHadSentTheKey(t *testing.T) {
 func decisions(t *testing.T, reader *sdkmetric.ManualReader) map[string]int64 {
 	t.Helper()
 	got := map[string]int64{}
-	for attributes, count := range harness.Sums(t, reader, "hopbound.client.attempts") {
+	for attributes, count := range harness.Sums(t, reader, "hopbound.client.decisions") {
 		method, rest, _ := strings.Cut(attributes, ",")
 		_, decision, _ := strings.Cut(rest, "hopbound.decision=")
 		decision, _, _ = strings.Cut(decision, ",")

@@ -36,7 +36,7 @@ func TestClientThatObservesChangesNothingAndCountsWhatItWouldHaveDone(t *testing
 	if !ok || !h.HasSent || h.HasBudget {
 		t.Errorf("sent %+v, want a time and no budget", h)
 	}
-	want := "grpc.method=hopbound.test.v1.TestService/Idempotent,grpc.target=passthrough:///node,hopbound.decision=retried,hopbound.mode=observe"
+	want := "grpc.target=passthrough:///node,hopbound.decision=retried,hopbound.mode=observe,hopbound.reached=true"
 	if got := harness.Sums(t, reader, "hopbound.client.attempts"); got[want] != 1 {
 		t.Errorf("counted %v, want one %s", got, want)
 	}

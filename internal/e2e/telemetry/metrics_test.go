@@ -29,15 +29,23 @@ func TestMetricsOfACallThatIsRetried(t *testing.T) {
 			t.Fatal(err)
 		}
 		harness.Compare(t, harness.Collected(t, reader), `
+grpc.client.attempt.duration s {grpc.method=Idempotent,grpc.status=OK,grpc.target=passthrough:///node} 1 of 0
+grpc.client.attempt.duration s {grpc.method=Idempotent,grpc.status=UNAVAILABLE,grpc.target=passthrough:///node} 1 of 0
+grpc.client.attempt.started {attempt} {grpc.method=Idempotent,grpc.target=passthrough:///node} 2
+grpc.client.call.duration s {grpc.method=Idempotent,grpc.status=OK,grpc.target=passthrough:///node} 1 of 0.005
 grpc.client.call.retries {retry} {grpc.method=Idempotent,grpc.target=passthrough:///node} 1 of 1
-grpc.client.call.retry_delay s {grpc.method=Idempotent,grpc.target=passthrough:///node} 1 of 0.005
+grpc.client.call.retry_delay s {grpc.method=Idempotent} 1 of 0.005
+grpc.server.call.duration s {grpc.method=Idempotent,grpc.status=OK} 1 of 0
+grpc.server.call.duration s {grpc.method=Idempotent,grpc.status=UNAVAILABLE} 1 of 0
 hopbound.budget.balance {token} {grpc.target=passthrough:///node,hopbound.budget=shop,hopbound.mode=enforce} 2.2
-hopbound.client.attempts {attempt} {grpc.method=Idempotent,grpc.target=passthrough:///node,hopbound.decision=done,hopbound.mode=enforce} 1
-hopbound.client.attempts {attempt} {grpc.method=Idempotent,grpc.target=passthrough:///node,hopbound.decision=retried,hopbound.mode=enforce} 1
-hopbound.client.calls {call} {grpc.method=Idempotent,grpc.status=OK,grpc.target=passthrough:///node,hopbound.mode=enforce} 1
+hopbound.client.attempts {attempt} {grpc.target=passthrough:///node,hopbound.decision=done,hopbound.mode=enforce,hopbound.reached=true} 1
+hopbound.client.attempts {attempt} {grpc.target=passthrough:///node,hopbound.decision=retried,hopbound.mode=enforce,hopbound.reached=true} 1
+hopbound.client.calls {call} {grpc.status=OK,grpc.target=passthrough:///node,hopbound.mode=enforce,hopbound.root=true} 1
+hopbound.client.decisions {attempt} {grpc.method=Idempotent,hopbound.decision=done,hopbound.mode=enforce} 1
+hopbound.client.decisions {attempt} {grpc.method=Idempotent,hopbound.decision=retried,hopbound.mode=enforce} 1
 hopbound.client.roots {call} {grpc.method=Idempotent} 1
-hopbound.server.calls {call} {grpc.method=Idempotent,grpc.status=OK,hopbound.mode=enforce} 1
-hopbound.server.calls {call} {grpc.method=Idempotent,grpc.status=UNAVAILABLE,hopbound.mode=enforce} 1
+hopbound.server.calls {call} {grpc.method=Idempotent,grpc.status=OK,hopbound.mode=enforce,hopbound.root=false} 1
+hopbound.server.calls {call} {grpc.method=Idempotent,grpc.status=UNAVAILABLE,hopbound.mode=enforce,hopbound.root=false} 1
 hopbound.server.deadline.headroom s {grpc.method=Idempotent} 2 of 1.995
 hopbound.server.forgotten_clocks {clock} {} 0
 `)
@@ -58,9 +66,9 @@ func TestMetricsOfAHedgeAndOfWastedWork(t *testing.T) {
 		got := harness.Collected(t, reader)
 		for _, want := range []string{
 			"grpc.client.call.hedges {hedge} {grpc.method=Idempotent,grpc.target=passthrough:///node} 1 of 1\n",
-			"hopbound.client.calls {call} {grpc.method=Idempotent,grpc.status=DEADLINE_EXCEEDED,grpc.target=passthrough:///node,hopbound.mode=enforce} 1\n",
+			"hopbound.client.calls {call} {grpc.status=DEADLINE_EXCEEDED,grpc.target=passthrough:///node,hopbound.mode=enforce,hopbound.root=true} 1\n",
 			// Both handlers return a success, which nobody gets.
-			"hopbound.server.calls {call} {grpc.method=Idempotent,grpc.status=DEADLINE_EXCEEDED,hopbound.mode=enforce} 2\n",
+			"hopbound.server.calls {call} {grpc.method=Idempotent,grpc.status=DEADLINE_EXCEEDED,hopbound.mode=enforce,hopbound.root=false} 2\n",
 			"hopbound.server.wasted s {grpc.method=Idempotent} 0.03\n", // of the first 10 ms, and of the second 20
 			"hopbound.server.deadline.headroom s {grpc.method=Idempotent} 2 of 0.03\n",
 		} {
@@ -101,14 +109,14 @@ func TestNamesOfUnknownMethodsAreNoLabels(t *testing.T) {
 	call("/named.Service/Method")
 	call("/generated.Service/Method", grpc.StaticMethod())
 	call("/hopbound.test.v1.TestService/Idempotent")
-	const client = "hopbound.client.calls {call} {grpc.method=%s,grpc.status=OK,grpc.target=passthrough:///node,hopbound.mode=enforce} %d\n"
+	const client = "grpc.client.attempt.started {attempt} {grpc.method=%s,grpc.target=passthrough:///node} %d\n"
 	got := harness.Collected(t, clients)
 	for name, n := range map[string]int{"other": 20, "named.Service/Method": 1, "generated.Service/Method": 1, "Idempotent": 1} {
 		if want := fmt.Sprintf(client, name, n); !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
-	const server = "hopbound.server.calls {call} {grpc.method=%s,grpc.status=OK,hopbound.mode=enforce} %d\n"
+	const server = "hopbound.server.calls {call} {grpc.method=%s,grpc.status=OK,hopbound.mode=enforce,hopbound.root=false} %d\n"
 	got = harness.Collected(t, servers)
 	for name, n := range map[string]int{"other": 22, "Idempotent": 1} {
 		if want := fmt.Sprintf(server, name, n); !strings.Contains(got, want) {
@@ -153,7 +161,7 @@ func TestMeasurementsLeadToTraces(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"hopbound.client.calls", "hopbound.client.attempts", "hopbound.server.calls", "hopbound.server.deadline.headroom", "grpc.client.call.retry_delay"} {
+	for _, name := range []string{"hopbound.client.calls", "hopbound.client.attempts", "hopbound.client.decisions", "grpc.client.call.duration", "grpc.client.attempt.duration", "grpc.server.call.duration", "hopbound.server.calls", "hopbound.server.deadline.headroom", "grpc.client.call.retry_delay"} {
 		if !linked[name] {
 			t.Errorf("%s has no exemplar of the trace", name)
 		}

@@ -199,7 +199,7 @@ func TestPanicBelowAClientIsNoSuccess(t *testing.T) {
 	}
 	harness.Compare(t, harness.Tree(recorder.Ended()), `
 hopbound.call Idempotent [internal] Error {attempts=1 decision=not_retryable reason=panicked rpc.response.status_code=UNKNOWN}
-  Idempotent [client] Error {attempt=1 budget.leased=6 budget.used=6 decision=not_retryable reason=panicked rpc.response.status_code=UNKNOWN}
+  Idempotent [client] Error {attempt=1 budget.leased=6 budget.lost=6 decision=not_retryable reason=panicked rpc.response.status_code=UNKNOWN}
 `)
 }
 

@@ -119,6 +119,7 @@ func (s *Stream) openIn(ctx context.Context, a *attempt, release context.CancelF
 		a.Finish(err)
 		s.attemptFinished(a, err)
 	}))
+	opts = a.Watch(opts)
 	a.Making.Store(true)
 	cs, err := s.streamer(ctx, s.desc, s.conn, s.call.FullMethod, opts...)
 	a.Making.Store(false)
