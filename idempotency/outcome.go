@@ -25,6 +25,11 @@ type Outcome struct {
 
 	// Header and Trailer are the metadata that the handler set.
 	Header, Trailer map[string][]string
+
+	// TraceID and SpanID identify the span of the run that produced the outcome. They are zero if its
+	// trace was not sampled.
+	TraceID [16]byte
+	SpanID  [8]byte
 }
 
 // shortMessage is how many bytes of a failure's message are stored if the outcome is too large.
@@ -34,11 +39,11 @@ const shortMessage = 512
 // the code of the failure and the beginning of its message. It is for authors of other transports.
 func (o *Outcome) Shortened() *Outcome {
 	if o.Status == nil {
-		return &Outcome{ResponseType: o.ResponseType, ResponseOmitted: true}
+		return &Outcome{ResponseType: o.ResponseType, ResponseOmitted: true, TraceID: o.TraceID, SpanID: o.SpanID}
 	}
 	message := o.Status.GetMessage()
 	message = strings.ToValidUTF8(message[:min(len(message), shortMessage)], "")
-	return &Outcome{Status: &status.Status{Code: o.Status.GetCode(), Message: message}}
+	return &Outcome{Status: &status.Status{Code: o.Status.GetCode(), Message: message}, TraceID: o.TraceID, SpanID: o.SpanID}
 }
 
 // The bytes that a codec makes begin with their kind: plain, with a checksum, or sealed, which
@@ -71,6 +76,9 @@ func (c Codec) Encode(id ID, o *Outcome) ([]byte, error) {
 			return nil, fmt.Errorf("status of an outcome: %w", err)
 		}
 		m.Status = raw
+	}
+	if o.TraceID != [16]byte{} {
+		m.TraceId, m.SpanId = o.TraceID[:], o.SpanID[:]
 	}
 	body, err := proto.Marshal(m)
 	if err != nil {
@@ -121,6 +129,8 @@ func (c Codec) Decode(id ID, record []byte) (*Outcome, error) {
 		Response: m.GetResponse(), ResponseType: m.GetResponseType(), ResponseOmitted: m.GetResponseOmitted(),
 		Header: fromMetadata(m.GetHeader()), Trailer: fromMetadata(m.GetTrailer()),
 	}
+	copy(o.TraceID[:], m.GetTraceId())
+	copy(o.SpanID[:], m.GetSpanId())
 	if len(m.GetStatus()) > 0 {
 		o.Status = &status.Status{}
 		if err := proto.Unmarshal(m.GetStatus(), o.Status); err != nil {

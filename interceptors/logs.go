@@ -12,10 +12,11 @@ import (
 	"github.com/hopbound/hopbound/internal/outbound"
 	"github.com/hopbound/hopbound/internal/request"
 	"github.com/hopbound/hopbound/internal/telemetry"
+	"go.opentelemetry.io/otel/trace"
 )
 
-// LogFields returns the log fields of the call that ctx belongs to, with the names of its span's
-// attributes: the number of the attempt from 1, the time until the deadline in milliseconds, the tokens,
+// LogFields returns the log fields of the call that ctx belongs to: trace_id and span_id, if there is a
+// span, and fields with the names of the span's attributes: the number of the attempt from 1, the time until the deadline in milliseconds, the tokens,
 // and the hash of the idempotency key. In a handler, the call is the incoming one, and the tokens are
 // those that the request has left. In an interceptor after that of a [Client], it is the attempt, and the
 // tokens are those that it carries. Fields that a call does not have are left out. A context of no call
@@ -123,7 +124,10 @@ func logAttrs(ctx context.Context) []slog.Attr {
 
 // callAttrs returns the attributes of a call. The attempt is 0 and the key empty if they are unknown.
 func callAttrs(ctx context.Context, attempt int, tokens []slog.Attr, key idempotency.Key) []slog.Attr {
-	attrs := make([]slog.Attr, 0, 4)
+	attrs := make([]slog.Attr, 0, 6)
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
+	}
 	if attempt > 0 {
 		attrs = append(attrs, slog.Int(string(telemetry.AttrAttempt), attempt))
 	}

@@ -44,6 +44,7 @@ func (c *claim) recordOf(response []byte, err error, held *heldMetadata) ([]byte
 		return nil, false
 	}
 	o := &idempotency.Outcome{Header: ownMetadata(held.header), Trailer: ownMetadata(held.trailer)}
+	o.TraceID, o.SpanID = c.call.Request.Telemetry.Span()
 	if err != nil {
 		o.Status = hoperr.Status(err).Proto()
 		o.Status.Message = strings.ToValidUTF8(o.Status.GetMessage(), "\uFFFD") // protobuf encodes nothing else
@@ -78,6 +79,7 @@ func (c *claim) replay(record []byte) (any, error) {
 		return nil, c.unreadable(err)
 	}
 	c.outcome, c.replayed = telemetry.KeyReplayed, true
+	c.call.Request.Telemetry.Replays(o.TraceID, o.SpanID)
 	if c.waits > 0 {
 		c.outcome = telemetry.KeyJoined
 	}

@@ -1,13 +1,17 @@
 package oteltest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/hopbound/hopbound/interceptors"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/propagation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -133,4 +137,37 @@ func exportersOf(t *testing.T, reader *sdkmetric.ManualReader) map[string][]stri
 		}
 	}
 	return scopes
+}
+
+// With otelgrpc's defaults and no global propagator, each hop would be a trace of its own; a warning
+// says what to set. With a propagator, or at an edge, there is none.
+func TestSplitTraceIsLogged(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		propagator propagation.TextMapPropagator
+		opts       []interceptors.ServerOption
+		want       int
+	}{
+		"no propagator":            {nothing{}, nil, 1},
+		"no propagator at an edge": {nothing{}, []interceptors.ServerOption{interceptors.AtEdge()}, 0},
+		"the propagator of W3C":    {propagation.TraceContext{}, nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			provider := sdktrace.NewTracerProvider()
+			spans := interceptors.WithTracerProvider(provider)
+			var book bytes.Buffer
+			logger := interceptors.WithLogger(slog.New(slog.NewTextHandler(&book, nil)))
+			handler := grpc.StatsHandler(otelgrpc.NewServerHandler(otelgrpc.WithTracerProvider(provider), otelgrpc.WithPropagators(tc.propagator)))
+			cc := serve(t, func(context.Context) error { return nil }, append([]grpc.ServerOption{handler}, server(t, append(tc.opts, spans, logger)...)...)...)(client(t, spans)...)
+			for range 2 {
+				if err := calls()["unary"](t.Context(), cc); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := strings.Count(book.String(), "does not continue the caller's trace"); got != tc.want {
+				t.Errorf("%d warnings, want %d:\n%s", got, tc.want, book.String())
+			}
+		})
+	}
 }

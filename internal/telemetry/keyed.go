@@ -53,6 +53,22 @@ func (in *Incoming) KeyedCall(ctx context.Context, key idempotency.Key, outcome 
 	}
 }
 
+// Span returns the identifiers of the call's trace and span, which are zero if it is not recorded.
+func (in *Incoming) Span() (trace.TraceID, trace.SpanID) {
+	if in.span == nil || !in.span.SpanContext().IsSampled() {
+		return trace.TraceID{}, trace.SpanID{}
+	}
+	return in.span.SpanContext().TraceID(), in.span.SpanContext().SpanID()
+}
+
+// Replays links the call to the run that produced its outcome, unless it is unknown.
+func (in *Incoming) Replays(traceID trace.TraceID, spanID trace.SpanID) {
+	run := trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: spanID, TraceFlags: trace.FlagsSampled, Remote: true})
+	if in.span != nil && run.IsValid() {
+		in.span.AddLink(trace.Link{SpanContext: run})
+	}
+}
+
 // Waits records that from now on the call waits for another call with its key.
 func (in *Incoming) Waits() {
 	if in.span != nil {

@@ -37,8 +37,12 @@ type Outcome struct {
 	Trailer []*Metadata `protobuf:"bytes,5,rep,name=trailer,proto3" json:"trailer,omitempty"`
 	// Whether the response is missing because it was too large to store.
 	ResponseOmitted bool `protobuf:"varint,6,opt,name=response_omitted,json=responseOmitted,proto3" json:"response_omitted,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The trace and the span of the run that produced the outcome, 16 and 8 bytes.
+	// Empty if its trace was not sampled.
+	TraceId       []byte `protobuf:"bytes,7,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	SpanId        []byte `protobuf:"bytes,8,opt,name=span_id,json=spanId,proto3" json:"span_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Outcome) Reset() {
@@ -113,6 +117,20 @@ func (x *Outcome) GetResponseOmitted() bool {
 	return false
 }
 
+func (x *Outcome) GetTraceId() []byte {
+	if x != nil {
+		return x.TraceId
+	}
+	return nil
+}
+
+func (x *Outcome) GetSpanId() []byte {
+	if x != nil {
+		return x.SpanId
+	}
+	return nil
+}
+
 // Metadata is one key of a call's metadata with its values.
 type Metadata struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -170,14 +188,16 @@ var File_hopbound_v1_outcome_proto protoreflect.FileDescriptor
 
 const file_hopbound_v1_outcome_proto_rawDesc = "" +
 	"\n" +
-	"\x19hopbound/v1/outcome.proto\x12\vhopbound.v1\"\xed\x01\n" +
+	"\x19hopbound/v1/outcome.proto\x12\vhopbound.v1\"\xa1\x02\n" +
 	"\aOutcome\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\fR\x06status\x12\x1a\n" +
 	"\bresponse\x18\x02 \x01(\fR\bresponse\x12#\n" +
 	"\rresponse_type\x18\x03 \x01(\tR\fresponseType\x12-\n" +
 	"\x06header\x18\x04 \x03(\v2\x15.hopbound.v1.MetadataR\x06header\x12/\n" +
 	"\atrailer\x18\x05 \x03(\v2\x15.hopbound.v1.MetadataR\atrailer\x12)\n" +
-	"\x10response_omitted\x18\x06 \x01(\bR\x0fresponseOmitted\"4\n" +
+	"\x10response_omitted\x18\x06 \x01(\bR\x0fresponseOmitted\x12\x19\n" +
+	"\btrace_id\x18\a \x01(\fR\atraceId\x12\x17\n" +
+	"\aspan_id\x18\b \x01(\fR\x06spanId\"4\n" +
 	"\bMetadata\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06values\x18\x02 \x03(\fR\x06valuesB;Z9github.com/hopbound/hopbound/proto/hopbound/v1;hopboundv1b\x06proto3"
