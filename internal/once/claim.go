@@ -317,16 +317,20 @@ func (c *claim) retryLater(code codes.Code, reason, message string) error {
 // timeout of 0 means that the step is a wait, which c.waiting bounds.
 func (c *claim) step(name telemetry.Step, timeout time.Duration, take func(ctx context.Context) error) error {
 	started := time.Now()
-	var ctx context.Context
+	detached := context.WithoutCancel(c.call.Request)
+	var ctx, bounds context.Context = nil, detached
+	if name == telemetry.StepBegin || name == telemetry.StepLook {
+		bounds = c.call.Request // the timeout is not longer than the caller's
+	}
 	if timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(c.call.Request), timeout)
+		ctx, cancel = context.WithTimeout(detached, timeout)
 		defer cancel()
 	} else { // renewals and checkpoints of other goroutines do not get here, and must not read it
 		ctx = c.waiting
 	}
 	err := take(ctx)
-	c.call.Request.Telemetry.StoreStep(ctx, c.key, name, time.Since(started), err)
+	c.call.Request.Telemetry.StoreStep(bounds, c.key, name, time.Since(started), err)
 	return err
 }
 

@@ -107,16 +107,24 @@ func (in *Incoming) LeaseLost(ctx context.Context, key idempotency.Key, cause st
 	in.warnOfStore(ctx, key, "a lease of the idempotency store was lost while its handler ran", "cause", cause)
 }
 
-// StoreStep measures a step of the store, and logs its failure.
+// StoreStep measures a step of the store, and logs its failure. The context is the caller's if the
+// caller's end ends the step.
 func (in *Incoming) StoreStep(ctx context.Context, key idempotency.Key, step Step, took time.Duration, err error) {
 	in.MeasureStep(ctx, step, took, err)
-	ended := step == StepWait && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled))
-	if err != nil && !ended && !errors.Is(err, idempotency.ErrLeaseLost) {
+	if err != nil && !endedByCaller(ctx, step, err) && !errors.Is(err, idempotency.ErrLeaseLost) {
 		in.StoreFailed(ctx, key, step, err)
 	}
 }
 
-// MeasureStep measures a step of the store.
+// endedByCaller reports whether a step has failed because its caller had no more time, or was gone. That
+// is no failure of the store. All waits end so.
+func endedByCaller(ctx context.Context, step Step, err error) bool {
+	d, ok := ctx.Deadline()
+	over := step == StepWait || ctx.Err() != nil || ok && time.Until(d) < time.Millisecond
+	return over && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled))
+}
+
+// MeasureStep measures a step of the store. The context is that of StoreStep.
 func (in *Incoming) MeasureStep(ctx context.Context, step Step, took time.Duration, err error) {
 	n := in.server.count
 	if n == nil {
@@ -131,7 +139,7 @@ func (in *Incoming) MeasureStep(ctx context.Context, step Step, took time.Durati
 		result = string(KeyStoreFull)
 	case errors.Is(err, idempotency.ErrCorrupt):
 		result = string(KeyCorrupt)
-	case step == StepWait && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
+	case endedByCaller(ctx, step, err):
 		result = "ended"
 	default:
 		result = "error"

@@ -161,3 +161,45 @@ func TestFailureOfTheStoreIsLoggedOnceASecond(t *testing.T) {
 		t.Error("no logger was taken")
 	}
 }
+
+// A step that ends because its caller has no more time is not a failure of the store, and is not logged.
+// A step that outlasts the store's own timeout is one.
+func TestStepThatTheCallersDeadlineEndsIsNoFailure(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		timeout time.Duration // of the caller
+		result  string
+		logged  bool
+	}{
+		"the caller's deadline": {100 * ms, "ended", false},
+		"the store's timeout":   {time.Minute, "error", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				reader, meter := harness.Metered()
+				var log bytes.Buffer
+				b, store := &harness.Bank{}, &hangingStore{harness.NewFaultyStore()}
+				c := b.OpenWith(t, meter, interceptors.WithIdempotency(store, idempotency.SharedKeys()), interceptors.WithLogger(slog.New(slog.NewTextHandler(&log, nil)))).Customer()
+				ctx, cancel := context.WithTimeout(t.Context(), tc.timeout)
+				defer cancel()
+				_, _ = c.PayWithKey(ctx, "a key", harness.Rent())
+				synctest.Wait()
+				if got := harness.Collected(t, reader); !strings.Contains(got, "hopbound.idempotency.result="+tc.result+",hopbound.idempotency.step=begin") {
+					t.Error(got)
+				}
+				if logged := strings.Contains(log.String(), "has failed"); logged != tc.logged {
+					t.Error(log.String())
+				}
+			})
+		})
+	}
+}
+
+// hangingStore never answers.
+type hangingStore struct{ *harness.FaultyStore }
+
+func (hangingStore) Begin(ctx context.Context, _ idempotency.Claim) (idempotency.BeginResult, error) {
+	<-ctx.Done()
+	return idempotency.BeginResult{}, ctx.Err()
+}
