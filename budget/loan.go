@@ -61,8 +61,8 @@ func (l *Loan) Lost() {
 // Credit reports whether one extra attempt may be made without a token, because the reply to this
 // attempt was lost while it held tokens. It returns true at most once.
 //
-// Without credit, a call could not be retried after its connection broke, because the lost reply costs
-// all the tokens that were lent.
+// Without credit, a retry after a broken connection would take a token in addition to the lent tokens,
+// all of which the lost reply costs.
 func (l *Loan) Credit() bool {
 	credit := l.credit && !l.from.Closed()
 	l.credit = false
