@@ -15,12 +15,13 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// LogFields returns the log fields of the call that ctx belongs to: trace_id and span_id, if there is a
-// span, and fields with the names of the span's attributes: the number of the attempt from 1, the time until the deadline in milliseconds, the tokens,
-// and the hash of the idempotency key. In a handler, the call is the incoming one, and the tokens are
-// those that the request has left. In an interceptor after that of a [Client], the fields are those of
-// the attempt, and the tokens are those that it lends to its callee. Fields without a value are left out.
-// Outside of a call, there are no fields.
+// LogFields returns the log fields of the call that ctx belongs to. They are trace_id and span_id, if
+// there is a span, and these fields, which have the names of the span's attributes: the number of the
+// attempt from 1, the time until the deadline in milliseconds, the tokens, and the hash of the
+// idempotency key. In a handler, the call is the incoming one, and the tokens are those that the
+// request has left. In an interceptor after that of a [Client], the fields are those of the attempt,
+// and the tokens are those that it lends to its callee. Fields without a value are left out. Outside
+// of a call, there are no fields.
 //
 // Pass LogFields to the logging interceptor of go-grpc-middleware, which comes after Hopbound's:
 //
