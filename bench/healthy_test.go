@@ -37,9 +37,9 @@ func TestHealthyCallCostsFewAllocations(t *testing.T) {
 	}
 }
 
-// With an SDK that records one trace in a hundred, Hopbound with all that it does
-// allocates less than otelgrpc, which does nothing else.
-func TestTracesCostLessThanOtelgrpcs(t *testing.T) {
+// With an SDK that records one trace in a hundred, Hopbound with all its features allocates less than
+// otelgrpc, which only traces.
+func TestTracesAllocateLessThanOtelgrpcs(t *testing.T) {
 	theirs, ours := allocations(t, bench.Otelgrpc), allocations(t, bench.Traced)
 	t.Logf("%v allocations with otelgrpc, %v with Hopbound", theirs, ours)
 	if ours >= theirs {

@@ -6,8 +6,8 @@ import "sync"
 // states of a token and the operations that change them.
 //
 // The zero value is the allotment of a root. Its first call gives it the PerRequest tokens of that
-// client's [Budget]. At any other hop, call [Allotment.Receive] first. Concurrent calls of one request
-// share its allotment. All methods are safe for concurrent use.
+// client's [Budget]. At any other hop, call [Allotment.Receive] first. Concurrent calls of one request at
+// one hop share its allotment. All methods are safe for concurrent use.
 //
 // Users call [Allotment.Free] and [Allotment.Used]. The other methods are for transports.
 type Allotment struct {
@@ -78,10 +78,11 @@ func (a *Allotment) EndCall() {
 }
 
 // Lend lends tokens to the callee of an attempt that is about to be made: half of the free tokens,
-// rounded up, but at least two. With two tokens, the hop next to a failure can make three attempts, at
-// any depth. While other calls of the request are in flight, the hop keeps one token for itself, and
-// ratio × the number of those calls. It also keeps one token for each of the hedges that may follow this
-// attempt while it is in flight.
+// rounded up, and at least two if the hop has them. With two tokens, the hop next to a failure can make
+// three attempts, at any depth. Lend never lends the tokens that the hop keeps: one for each of the
+// hedges that may follow this attempt while it is in flight and, while other calls of the request are in
+// flight, one more and ratio × the number of those calls. It lends at most 65535 tokens, the largest
+// number that a request header can carry, and none after [Allotment.Close].
 //
 // End each loan with [Loan.Settle] or [Loan.Lost].
 //
@@ -131,11 +132,11 @@ func (a *Allotment) Refund() {
 	a.free++
 }
 
-// Release returns tokens to the request's caller when this hop starts to answer a stream: the stream
-// may be open for long, and the caller's other calls need the tokens. The hop keeps one token, those that
-// it has earned, and those that are used or lent. Release returns the number that the response header
-// must report as used or lent, and whether any token was returned. If none was, the header needs no
-// report.
+// Release returns tokens to the request's caller when this hop starts to answer a stream, because the
+// stream may be open for long and the caller's other calls need the tokens. The hop keeps one token,
+// those that it has earned, and those that are used or lent. The first result is the number that the
+// response header must report as used or lent. The second says whether any token was returned; if none
+// was, the header needs no report. At a root and after [Allotment.Close], Release does nothing.
 //
 // For transports: a server calls it before it sends the header of a stream's response.
 func (a *Allotment) Release() (used int, released bool) {
@@ -196,8 +197,8 @@ func (a *Allotment) Free() int {
 	return int(a.free)
 }
 
-// Used returns the number of extra attempts that have been charged so far, at this hop and in the calls
-// below whose replies have arrived.
+// Used returns the number of tokens that have been charged so far, for extra attempts at this hop and for
+// calls below that have ended.
 func (a *Allotment) Used() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -69,7 +69,7 @@ func (b *bucket) take(cause Cause) bool {
 	return true
 }
 
-// affords returns how many attempts of one cause the tokens would pay for.
+// affords returns how many attempts of one cause the tokens could pay for.
 func (b *bucket) affords(cause Cause) int {
 	n := b.level / token
 	if cost := slowCost(cause); cost > 0 {

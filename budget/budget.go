@@ -26,8 +26,8 @@ type Budget struct {
 	targets *cache.LRU[string, *bucket] // nil in the zero value
 }
 
-// New returns a budget with the given options. It replaces a value out of range by the nearest valid
-// one, and ignores a nil option; [Budget.Err] reports both.
+// New returns a budget with the given options. It replaces a value that is out of range by the nearest
+// valid one, and ignores a nil option; [Budget.Err] reports both mistakes.
 func New(opts ...Option) *Budget {
 	b := &Budget{
 		settings: settings{
@@ -75,7 +75,7 @@ func (b *Budget) Clone() *Budget {
 
 // Balance returns the number of tokens that a target's bucket holds now, with fractions. Name the target
 // as it was dialled, or in full, such as "dns:///orders:443". A target that was never called has Burst
-// tokens.
+// tokens. The balance of the zero Budget is 0.
 func (b *Budget) Balance(target string) float64 { return b.balance(time.Now(), target) }
 
 // balance is Balance at a given time. A time before the latest one that the bucket has seen counts as
@@ -108,7 +108,7 @@ func (b *Budget) Take(now time.Time, target string, cause Cause) bool {
 	return t != nil && t.take(cause)
 }
 
-// Affords returns how many extra attempts of one cause the tokens in a target's bucket would pay for now.
+// Affords returns how many extra attempts of one cause the tokens in a target's bucket could pay for now.
 //
 // For transports: a client uses it to share the remaining time between the attempts that may follow.
 func (b *Budget) Affords(now time.Time, target string, cause Cause) int {
@@ -146,7 +146,7 @@ func (b *Budget) Put(now time.Time, target string, cause Cause) {
 
 // Success counts a successful reply of a target. The target's bucket earns ratio tokens for it.
 //
-// For transports: a client calls it for each successful call.
+// For transports: a client calls it for each successful attempt.
 func (b *Budget) Success(now time.Time, target string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

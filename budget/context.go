@@ -28,8 +28,8 @@ func FromContext(ctx context.Context) (*Allotment, bool) {
 // hedged.
 //
 // Call the returned function when the work is done. It ends the root: each call made with the context
-// after that is a root of its own. Its argument says whether the work succeeded; it is reserved, and has
-// no effect. Further calls of the function do nothing.
+// after that is a root of its own. Its argument says whether the work succeeded; the argument is
+// reserved and has no effect. Further calls of the function do nothing.
 func NewRoot(ctx context.Context, b *Budget) (context.Context, func(success bool)) {
 	if b == nil {
 		b = &Budget{}

@@ -1,7 +1,7 @@
 package budget
 
-// Loan is the tokens that one attempt carries to its callee. The zero value is an ended loan of no
-// tokens. A Loan is not safe for concurrent use.
+// Loan holds the tokens that one attempt lends to its callee. The zero value is a loan of no tokens, on
+// which all methods do nothing. A Loan is not safe for concurrent use.
 //
 // For transports: a client takes one from [Allotment.Lend] for each attempt.
 type Loan struct {
@@ -16,11 +16,11 @@ type Loan struct {
 // Tokens returns the number of tokens that the attempt was lent.
 func (l *Loan) Tokens() int { return int(l.tokens) }
 
-// Used returns how many of them were charged. It is 0 until the loan ends.
+// Used returns how many of the lent tokens were charged. It is 0 until the loan ends.
 func (l *Loan) Used() int { return int(l.used) }
 
-// Answered takes back tokens from a stream that has started to answer. One token stays lent until the
-// loan ends, and so do those that the response header reports as used or lent. Answered does nothing
+// Answered takes back tokens from a stream that has started to answer; used is the number in the
+// response header. That many tokens, and one more, stay lent until the loan ends. Answered does nothing
 // after the loan has ended, or if tokens were already taken back.
 func (l *Loan) Answered(used int) {
 	if l.ended || l.from == nil || l.returned > 0 {
@@ -61,8 +61,8 @@ func (l *Loan) Lost() {
 // Credit reports whether one extra attempt may be made without a token, because the reply to this
 // attempt was lost while it held tokens. It returns true at most once.
 //
-// Without credit, a broken connection could not be repaired by a retry, because it costs all the tokens
-// that were lent.
+// Without credit, a retry after a broken connection would take a token in addition to the lent tokens,
+// all of which the lost reply costs.
 func (l *Loan) Credit() bool {
 	credit := l.credit && !l.from.Closed()
 	l.credit = false

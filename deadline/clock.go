@@ -10,8 +10,8 @@ const (
 	// epoch. A larger divergence means that wall time was stepped or that the machine was suspended,
 	// which stops the monotonic clock.
 	maxDivergence = 50 * time.Millisecond
-	// maxLag is how far a Clock may fall behind wall time before it catches up. A reading is behind
-	// by at most that.
+	// maxLag is how far a Clock may fall behind wall time before it catches up. A reading is never
+	// further behind.
 	maxLag = time.Millisecond
 )
 
@@ -22,8 +22,8 @@ const (
 //
 // If wall time is ahead of the clock by 1 to 50 ms, the clock catches up, because the machine may have
 // been suspended for a moment. Without that, a receiver would take the suspended time for a delay of the
-// message. If wall time was stepped forward instead, later timestamps are ahead by that step. A
-// receiver then sees a shorter delay, which deducts nothing from a call's deadline.
+// message. If wall time was stepped forward instead, later timestamps are ahead by that step. A receiver
+// then sees a shorter delay, and deducts nothing from the call's deadline.
 //
 // For transports: a client has one clock and reads it for each attempt.
 type Clock struct {
@@ -37,7 +37,7 @@ type epoch struct {
 }
 
 // NewClock returns a clock that takes its clock ids from newID. The function must be safe for concurrent
-// use. Its numbers must be unique among all machines, such as random ones.
+// use. Its numbers must be unique among all machines, as random numbers are.
 func NewClock(newID func() uint64) *Clock { return &Clock{newID: newID} }
 
 // Read returns the current timestamp, in microseconds since the Unix epoch, and the clock id. Pass the

@@ -13,16 +13,16 @@ const maxExcess = time.Minute
 // maxMicros is the largest number of microseconds in a time.Duration.
 const maxMicros = int64(1<<63-1) / int64(time.Microsecond)
 
-// noise is the error of a timestamp, see [Clock]. A delay below it is not deducted.
+// noise is the error of a timestamp; see [Clock]. A shorter delay is not deducted.
 const noise = maxLag
 
 // drift is how far two clocks may drift apart within some time: 500 ppm, which is the maximum rate at
 // which NTP slews a clock, and more than the difference of two quartz clocks.
 func drift(age time.Duration) time.Duration { return age / 2000 }
 
-// Sender identifies the clock of a message's timestamps. Clock is the clock id. Peer identifies who sent
-// the message, such as the connection: it is any comparable value, or nil. Messages of one peer do not
-// affect the delays of another, even if both send the same clock id.
+// Sender identifies the clock of a message's timestamps. Clock is the clock id. Peer identifies the sender
+// of the message, for example by its connection; it is any comparable value, or nil. Messages of one peer
+// do not affect the delays of another, even if both send the same clock id.
 //
 // For transports: a server passes it to [Delays.Excess].
 type Sender struct {
@@ -58,8 +58,8 @@ func (d *Delays) Forgotten() int64 {
 // the time of its arrival on this host's monotonic clock. The first message of a sender has no excess.
 //
 // The excess is never longer than the message really took, because each earlier message took some time
-// too, and because Excess allows for the drift of the two clocks. For that it subtracts a millisecond, and
-// 500 ppm of the age of the message with the smallest delay.
+// too, and because Excess allows for the error of timestamps and the drift of the two clocks: it subtracts
+// a millisecond, and 500 ppm of the age of the message with the smallest delay.
 func (d *Delays) Excess(sender Sender, sent int64, received time.Duration) time.Duration {
 	delay := micros(received.Microseconds() - min(sent, 1<<62))
 	d.mu.Lock()

@@ -1,7 +1,7 @@
 // Package deadline computes how a deadline changes while a request travels down a chain of services.
 //
-// A user of the library needs [Remaining], [WithReserve] and [Detach]. The types and functions that are
-// marked "for transports" are for code that carries deadlines over a transport such as gRPC or HTTP.
+// A user of the library needs [Remaining], [WithReserve] and [Detach]. The types and functions whose
+// comments say "For transports" are for code that carries deadlines over a transport such as gRPC or HTTP.
 //
 // gRPC sends the remaining time as a timeout. The client computes it before the message is queued, and the
 // server restarts the clock when the message arrives. The callee therefore gets back the time that the
@@ -15,9 +15,9 @@
 // base is the smallest received − sent of that clock in the last minute. The formula compares only
 // differences of timestamps, so the offset between the clocks of two hosts cancels out. A [Clock] never
 // steps, and [Delays] allows for the drift of two clocks within the minute. The remaining time is never
-// longer than gRPC alone would give. It is never shorter than the caller will still wait, with one
-// exception: the caller's machine is suspended while the message is in transit. Its timers stop
-// meanwhile, and the receiver cannot know that.
+// longer than gRPC alone would give. It is never shorter than the caller will still wait, minus the
+// caller's reserve, with one exception: if the caller's machine is suspended while the message is in
+// transit, its timers stop, and the receiver cannot know that.
 //
 // # What belongs here
 //

@@ -14,10 +14,10 @@ const (
 )
 
 // Floor learns the minimum time that a method or target needs: the shortest time in which a request
-// succeeded during the last minute. A request with less time remaining cannot finish in time. Floor needs
-// two successes, because the first request is often slow. It refuses at most a fifth of the requests in a
-// window of ten seconds, so that it notices when requests become faster. It is safe for concurrent use.
-// The zero value has learned nothing and refuses nothing.
+// succeeded during the last minute. A request with less time remaining cannot finish in time. Floor
+// refuses nothing before it has learned two successes, because the first request is often slow. It
+// refuses at most a fifth of the requests in a window of ten seconds, so that it notices when requests
+// become faster. It is safe for concurrent use. The zero value has learned nothing and refuses nothing.
 //
 // For transports: a server has one per method, and a client one per target.
 type Floor struct {

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// Reserve learns how long the messages to and from one target are on their way: the shortest round trip of
-// the last minute without the time spent in the server. A client subtracts it from the deadline that it
-// sends to the callee, but not from its own. Reserve is safe for concurrent use. The zero value has
-// learned nothing.
+// Reserve learns how long the request and the reply of a call to one target are on their way: the shortest
+// round trip of the last minute, minus the time spent in the server. A client subtracts the reserve from
+// the deadline that it sends to the callee, but not from its own. Reserve is safe for concurrent use. The
+// zero value has learned nothing.
 //
 // For transports: a client has one per target.
 type Reserve struct {
@@ -16,8 +16,8 @@ type Reserve struct {
 	transit windowedMin
 }
 
-// Learn records a reply: the duration of the attempt, and the part of it that the server reports to have
-// spent on the call. now is the time on a monotonic clock. Negative durations are ignored.
+// Learn records a reply: the duration of the attempt, and the part of it that the server spent on the
+// call, as the server reports it. now is the time on a monotonic clock. Negative durations are ignored.
 func (r *Reserve) Learn(now, roundTrip, server time.Duration) {
 	if roundTrip < 0 || server < 0 {
 		return
@@ -39,7 +39,8 @@ func (r *Reserve) Get(now time.Duration) time.Duration {
 	return d
 }
 
-// ClampReserve limits a reserve to a fifth of the remaining time. It returns 0 if either is negative.
+// ClampReserve limits a reserve to a fifth of the remaining time. It returns 0 if the reserve or the
+// remaining time is negative.
 //
 // For transports: a client subtracts the result from the deadline that it sends.
 func ClampReserve(reserve, remaining time.Duration) time.Duration {

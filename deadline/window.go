@@ -36,8 +36,8 @@ func (s *windowedMin) rotate(now time.Duration) {
 	s.index = index
 }
 
-// add adds a value. It replaces the minimum of the current half-window if it is not larger than the
-// minimum plus what that may have drifted since it was added.
+// add adds a value. The value replaces the minimum of the current half-window if it is not larger than
+// the minimum plus the possible drift since that was added.
 func (s *windowedMin) add(now, value time.Duration, drift func(age time.Duration) time.Duration) {
 	s.rotate(now)
 	if s.current.seen == 0 || value <= s.current.value+drift(now-s.current.at) {

@@ -11,8 +11,8 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// number returns the ID of a write, which is as unlike those of others as hashes are
-// (the finalizer of SplitMix64).
+// number returns the ID of a write. IDs look as random as hashes (they come from the
+// finalizer of SplitMix64).
 func number(n uint64) (id idempotency.ID) {
 	h := n * 0x9e3779b97f4a7c15
 	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
@@ -22,10 +22,11 @@ func number(n uint64) (id idempotency.ID) {
 	return id
 }
 
-// BenchmarkMemory claims and completes new writes, on all cores: with a retention
-// for which some hundred thousand records are there at a time, which are dropped
-// as others come, and with one that keeps all. Beside each the same in a sync.Map,
-// which drops the key that came as many keys before on the same core, or none.
+// BenchmarkMemory claims and completes new writes on all cores, with two retentions.
+// With the shorter one, the store has some hundred thousand records at a time, and
+// drops old ones as new ones come. With the longer one, it keeps all. For
+// comparison, each runs with a sync.Map too, which drops the key that was added as
+// many keys earlier on the same core, or none.
 func BenchmarkMemory(b *testing.B) {
 	outcome := []byte("an outcome")
 	const window = 1 << 17

@@ -12,8 +12,8 @@ import (
 // charge stands for calls to another service.
 func charge(context.Context, string) error { return nil }
 
-// A handler that makes several writes downstream at the same time names them, so
-// that each has the same key when the handler is run again.
+// A handler that makes several downstream writes at the same time names them, so that
+// each has the same key when the handler runs again.
 func ExampleWithStep() {
 	ctx := context.Background() // the handler's
 	errs := make(chan error, 2)
@@ -24,8 +24,8 @@ func ExampleWithStep() {
 	// Output: <nil> <nil>
 }
 
-// A failure that another try would not mend is the outcome of the write: whoever
-// repeats the call gets the same, and the handler is not run again.
+// A failure that a retry would not change is declared to be the outcome of the write:
+// every repeat of the call gets it, and the handler does not run again.
 func ExampleFinal() {
 	err := idempotency.Final(status.Error(codes.Aborted, "the account is closed"))
 	fmt.Println(status.Code(err), idempotency.IsFinal(err))
@@ -51,8 +51,8 @@ func ExampleSeal() {
 // reserve stands for what a handler does before anything has an effect.
 func reserve(context.Context) error { return status.Error(codes.Unavailable, "the stock is down") }
 
-// A handler that fails before it has had any effect says so. The next run of the write is
-// then not told to look for one.
+// A handler that fails before it has had any effect declares this with NoEffect.
+// TakenOver is then false in the next run.
 func ExampleNoEffect() {
 	handler := func(ctx context.Context) (any, error) {
 		if err := reserve(ctx); err != nil { // before anything was charged

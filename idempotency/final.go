@@ -6,12 +6,13 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// markedError is the error of a handler with a mark. The mark does not change its status.
+// markedError is the error of a handler with a declaration about its run. The declaration does not
+// change the status of the error.
 type markedError struct{ error }
 
 func (e markedError) Unwrap() error { return e.error }
 
-// GRPCStatus returns the status of the error that was marked.
+// GRPCStatus returns the status of the handler's error.
 func (e markedError) GRPCStatus() *status.Status {
 	if st, ok := status.FromError(e.error); ok {
 		return st
@@ -24,10 +25,10 @@ type (
 	noEffectError struct{ markedError }
 )
 
-// Final marks a failure of a handler as the outcome of its write: it is stored, and repeats of the
-// call get it until the retention ends. A failure that has neither this mark nor one of [Codes]
-// releases the key, and the handler runs again for the next caller. The mark does not change the
-// status. Final(nil) returns nil.
+// Final declares a failure of a handler to be the outcome of its write: the failure is stored, and
+// repeats of the call get it until the retention ends. A failure that is not declared final and has
+// none of the codes of [Codes] releases the key, and the handler runs again for the next caller.
+// Final does not change the status of err. Final(nil) returns nil.
 func Final(err error) error {
 	if err == nil {
 		return nil
@@ -35,16 +36,16 @@ func Final(err error) error {
 	return finalError{markedError{err}}
 }
 
-// IsFinal reports whether an error was marked by [Final], or wraps one that was. It is for authors of
+// IsFinal reports whether err was returned by [Final], or wraps such an error. It is for authors of
 // other transports.
 func IsFinal(err error) bool {
 	var f finalError
 	return errors.As(err, &f)
 }
 
-// NoEffect marks the error of a handler whose run certainly had no effect. Such a run does not make
-// [TakenOver] true for the next run, but a possible effect of an earlier run still does.
-// NoEffect(nil) returns nil.
+// NoEffect declares that the run of a handler which failed with err certainly had no effect. Such a
+// run does not make [TakenOver] true for the next run, but a possible effect of an earlier run still
+// does. NoEffect does not change the status of err. NoEffect(nil) returns nil.
 func NoEffect(err error) error {
 	if err == nil {
 		return nil
@@ -52,7 +53,7 @@ func NoEffect(err error) error {
 	return noEffectError{markedError{err}}
 }
 
-// IsNoEffect reports whether an error was marked by [NoEffect], or wraps one that was. It is for
+// IsNoEffect reports whether err was returned by [NoEffect], or wraps such an error. It is for
 // authors of other transports.
 func IsNoEffect(err error) bool {
 	var marked noEffectError

@@ -15,7 +15,7 @@ import (
 )
 
 // Fingerprint is a hash of a request, by which a store recognises that one key was used for two
-// different requests. The zero value differs from no other.
+// different requests. The zero value does not differ from any other fingerprint.
 type Fingerprint struct {
 	// Schema identifies the descriptors of the request and of all messages in it, and the chosen
 	// fields. Deterministic marshalling differs between schemas, so sums of different schemas
@@ -24,8 +24,8 @@ type Fingerprint struct {
 	Sum    [sha256.Size]byte
 }
 
-// Differs reports whether the requests are certainly different. Fingerprints of different schemas,
-// which occur during a rolling deployment, do not differ.
+// Differs reports whether the requests are certainly different. Two fingerprints of different
+// schemas, which occur during a rolling deployment, do not differ.
 func (f Fingerprint) Differs(other Fingerprint) bool {
 	return f.Schema != "" && f.Schema == other.Schema && f.Sum != other.Sum
 }
@@ -41,9 +41,9 @@ type Fingerprinter struct {
 
 // NewFingerprinter returns a Fingerprinter for requests of a type. Fingerprints cover the given
 // fields, which are paths of field names separated by dots. Without fields, they cover all fields
-// except request_id, which is a key itself (AIP-155), the key field, and field masks. It returns an
-// error for a path that names no field or leads through a list or a map, and for a key field that is
-// not a string.
+// except the key field, field masks, and request_id, which is itself a key (AIP-155).
+// NewFingerprinter returns an error for a path that names no field or leads through a list or a map,
+// and for a key field that is missing or not a string.
 func NewFingerprinter(request protoreflect.MessageDescriptor, keyField string, fields ...string) (*Fingerprinter, error) {
 	f := &Fingerprinter{descriptor: request}
 	errs := make([]error, 0, len(fields)+1)
@@ -72,7 +72,7 @@ func NewFingerprinter(request protoreflect.MessageDescriptor, keyField string, f
 	return f, nil
 }
 
-// FindKeyField returns the field of a request that holds the key, or nil if the name is empty. It
+// FindKeyField returns the field of a request that contains the key, or nil if the name is empty. It
 // returns an error if the request has no field of that name, or the field is not a string. It is for
 // authors of other transports.
 func FindKeyField(request protoreflect.MessageDescriptor, name string) (protoreflect.FieldDescriptor, error) {
@@ -114,9 +114,9 @@ func resolvePath(m protoreflect.MessageDescriptor, path string) ([]protoreflect.
 	return fields, nil
 }
 
-// schemaName returns a name that differs whenever the same request might be marshalled differently:
-// a hash of the descriptors of the message and of all messages that it refers to, of the key field
-// and of the chosen fields.
+// schemaName returns a name that is different whenever the same request might be marshalled
+// differently. The name contains a hash of the descriptors of the message and of all messages that it
+// refers to, of the key field and of the chosen fields.
 func schemaName(m protoreflect.MessageDescriptor, keyField string, fields []string) (string, error) {
 	seen := map[protoreflect.FullName]protoreflect.MessageDescriptor{}
 	var visit func(protoreflect.MessageDescriptor)

@@ -89,7 +89,7 @@ func fingerprint(t *testing.T, m proto.Message, fields ...string) idempotency.Fi
 	return got
 }
 
-func TestFingerprintTellsRequestsApart(t *testing.T) {
+func TestFingerprintsOfDifferentRequestsDiffer(t *testing.T) {
 	t.Parallel()
 	d := order(t, false)
 	base := map[string]string{"item": "tea", "count": "1", "ship.to": "here", "request_id": "r1"}
@@ -128,8 +128,8 @@ func TestFingerprintTellsRequestsApart(t *testing.T) {
 	}
 }
 
-// Fingerprints of different schemas tell nothing of each other: a deploy in the
-// middle of a retention gives no false mismatch.
+// Fingerprints of different schemas are not compared, so that a deploy in the middle of a retention
+// causes no false mismatch.
 func TestFingerprintsOfDifferentSchemasDoNotDiffer(t *testing.T) {
 	t.Parallel()
 	before := fingerprint(t, set(order(t, false), map[string]string{"item": "tea"}))
@@ -143,7 +143,7 @@ func TestFingerprintsOfDifferentSchemasDoNotDiffer(t *testing.T) {
 	}
 }
 
-func TestFieldsOfAFingerprintMustBeThere(t *testing.T) {
+func TestFingerprintFieldsMustExist(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"none", "ship.none", "item.to", "tags.to", ""} {
 		if _, err := idempotency.NewFingerprinter(order(t, false), "", path); err == nil {
@@ -152,9 +152,9 @@ func TestFieldsOfAFingerprintMustBeThere(t *testing.T) {
 	}
 }
 
-// What a newer client sends in fields that this server does not know, and in any
-// order, makes no difference.
-func TestUnknownFieldsAreNoPartOfAFingerprint(t *testing.T) {
+// Fields that a newer client sends and this server does not know, in any order, do not change the
+// fingerprint.
+func TestUnknownFieldsDoNotChangeAFingerprint(t *testing.T) {
 	t.Parallel()
 	m := order(t, false)
 	f, err := idempotency.NewFingerprinter(m, "")

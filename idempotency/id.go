@@ -16,9 +16,9 @@ func NewID(tenant, fullMethod string, key Key) ID {
 // String returns the ID as text that can be part of any store's key.
 func (id ID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]) }
 
-// Child returns the key of a write that a handler makes while it runs the write with this ID and
-// key: a hash of the ID, the key, the callee's method and the step, as a UUID of version 8
-// (RFC 9562). If the parent runs again, it makes the same child keys.
+// Child returns the child key of a call that a handler makes while it runs the write with this ID
+// and key: a hash of the ID, the key, the callee's method and the step, as a UUID of version 8 (RFC
+// 9562). If the parent runs again, it makes the same child keys.
 //
 // Without a secret, anybody who knows the tenant, the method and the key of the parent, such as its
 // caller, can compute the child key. With a secret, the child key is an HMAC of the hash. See

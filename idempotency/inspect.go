@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// An Inspector is a [Store] with methods that let an operator list, release and delete records. They
-// are safe for concurrent use, also while servers use the store.
+// An Inspector is a [Store] with methods that let an operator list, release and delete records. The
+// methods are safe for concurrent use, also while servers use the store.
 type Inspector interface {
 	Store
 
@@ -20,14 +20,14 @@ type Inspector interface {
 	// may be missing or come twice.
 	Records(ctx context.Context) iter.Seq2[*Record, error]
 
-	// Free releases a pending record as its owner would after a failure: the next call with
-	// the key runs the write, and is told of a possible effect. It returns [ErrLeaseLost] if
+	// Free releases a pending record as its owner would after a failure: the next call with the
+	// key runs the write, and [TakenOver] is true for its handler. Free returns [ErrLeaseLost] if
 	// the record has changed since it was found.
 	Free(ctx context.Context, r *Record) error
 
-	// Forget deletes a record: the next call with the key runs the write and knows nothing of
-	// earlier runs. It returns [ErrLeaseLost] if the record has changed since it was found, or
-	// if its lease had run out then and lasts now.
+	// Forget deletes a record: the next call with the key runs the write, and TakenOver is false
+	// for its handler. Forget returns [ErrLeaseLost] if the record has changed since it was found,
+	// or if its lease had expired then and has been extended since.
 	Forget(ctx context.Context, r *Record) error
 }
 
@@ -41,7 +41,7 @@ const (
 	Done     RecordState = "done"
 )
 
-// Record is the record of a write as an operator sees it. Its times are relative to the store's clock
+// Record is the record of a write as an operator sees it. Its times are relative to the store's time
 // when the record was read.
 type Record struct {
 	ID      ID
@@ -50,15 +50,15 @@ type Record struct {
 	KeyHash string // as in [Claim]
 
 	Owner    string        // the name of the last owner, or a hash of it
-	Fence    uint64        // of the last run; 0 if that was in a transaction
+	Fence    uint64        // of the last run; 0 if pgstore drew none for a run in a transaction
 	Attempts int           // how many runs were claimed; 0 if the store does not know
 	Age      time.Duration // since the first of those claims
 
-	// Left is the time until the lease or the retention ends. It is negative if the lease
-	// has expired.
+	// Left is the time until the lease of a pending record or the retention of a done record ends,
+	// or until a released record is deleted. It is negative if the lease has expired.
 	Left time.Duration
 
-	TakenOver  bool   // what TakenOver would report to the next run
+	TakenOver  bool   // what the function TakenOver would return in the next run
 	Checkpoint []byte // encoded by [Codec.EncodeCheckpoint]
 	Outcome    []byte // encoded by [Codec.Encode]; only Find sets it
 }
@@ -69,8 +69,8 @@ type Stats struct {
 	// 0 for a store that is not bounded.
 	Records, MaxRecords, Bytes, MaxBytes int64
 
-	// Purged is how many expired records the store has deleted, and PurgeFailures how often
-	// deleting them failed.
+	// Purged is how many expired records the store has deleted, and PurgeFailures is how often a
+	// deletion failed.
 	Purged, PurgeFailures int64
 }
 

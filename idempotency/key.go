@@ -17,7 +17,7 @@ const Header = "idempotency-key"
 type Key string
 
 // NewKey returns a new random key: a UUID of version 7 (RFC 9562). Keys sort by the millisecond in
-// which they were made. It is safe for concurrent use.
+// which they were made. NewKey is safe for concurrent use.
 func NewKey() Key {
 	var uuid [16]byte
 	_, _ = rand.Read(uuid[6:]) // never fails: crypto/rand ends the program instead
@@ -50,9 +50,9 @@ func (k Key) Hash() string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// ParseKey reads the value of the header [Header]: a key as it is, or in double quotes as in
-// the IETF's Idempotency-Key draft, without escapes or parameters. Both are the same key. A
-// comma is an error, because two values that a proxy has joined are not a key.
+// ParseKey reads the value of the header [Header]. The value is a key, or the same key in double
+// quotes as in the IETF's Idempotency-Key draft, without escapes or parameters. A comma is an error,
+// because a proxy may have joined two values with it. The error is that of [Key.Validate].
 func ParseKey(value string) (Key, error) {
 	if len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"' {
 		value = value[1 : len(value)-1]
@@ -85,13 +85,14 @@ type keyContext struct{}
 // WithKey returns a context whose calls carry the key. A call with an invalid key fails before it is
 // sent, with INVALID_ARGUMENT and the reason KEY_INVALID.
 //
-// Use it around the calls that make up one write, and make the key once, outside of any retry loop.
+// Use the context for the calls that make up one write, and make the key once, outside of any retry
+// loop.
 func WithKey(ctx context.Context, key Key) context.Context {
 	return context.WithValue(ctx, keyContext{}, key)
 }
 
-// FromContext returns the key set by [WithKey] or, in a handler that runs under
-// a key, that key. It returns false if there is none.
+// FromContext returns the key set by [WithKey] or else, in a handler that runs under a key, the
+// handler's key. It returns false if there is neither.
 func FromContext(ctx context.Context) (Key, bool) {
 	if key, ok := ctx.Value(keyContext{}).(Key); ok {
 		return key, true

@@ -46,7 +46,7 @@ func TestKeysAreValidated(t *testing.T) {
 	}
 }
 
-func TestQuotedKeysAreReadAsTheDraftHasThem(t *testing.T) {
+func TestQuotedKeysAreReadAsInTheDraft(t *testing.T) {
 	t.Parallel()
 	for value, want := range map[string]idempotency.Key{
 		"a": "a", `"a"`: "a", `"8e03978e-40d5-43dd-bc93-6894a57f9324"`: "8e03978e-40d5-43dd-bc93-6894a57f9324",
@@ -66,8 +66,8 @@ func ExampleWithKey() {
 	// Output: order-17 true
 }
 
-// Each part of what a child key is made of makes it another, and the same parts
-// make the same.
+// A child key changes with each of the parts from which it is made. The same
+// parts make the same key.
 func TestChildKeysDifferInEachPart(t *testing.T) {
 	t.Parallel()
 	id := idempotency.NewID("tenant", "/a/B", "k")

@@ -11,9 +11,9 @@ import (
 )
 
 // Memory is a [Store] in the memory of one process. It is safe for concurrent use. It is bounded in
-// records and bytes: when it is full, it refuses new IDs with a [FullError]. It never drops a
-// record that is pending or whose retention has not ended. A tenant's records ([Claim.Tenant]) take
-// at most half of the room that the others leave. The records are lost when the process ends.
+// records and bytes: when it is full, it refuses new IDs with a [FullError]. It never drops a record
+// that is pending or whose retention has not ended. A tenant's records ([Claim.Tenant]) take at most
+// half of the room that all other records leave. The records are lost when the process ends.
 //
 // A write is not taken over while [Claim.Running] reports that its handler runs: a process that was
 // paused for longer than a lease continues its own runs.
@@ -51,10 +51,10 @@ func MemoryCapacity(records int) MemoryOption {
 	}
 }
 
-// MemoryBytes bounds the memory that records take, in bytes: about 400 for each, and its outcome.
-// A write that was claimed before the store was full still stores its outcome, so the store may
-// exceed the bound by the outcomes of the handlers that run. The default is 256 MiB, and the
-// minimum 64 KiB.
+// MemoryBytes bounds the memory that records take, in bytes. A record takes about 400 bytes and the
+// size of its outcome. A write that was claimed before the store was full still stores its outcome,
+// so the store may exceed the bound by the outcomes of the handlers that run. The default is 256
+// MiB, and the minimum 64 KiB.
 func MemoryBytes(bytes int64) MemoryOption {
 	return func(s *memorySettings) error {
 		s.bytes = bytes
@@ -103,7 +103,8 @@ func (m *Memory) Err() error { return m.err }
 func (m *Memory) Kind() string { return "memory" }
 
 // Volatile returns true, because the records are lost when the process ends. A server with such a
-// store does not promise its callers to recognise a retry, which may reach another process.
+// store does not tell its callers that it stores outcomes, because a retry may reach another
+// process.
 func (m *Memory) Volatile() bool { return true }
 
 // Stats returns the size of the store and its bounds. Expired records count until they are deleted.
@@ -146,7 +147,8 @@ func (m *Memory) Begin(ctx context.Context, claim Claim) (BeginResult, error) {
 	return b, err
 }
 
-// begin is Begin. If it has added a record or has no room for one, it returns how full the store is.
+// begin does what Begin does. If it has added a record or has no room for one, it also returns how
+// full the store is.
 func (m *Memory) begin(ctx context.Context, claim *Claim) (b BeginResult, fill float64, err error) {
 	s, now, err := m.open(ctx, "begin", &claim.ID)
 	if err != nil {

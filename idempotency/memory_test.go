@@ -12,9 +12,9 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// A full store refuses new writes, and goes on with those it has. Room is made
-// by the end of retentions alone.
-func TestFullMemoryRefusesNewWritesAlone(t *testing.T) {
+// A full store refuses new writes, and still takes the steps of those it has. Only the end
+// of a retention makes room.
+func TestFullMemoryRefusesOnlyNewWrites(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := idempotency.NewMemory(idempotency.MemoryCapacity(640))
@@ -60,8 +60,8 @@ func TestFullMemoryRefusesNewWritesAlone(t *testing.T) {
 	})
 }
 
-// What is claimed and released leaves nothing.
-func TestMemoryForgetsWhatIsReleased(t *testing.T) {
+// A claim that is released without an effect leaves no record.
+func TestMemoryDropsReleasedRecordsWithoutAnEffect(t *testing.T) {
 	t.Parallel()
 	m := idempotency.NewMemory()
 	for i := range 1000 {
@@ -79,8 +79,8 @@ func TestMemoryForgetsWhatIsReleased(t *testing.T) {
 	}
 }
 
-// A write whose owner never came back is forgotten in the end.
-func TestMemoryForgetsWhatIsAbandoned(t *testing.T) {
+// The record of a write whose owner never returned is dropped some time after its lease.
+func TestMemoryDropsAbandonedRecords(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := idempotency.NewMemory(idempotency.MemoryCapacity(1))
@@ -95,8 +95,8 @@ func TestMemoryForgetsWhatIsAbandoned(t *testing.T) {
 	})
 }
 
-// A process that stood still for longer than a lease does not run its own write twice.
-func TestMemoryDoesNotTakeOverARunThatGoesOn(t *testing.T) {
+// A process that was paused for longer than a lease does not run its own write twice.
+func TestMemoryDoesNotTakeOverWhileTheHandlerRuns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := idempotency.NewMemory()
@@ -156,8 +156,9 @@ func TestMemoryRemembersAnEffectForTheRetention(t *testing.T) {
 	})
 }
 
-// A record that is done holds on to nothing of the call that has made it.
-func TestDoneRecordLetsGoOfItsCall(t *testing.T) {
+// A completed or released record keeps no reference to the call that made it, so that the garbage
+// collector can free the call.
+func TestEndedRecordKeepsNoReferenceToItsCall(t *testing.T) {
 	t.Parallel()
 	m := idempotency.NewMemory()
 	for how, end := range map[string]func(idempotency.Lease) error{

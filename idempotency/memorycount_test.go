@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// recount checks that what a store counts is what it holds, and that each record is filed once.
+// recount checks that the counts of a store match its records, and that each record is in one
+// list.
 func (m *Memory) recount(t *testing.T) {
 	t.Helper()
 	var used use
@@ -49,8 +50,8 @@ func (m *Memory) recount(t *testing.T) {
 	}
 }
 
-// Whatever happens to records, what the store counts is what it holds.
-func TestMemoryCountsWhatItHolds(t *testing.T) {
+// After random steps, the counts of the store match its records.
+func TestMemoryCountsMatchItsRecords(t *testing.T) {
 	t.Parallel()
 	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
@@ -91,8 +92,8 @@ func TestMemoryCountsWhatItHolds(t *testing.T) {
 	}
 }
 
-// A key that is claimed and released leaves nothing, however often.
-func TestMemoryKeepsNothingOfWhatIsReleased(t *testing.T) {
+// A key that is often claimed and released leaves no record and no list.
+func TestReleasedKeyLeavesNothingInMemory(t *testing.T) {
 	t.Parallel()
 	m := NewMemory()
 	id := NewID("", "/m", "k")

@@ -21,8 +21,8 @@ type use struct {
 	records, bytes int64
 }
 
-// fill returns how full the store, or a tenant's share of it, would be with one more record. Above 1
-// there is no room for it.
+// fill returns how full the store, or a tenant's share of it, would be with one more record. If that
+// is above 1, there is no room for the record.
 func (m *memoryRoom) fill(tenant string) float64 {
 	fill := m.used.fill(&m.limit)
 	if tenant == "" {
@@ -44,7 +44,7 @@ func (u *use) fill(limit *use) float64 {
 }
 
 // take reserves room for one record of a tenant, and returns how full the store then is. If that is
-// above 1, it has reserved nothing.
+// above 1, there is no room, and take has reserved nothing.
 func (m *memoryRoom) take(tenant string) (of *use, fill float64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -98,7 +98,7 @@ func (m *Memory) sweep() {
 }
 
 // full returns the error of a claim for which there is no room. It looks up the time until there is
-// room at most once a second, because this takes some milliseconds with a million records.
+// room at most once a second, because the lookup takes some milliseconds with a million records.
 func (m *Memory) full() error {
 	now := time.Since(m.started)
 	second := int64(now/time.Second) + 1
@@ -120,7 +120,7 @@ func (m *Memory) full() error {
 // warnAt is how full the store is when it logs a warning.
 const warnAt = 0.8
 
-// warn logs that there is little room, at most once an hour, unless expired records take it.
+// warn logs that there is little room, at most once an hour. It deletes expired records first.
 func (m *Memory) warn(tenant string) {
 	hour := int64(time.Since(m.started)/time.Hour) + 1
 	if m.warned.Load() == hour {

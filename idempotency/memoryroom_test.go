@@ -66,9 +66,9 @@ func TestMemoryIsBoundedInBytes(t *testing.T) {
 	}
 }
 
-// A tenant takes at most half of what the others leave, in records and in bytes; what is
-// nobody's takes whatever there is.
-func TestTenantTakesHalfOfWhatTheOthersLeave(t *testing.T) {
+// A tenant takes at most half of the room that the others leave, in records and in bytes.
+// Records without a tenant may take all of it.
+func TestTenantTakesAtMostHalfOfTheRoomThatOthersLeave(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const many = 64_000
@@ -134,8 +134,8 @@ func TestMemoryWarnsBeforeItIsFull(t *testing.T) {
 	})
 }
 
-// The bytes that a store counts are about those that it takes.
-func TestMemoryCountsTheBytesThatItTakes(t *testing.T) { //nolint:paralleltest // it measures the heap of the process
+// The number of bytes that a store counts is about the number that it takes.
+func TestMemoryCountsAboutTheBytesThatItTakes(t *testing.T) { //nolint:paralleltest // it measures the heap of the process
 	for _, outcome := range []int{0, 2000} {
 		heap := func() int64 {
 			var st runtime.MemStats

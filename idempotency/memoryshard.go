@@ -54,8 +54,8 @@ func (s *shard) find(id ID, now time.Duration) *memoryRecord {
 	return &s.records[at]
 }
 
-// expired reports whether a record may be dropped. While the handler of its owner runs, it extends
-// the lease.
+// expired reports whether a record may be dropped. It extends the lease of a record whose owner's
+// handler runs.
 func (r *memoryRecord) expired(now time.Duration) bool {
 	if r.running != nil && r.running.Load() {
 		r.Until = max(r.Until, now+1)
@@ -134,8 +134,8 @@ func (s *shard) soonest() (first int64) {
 // not replayed.
 const late = 10
 
-// file puts a record into the list of the second in which it ends. A list that it is in already is
-// good enough if it is checked at most a little later.
+// file puts a record into the list of the second in which it ends. If the record is in an earlier
+// list, or in one that is at most late seconds later, it stays there.
 func (s *shard) file(r *memoryRecord, now time.Duration) {
 	second := int64(max(r.End(), now)/time.Second) + 1
 	if r.due != 0 && second >= r.due-late {

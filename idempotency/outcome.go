@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Outcome is the result of a call, which repeats of the call get again: a response or a failure, and
+// Outcome is the result of a call, which repeats of the call get too: a response or a failure, and
 // the metadata that the handler set.
 type Outcome struct {
 	// Status is the status of a failure. It is nil for a success.
@@ -35,8 +35,9 @@ type Outcome struct {
 // shortMessage is how many bytes of a failure's message are stored if the outcome is too large.
 const shortMessage = 512
 
-// Shortened returns the part of a too large outcome that is stored: the fact that it is a success, or
-// the code of the failure and the beginning of its message. It is for authors of other transports.
+// Shortened returns what is stored of an outcome that is too large: that it is a success, and the
+// type of the response; or the code of the failure and the beginning of its message. It is for
+// authors of other transports.
 func (o *Outcome) Shortened() *Outcome {
 	if o.Status == nil {
 		return &Outcome{ResponseType: o.ResponseType, ResponseOmitted: true, TraceID: o.TraceID, SpanID: o.SpanID}
@@ -92,7 +93,7 @@ func (c Codec) EncodeCheckpoint(id ID, checkpoint []byte) ([]byte, error) {
 	return c.wrap(checkpointOf(id), checkpoint)
 }
 
-// DecodeCheckpoint reverses EncodeCheckpoint. It returns errors as Decode does.
+// DecodeCheckpoint reverses EncodeCheckpoint. It returns the same errors as Decode.
 func (c Codec) DecodeCheckpoint(id ID, raw []byte) ([]byte, error) {
 	checkpoint, err := c.open(checkpointOf(id), raw)
 	if err != nil {

@@ -25,7 +25,7 @@ func ring(t testing.TB, sealWith string, names ...string) *idempotency.KeyRing {
 	return r
 }
 
-func TestOutcomeComesBackAsItWas(t *testing.T) {
+func TestOutcomeIsDecodedAsItWasEncoded(t *testing.T) {
 	t.Parallel()
 	id := idempotency.NewID("tenant", "/m", "key")
 	for name, o := range map[string]*idempotency.Outcome{
@@ -52,8 +52,8 @@ func TestOutcomeComesBackAsItWas(t *testing.T) {
 	}
 }
 
-// A record that was damaged, or made for another, is none.
-func TestDamagedRecordIsNone(t *testing.T) {
+// An outcome that was damaged, or encoded for another record, is corrupt.
+func TestDamagedOutcomeIsCorrupt(t *testing.T) {
 	t.Parallel()
 	id := idempotency.NewID("tenant", "/m", "key")
 	for kind, codec := range map[string]idempotency.Codec{"plain": {}, "sealed": {Keys: ring(t, "k1", "k1")}} {
@@ -104,7 +104,7 @@ func TestKeysAreRotated(t *testing.T) {
 	}
 }
 
-func TestKeyRingNamesAllThatIsWrong(t *testing.T) {
+func TestKeyRingReturnsAllErrors(t *testing.T) {
 	t.Parallel()
 	_, err := idempotency.NewKeyRing("none", map[string][]byte{"short": []byte("x"), "": bytes.Repeat([]byte{1}, 16)})
 	for _, want := range []string{`"short"`, `key ""`, `"none"`} {
@@ -114,7 +114,7 @@ func TestKeyRingNamesAllThatIsWrong(t *testing.T) {
 	}
 }
 
-// Whatever a store gives back, it is an outcome or an error.
+// Any bytes that a store returns are an outcome or an error.
 func FuzzOutcome(f *testing.F) {
 	id := idempotency.NewID("tenant", "/m", "key")
 	plain, sealed := idempotency.Codec{}, idempotency.Codec{Keys: ring(f, "k", "k")}
@@ -141,8 +141,8 @@ func FuzzOutcome(f *testing.F) {
 	})
 }
 
-// An outcome is not taken for a checkpoint, nor one write's checkpoint for another's.
-func TestCheckpointIsReadAsWhatItIs(t *testing.T) {
+// An outcome is no valid checkpoint, and the checkpoint of one write is none of another write.
+func TestCheckpointsAndOutcomesAreNotInterchangeable(t *testing.T) {
 	t.Parallel()
 	id, other := idempotency.NewID("", "/m", "k"), idempotency.NewID("", "/m", "l")
 	var codec idempotency.Codec

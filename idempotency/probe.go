@@ -9,8 +9,8 @@ import (
 )
 
 // Probe begins, extends, saves, completes, finds and deletes a record of its own, and returns the
-// error of the step that fails. It is for authors of stores, whose Check tells a process at its start
-// that it may not write or delete records.
+// errors of the steps that fail. It is for authors of stores: a store's Check calls it, so that a
+// process finds out at its start if it may not write or delete records.
 func Probe(ctx context.Context, store Inspector) error {
 	claim := Claim{
 		ID: NewID("", "probe", NewKey()), Owner: rand.Text(), Lease: time.Minute, Retention: time.Minute,

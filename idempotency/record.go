@@ -17,11 +17,11 @@ import "time"
 // The comment of [Store] has the transitions. A step that fails leaves the record as it was. A
 // step that its owner repeats has the result of the first time.
 //
-// The methods are pure: they read no clock and do no I/O. Each takes the store's time as a
-// duration since a moment of the store's choice. All processes that share a store use the same
-// moment, such as the beginning of 1970. Leases and retentions are cut at 70 years. A StoredRecord
-// is not safe for concurrent use: reading a record, taking a step and writing the record back is
-// one transaction of the store.
+// The methods are pure: they read no clock and do no I/O. Each takes the store's time as a duration since
+// a moment of the store's choice. All processes that share a store use the same moment, such as the
+// beginning of 1970. Longer leases and retentions than 70 years are shortened to 70 years. A StoredRecord
+// is not safe for concurrent use: reading a record, taking a step and writing the record back is one
+// transaction of the store.
 type StoredRecord struct {
 	Done        bool
 	Effect      bool // an earlier run may have had an effect, and no outcome is stored
@@ -40,8 +40,8 @@ type StoredRecord struct {
 	Method, KeyHash string
 }
 
-// State returns the state of the record, or "" for the zero value. It takes no account of the
-// time: a record is absent once its End has passed.
+// State returns the state of the record, or "" for the zero value. State does not consider the time: once
+// its End has passed, a record is absent whatever State returns.
 func (r *StoredRecord) State() RecordState {
 	switch {
 	case r.Done:
@@ -88,8 +88,8 @@ func (r *StoredRecord) Look(fingerprint Fingerprint, now time.Duration) BeginRes
 	}
 }
 
-// Ask returns the result of [Store.Begin], without a claim: if the write can be claimed, the
-// state is Absent. A store then draws a fence and calls Claim.
+// Ask returns the result that [Store.Begin] would have, without claiming the write. If the write can be
+// claimed, the state is Absent; a store then draws a fence and calls Claim.
 func (r *StoredRecord) Ask(claim *Claim, now time.Duration) BeginResult {
 	if r.Owner == claim.Owner && r.State() == Pending && r.End() > now && !claim.Fingerprint.Differs(r.Fingerprint) {
 		return r.run() // the owner repeats its claim after a lost answer
@@ -220,7 +220,7 @@ func (r *StoredRecord) changedSince(found *Record, now time.Duration) bool {
 	return r.State() == "" || r.Owner != found.Owner || r.Fence != found.Fence || r.Done != (found.State == Done) || extended
 }
 
-// bounded cuts a duration, so that adding it to a time cannot overflow.
+// bounded limits a duration, so that adding it to a time cannot overflow.
 func bounded(d time.Duration) time.Duration {
 	const longest = 70 * 365 * 24 * time.Hour
 	return max(0, min(d, longest))

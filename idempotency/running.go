@@ -53,10 +53,10 @@ func WithRun(ctx context.Context, run HandlerRun) context.Context {
 	return context.WithValue(ctx, runningContext{}, &running{HandlerRun: run, last: run.Checkpoint})
 }
 
-// TakenOver reports whether an earlier run of the write that the handler with context ctx
-// runs may have had its effect, or part of it: the run failed without [NoEffect] or
-// panicked, or its server died or lost its lease, and no outcome was stored. A handler that can
-// look up its effects does so then.
+// TakenOver reports whether an earlier run of a handler's write may have had its effect, or part of
+// it: that run failed without [NoEffect], panicked, lost its lease, or its server died, and no outcome
+// was stored. ctx is the context of the handler. If TakenOver is true, a handler that can find out
+// whether the effect has happened should do so.
 func TakenOver(ctx context.Context) bool {
 	r := runningFrom(ctx)
 	return r != nil && r.TakenOver
@@ -64,10 +64,10 @@ func TakenOver(ctx context.Context) bool {
 
 // Fence returns the fence of the run of the handler with context ctx. It returns false if the run has
 // no lease: without a key, without a store, or in a transaction. Each run of a write has a higher
-// fence than the runs before it. A handler that writes to a system of its own stores the fence with
-// its data, and makes the system refuse writes with a lower fence than the stored one. Then a run that
-// was taken over cannot overwrite what its successor has written. Fences of [Memory] restart with the
-// process.
+// fence than the runs before it. A handler that writes to another system can store the fence with its
+// data there, and let that system refuse writes with a lower fence than the stored one. Then a run
+// that was taken over cannot overwrite what its successor has written. Fences of [Memory] restart with
+// the process.
 func Fence(ctx context.Context) (uint64, bool) {
 	r := runningFrom(ctx)
 	if r == nil || r.Fence == 0 {
@@ -85,11 +85,11 @@ var ErrNoCheckpoints = errors.New("idempotency: a run in a transaction has no ch
 // fails or its server dies, that run gets the checkpoint from [LastCheckpoint]. An outcome replaces
 // the checkpoint.
 //
-// It is safe for concurrent use, and cancelling ctx does not interrupt it. A run without a key or a
-// store cannot be taken over: Checkpoint then does nothing and returns nil. It returns [ErrLeaseLost]
-// if another run has taken over, [ErrNoCheckpoints] in a transaction, and an error if the checkpoint
-// is larger than [MaxOutcome] allows. If the store does not answer, it returns the store's error, and
-// the checkpoint may have been stored.
+// Checkpoint is safe for concurrent use, and cancelling ctx does not interrupt it. In a run without a
+// key or a store, which cannot be taken over, Checkpoint does nothing and returns nil. It returns
+// [ErrLeaseLost] if another run has taken over, [ErrNoCheckpoints] in a transaction, and an error if
+// the checkpoint is larger than [MaxOutcome] allows. If the store does not answer, Checkpoint returns
+// the store's error, and the checkpoint may have been stored.
 func Checkpoint(ctx context.Context, checkpoint []byte) error {
 	r := runningFrom(ctx)
 	if r == nil || r.Save == nil {
@@ -108,8 +108,8 @@ func Checkpoint(ctx context.Context, checkpoint []byte) error {
 }
 
 // LastCheckpoint returns the last checkpoint of the write that the handler with context ctx runs, or
-// nil if there is none. Until this run stores a checkpoint, that is the last one of an earlier run.
-// The caller must not change it. LastCheckpoint is safe for concurrent use.
+// nil if there is none. Until this run stores a checkpoint, the last checkpoint is that of an earlier
+// run. The caller must not change the result. LastCheckpoint is safe for concurrent use.
 func LastCheckpoint(ctx context.Context) []byte {
 	r := runningFrom(ctx)
 	if r == nil {
@@ -125,18 +125,18 @@ func LastCheckpoint(ctx context.Context) []byte {
 // and the name of the step.
 //
 // Without a step, the ordinal of the call among the handler's calls to that method is used instead of
-// the name. It is the same in each run if the handler always makes the same calls, one after another,
-// in the same order. If calls are concurrent or conditional, they need names.
+// the name. The ordinal is the same in each run if the handler always makes the same calls, one after
+// another, in the same order. Concurrent or conditional calls need names.
 //
-// Two calls to one method in the same step have the same key, and are therefore one write. Use this
-// to retry a call that has failed.
+// Two calls to one method in the same step have the same key, and are therefore one write. So to retry
+// a failed call, make it again in the same step.
 func WithStep(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, stepContext{}, name)
 }
 
 // ForCall returns the key of an outgoing call: the key of [WithKey] or, for a write of a handler that
-// runs under a key, a child key. It returns false if there is neither. It counts the call, because
-// the child key may depend on its ordinal. It is for authors of other transports.
+// runs under a key, a child key. It returns false if there is neither. If the child key depends on the
+// ordinal of the call, ForCall counts the call. It is for authors of other transports.
 func ForCall(ctx context.Context, fullMethod string, write bool) (Key, bool) {
 	if key, ok := ctx.Value(keyContext{}).(Key); ok {
 		return key, true
@@ -162,9 +162,9 @@ func (r *running) count(fullMethod string) int {
 	return r.calls[fullMethod]
 }
 
-// IsForwarded reports whether the keys in a call's metadata are only the key under which the calling
-// handler runs, because the handler has forwarded its incoming metadata. It is for authors of other
-// transports.
+// IsForwarded reports whether keys, the keys in a call's metadata, consist of the one key under which
+// the calling handler runs. The handler has then forwarded its incoming metadata. IsForwarded is for
+// authors of other transports.
 func IsForwarded(ctx context.Context, keys []string) bool {
 	if len(keys) != 1 {
 		return false

@@ -20,11 +20,11 @@ var (
 // sealedExtra is about how many bytes sealing adds.
 const sealedExtra = 64
 
-// KeyRing seals outcomes and checkpoints with AES-GCM, so that nobody can read or forge them who has
-// access to the store only. Rotate a key in two steps: first add the new key to the ring of all
+// KeyRing seals outcomes and checkpoints with AES-GCM, so that access to the store alone is not
+// enough to read or forge them. Rotate a key in two steps: first add the new key to the rings of all
 // servers, then seal with it. Keep the old key until everything that it has sealed has expired. A
-// server with a ring cannot read unsealed outcomes: all of them must have expired before it uses its
-// first ring. One key is safe for about four billion outcomes, because nonces are random.
+// server with a ring cannot read unsealed outcomes: all of them must have expired before a server
+// uses its first ring. One key is safe for about four billion outcomes, because nonces are random.
 //
 // A KeyRing is safe for concurrent use.
 type KeyRing struct {

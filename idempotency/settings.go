@@ -13,9 +13,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// Settings are how a server uses a store. [NewSettings] makes them from options. They must not be
-// changed afterwards. They are for authors of other transports; the fields are those of the options
-// of the same name.
+// Settings say how a server uses a store. [NewSettings] makes them from options. They must not be changed
+// afterwards. Settings are for authors of other transports; the options of the same names document the fields.
 type Settings struct {
 	// Tenant returns the tenant of a call. Nil is the transport identity.
 	Tenant func(ctx context.Context) string
@@ -32,15 +31,15 @@ type Settings struct {
 	methods map[string]methodOptions
 }
 
-// MethodSettings are the settings that a method may have of its own. They are for authors of other
-// transports; see the options that set them.
+// MethodSettings are the settings that can differ from method to method. They are for authors of other transports;
+// the options that set the fields document them.
 type MethodSettings struct {
 	Off         bool          // keys are ignored
 	KeyRequired bool          // a call without a key is refused
 	KeyField    string        // the field of the request that may hold the key; empty is none
 	Retention   time.Duration // of outcomes
 	Fingerprint []string      // the fields that make up the fingerprint; empty is all
-	Codes       []codes.Code  // of failures that are stored as outcomes without the mark of Final
+	Codes       []codes.Code  // of failures that are stored as outcomes without being declared by Final
 	Reruns      int           // of a handler after a transaction conflict
 	Aliases     []string      // former full names of the response message
 }
@@ -74,9 +73,8 @@ type methodOptions []MethodOption
 const DefaultLease = 10 * time.Second
 
 // DefaultCodes returns the codes of failures that are stored as outcomes unless [Codes] sets others:
-// INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE and
-// UNIMPLEMENTED, which a retry would get again. To add one, pass the result and the code to
-// [Codes].
+// INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE and UNIMPLEMENTED. A retry would
+// get such a failure again. To add a code, pass it and the result of DefaultCodes to [Codes].
 func DefaultCodes() []codes.Code {
 	return []codes.Code{
 		codes.InvalidArgument, codes.NotFound, codes.AlreadyExists,
@@ -84,8 +82,8 @@ func DefaultCodes() []codes.Code {
 	}
 }
 
-// NewSettings returns the settings that options make, and the errors of all invalid options, joined.
-// It is for authors of other transports; others pass the options to the server.
+// NewSettings returns the settings for the options, and the errors of all invalid options, joined. It is for
+// authors of other transports; others pass the options to the server.
 func NewSettings(opts ...Option) (*Settings, error) {
 	b := settingsBuilder{Settings: Settings{
 		Lease: DefaultLease, StoreTimeout: 2 * time.Second, MaxOutcome: 1 << 20,
@@ -105,9 +103,9 @@ func NewSettings(opts ...Option) (*Settings, error) {
 // Methods returns the names that were passed to the option [ForMethod], sorted.
 func (s *Settings) Methods() []string { return slices.Sorted(maps.Keys(s.methods)) }
 
-// ForMethod returns the settings of a method by its full name. The settings that declare changes
-// override the options for all methods, and the options of [ForMethod] override both. A nil declare
-// changes nothing.
+// ForMethod returns the settings of a method, given its full name. It starts from the options for all methods.
+// Then it calls declare, unless that is nil, which sets what the method's proto file declares. Last, it applies
+// the options of [ForMethod].
 func (s *Settings) ForMethod(fullMethod string, declare func(*MethodSettings)) MethodSettings {
 	m := s.all
 	if declare != nil {
@@ -122,9 +120,9 @@ func (s *Settings) ForMethod(fullMethod string, declare func(*MethodSettings)) M
 	return m
 }
 
-// ForMethod sets options for one method, by its full name
-// ("/shop.v1.Orders/Place"), or for all methods of a service
-// ("/shop.v1.Orders/"). They override the method's proto file.
+// ForMethod sets options for one method, by its full name ("/shop.v1.Orders/Place"), or for all methods of a
+// service ("/shop.v1.Orders/"). These options override the method's proto file, and those of a method override
+// those of its service.
 func ForMethod(name string, opts ...MethodOption) Option {
 	return forMethod{name: name, opts: slices.Clone(opts)}
 }
@@ -152,13 +150,14 @@ func (f forMethod) applySettings(s *settingsBuilder) {
 	s.methods[f.name] = append(s.methods[f.name], f.opts...)
 }
 
-// Tenant sets the function that returns the tenant of a call, by its incoming context. The
-// same key of two tenants is two keys. Calls for which it returns an empty string have one
-// tenant. It must be safe for concurrent use. The default is [interceptors.TransportIdentity].
-// If something else identifies callers, such as a token in the metadata, set Tenant, and check
-// the token in an interceptor before Hopbound's: a repeat gets the outcome without the
-// handler. A server at the edge must have a Tenant or [SharedKeys]. With mutual TLS, pass
-// [interceptors.TransportIdentity].
+// Tenant sets the function that returns the tenant of a call from the call's incoming context. A key that two
+// tenants use is two keys. All calls for which the function returns the empty string share one tenant. The
+// function must be safe for concurrent use. The default is [interceptors.TransportIdentity].
+//
+// If something else identifies callers, such as a token in the metadata, set Tenant, and check the token in an
+// interceptor before Hopbound's, because a repeat gets the outcome without running the interceptors after
+// Hopbound's or the handler. A server with interceptors.AtEdge must have a Tenant or [SharedKeys]. With mutual
+// TLS, pass [interceptors.TransportIdentity] explicitly.
 //
 // [interceptors.TransportIdentity]: https://pkg.go.dev/github.com/hopbound/hopbound/interceptors#TransportIdentity
 func Tenant(of func(ctx context.Context) string) Option {
@@ -171,9 +170,9 @@ func Tenant(of func(ctx context.Context) string) Option {
 	})
 }
 
-// SharedKeys lets callers without a transport identity share their keys: any of them that
-// knows a key gets its outcome. Use it if all callers are one party, or if keys cannot be
-// guessed and are kept secret.
+// SharedKeys lets callers without a transport identity share their keys: each of them gets the outcome of every
+// key that it knows. Use SharedKeys if all callers are one party, or if keys cannot be guessed and are kept
+// secret.
 func SharedKeys() Option {
 	return option(func(s *Settings) error {
 		s.Shared = true
@@ -181,9 +180,9 @@ func SharedKeys() Option {
 	})
 }
 
-// LeaseTime sets for how long a write stays claimed after its server has died or can no longer reach
-// the store. While a handler runs, its lease is extended. A short lease may expire while the process
-// pauses. The default is [DefaultLease], and the minimum 100 ms.
+// LeaseTime sets for how long a write stays claimed after its server has died or can no longer reach the store.
+// While a handler runs, its lease is extended. A short lease may expire while the process is paused. The default
+// is [DefaultLease], and the minimum 100 ms.
 func LeaseTime(d time.Duration) Option {
 	return option(func(s *Settings) error {
 		s.Lease = d
@@ -226,8 +225,8 @@ func MaxOutcome(bytes int) Option {
 	})
 }
 
-// Seal seals outcomes and checkpoints with a key ring. The store still sees the
-// methods, and hashes of the keys and requests.
+// Seal seals outcomes and checkpoints with a key ring. Methods, and hashes of keys and requests, are stored
+// unsealed.
 func Seal(keys *KeyRing) Option {
 	return option(func(s *Settings) error {
 		if keys == nil || len(keys.keys) == 0 {
@@ -238,11 +237,11 @@ func Seal(keys *KeyRing) Option {
 	})
 }
 
-// ChildSecret makes child keys with a secret of at least 16 bytes, so that nobody outside of
-// this service can compute them. Without it, a caller that knows the tenant and the names of
-// the methods can compute the child keys of its own key. All servers of the service must have
-// the same secret. Writes that are being retried while it changes get other child keys, and
-// services downstream take them for new writes: change it only when that is acceptable.
+// ChildSecret makes child keys with a secret of at least 16 bytes, so that nobody outside of this service can
+// compute them. Without it, a caller that knows the tenant and the names of the methods can compute the child keys
+// of its own key. All servers of the service must have the same secret. Writes that are being retried while the
+// secret changes get other child keys, and services downstream take them for new writes: change the secret only
+// when that is acceptable.
 func ChildSecret(secret []byte) Option {
 	return option(func(s *Settings) error {
 		s.ChildSecret = slices.Clone(secret)
@@ -253,7 +252,7 @@ func ChildSecret(secret []byte) Option {
 	})
 }
 
-// Off makes the server ignore keys.
+// Off makes the server ignore keys: each call runs.
 func Off() MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.Off = true
@@ -261,9 +260,8 @@ func Off() MethodOption {
 	})
 }
 
-// RequireKey refuses calls without a key, with INVALID_ARGUMENT and the reason
-// KEY_MISSING. As an option for all methods, it leaves out streams and methods
-// that are declared to have no side effects.
+// RequireKey rejects calls without a key, with INVALID_ARGUMENT and the reason KEY_MISSING. As an option for all
+// methods, it does not apply to streams and to methods that are declared to have no side effects.
 func RequireKey() MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.KeyRequired = true
@@ -271,8 +269,8 @@ func RequireKey() MethodOption {
 	})
 }
 
-// KeyField names a string field of the request that holds the key if the metadata has none, as in
-// AIP-155. The field is not part of the fingerprint.
+// KeyField names a string field of the request that contains the key if the metadata does not, as in AIP-155. The
+// field is not part of the fingerprint.
 func KeyField(name string) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.KeyField = name
@@ -290,9 +288,8 @@ func Retention(d time.Duration) MethodOption {
 	})
 }
 
-// FingerprintFields sets the fields by which requests are compared, as paths of field names
-// separated by dots. The default is all fields except request_id, the method's key field, and field
-// masks.
+// FingerprintFields sets the fields by which requests are compared, as paths of field names separated by dots. The
+// default is all fields except request_id, the method's key field and field masks.
 func FingerprintFields(paths ...string) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.Fingerprint = slices.Clone(paths)
@@ -300,8 +297,8 @@ func FingerprintFields(paths ...string) MethodOption {
 	})
 }
 
-// Codes sets the codes of failures that are stored as outcomes without the mark
-// of [Final], instead of [DefaultCodes].
+// Codes sets the codes of failures that are stored as outcomes without being declared by [Final]. The default is
+// [DefaultCodes].
 func Codes(list ...codes.Code) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.Codes = slices.Clone(list)
@@ -314,13 +311,12 @@ func Codes(list ...codes.Code) MethodOption {
 	})
 }
 
-// Reruns allows the handler to run again, up to n times in one call, if the database has
-// rolled back its transaction because of another (a serialization failure or a deadlock). It
-// has no effect without transactions. Allow it for a handler that has no effects outside of
-// its transaction, or whose other effects are writes to services that know it by its child
-// keys. Without it, and after the last run, the call fails with ABORTED and the reason
-// TRANSACTION_CONFLICT. A handler that returns an error of the database must wrap it, so
-// that the store recognises it. The default is 0.
+// Reruns allows the handler to run again, up to n times in one call, if the database has rolled back its
+// transaction because of another (a serialization failure or a deadlock). It has no effect without transactions.
+// Allow reruns for a handler that has no effects outside of its transaction, or whose other effects are calls to
+// services that recognise its child keys. Without a rerun, and after the last, the call fails with ABORTED and the
+// reason TRANSACTION_CONFLICT. A handler that returns an error of the database must wrap it, so that the store
+// recognises it. The default is 0.
 func Reruns(n int) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.Reruns = n
@@ -331,9 +327,9 @@ func Reruns(n int) MethodOption {
 	})
 }
 
-// ResponseAliases sets former full names of the method's response message, such as
-// "shop.v1.Order". Outcomes that were stored under one of them are replayed as the message
-// that the method has now; the two must have the same wire format.
+// ResponseAliases sets former full names of the method's response message, such as "shop.v1.Order". Outcomes that
+// were stored under one of these names are replayed as the response message that the method has now; the two
+// messages must have the same wire format.
 func ResponseAliases(names ...string) MethodOption {
 	return methodOption(func(m *MethodSettings) error {
 		m.Aliases = slices.Clone(names)

@@ -34,11 +34,11 @@ import (
 // [Claim.KeepFor] after its lease has expired. The last checkpoint is kept for as long, and
 // every later owner gets it in [BeginResult.Checkpoint].
 //
-// The store's clock measures leases and retentions, not its callers' clocks. They may last some
-// milliseconds longer than asked for, but never less. Each method is safe for concurrent use, returns
-// when its context ends, and takes effect as a whole or not at all. After an error that is not of
-// this package, it is unknown whether the step took effect. Repeating the step is safe, because an
-// owner that repeats a step gets the same answer.
+// The store's clock, not those of its callers, measures leases and retentions. A lease or a retention
+// may last some milliseconds longer than asked for, but never less. Each method is safe for
+// concurrent use, returns when its context ends, and takes effect as a whole or not at all. After an
+// error that this package does not define, it is unknown whether the step took effect. Repeating the
+// step is safe, because an owner that repeats a step gets the same answer.
 type Store interface {
 	// Begin claims a write, or returns its state. It returns an error if the claim has no owner or
 	// no positive lease, and one that wraps [ErrFull] if the store has no room.
@@ -55,8 +55,8 @@ type Store interface {
 	// Extend makes the lease last for d from now. It never makes the lease shorter.
 	Extend(ctx context.Context, lease Lease, d time.Duration) error
 
-	// Save replaces the checkpoint, which records what the owner's run has done so far. The caller
-	// must not change the bytes afterwards.
+	// Save replaces the checkpoint of the owner's run. The caller must not change the bytes
+	// afterwards.
 	Save(ctx context.Context, lease Lease, checkpoint []byte) error
 
 	// Release ends a run without an outcome: the next claim may run the write. If effect is
@@ -65,9 +65,9 @@ type Store interface {
 	// is released, and [ErrLeaseLost] if the record has another owner or is done.
 	Release(ctx context.Context, lease Lease, effect bool, retention time.Duration) error
 
-	// Wait returns nil when the record may no longer be pending, at the latest when
-	// its lease has expired, or the error of ctx when that ends. It may return early:
-	// the caller then calls Begin again.
+	// Wait returns nil when the record may no longer be pending, at the latest when its lease has
+	// expired, or the error of ctx when ctx ends. Wait may return early, so its caller calls Begin
+	// again in any case.
 	Wait(ctx context.Context, id ID) error
 }
 
@@ -79,15 +79,15 @@ type ID [32]byte
 type Claim struct {
 	ID ID
 
-	// Owner is a random name of the caller. It stays the same if the caller repeats the claim. It
-	// is text, without NUL.
+	// Owner is a random name of the caller, which must not be empty. It stays the same if the caller
+	// repeats the claim. It is text without NUL bytes.
 	Owner string
 
-	// Fingerprint is that of the request. The zero value is compared with no other.
+	// Fingerprint is that of the request. The zero value is not compared.
 	Fingerprint Fingerprint
 
-	// Tenant is the tenant in whose share of a bounded store the record counts. A record without a
-	// tenant has no share, and may take all the room there is.
+	// Tenant is the tenant in whose share of a bounded store the record counts. Records without a
+	// tenant are limited only by the bounds of the whole store.
 	Tenant string
 
 	// Method and KeyHash are the full method and the [Key.Hash] of the key. An operator finds the
@@ -97,8 +97,8 @@ type Claim struct {
 	// Lease is how long the claim lasts unless the owner extends it. It must be positive.
 	Lease time.Duration
 
-	// Retention is the expected retention of the outcome. The one passed to Complete replaces it.
-	// See [Claim.KeepFor].
+	// Retention is the expected retention of the outcome; see [Claim.KeepFor]. The retention that is
+	// passed to Complete replaces it.
 	Retention time.Duration
 
 	// Running reports whether the handler runs in this process. [Memory] does not take over a write
@@ -112,7 +112,7 @@ type Claim struct {
 
 // KeepFor returns how long a store keeps a pending record after its lease has expired: the retention,
 // so that the possible effect is not forgotten, but at least an hour, so that the owner may still
-// complete it. It is for authors of stores.
+// complete the record. KeepFor is for authors of stores.
 func (c *Claim) KeepFor() time.Duration { return max(c.Retention, time.Hour) }
 
 // Running reports whether a handler runs. [atomic.Bool] implements it.
@@ -185,8 +185,8 @@ type BeginResult struct {
 
 // Errors that all stores return. A store may return other errors of its own.
 var (
-	// ErrLeaseLost is returned to an owner whose write another owner has taken over,
-	// or whose write is done.
+	// ErrLeaseLost is returned to a caller that does not own the record, for example because another
+	// owner has taken over, and for a step that a done record does not allow.
 	ErrLeaseLost = errors.New("idempotency: the lease is lost")
 	// ErrFull is returned by a store that has no room for a new record. A store that knows when it
 	// will have room returns a [FullError].

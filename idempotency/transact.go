@@ -17,10 +17,10 @@ type Transactor interface {
 	// any other Store.
 	Transactional() bool
 
-	// Transact claims a write as Begin does, but waits while another owner runs it, until
-	// ctx or Claim.Wait ends: then the state is Join. If the state is Run, Transact calls run
-	// with the result of the claim and a context that holds the transaction. It returns after it
-	// has carried out the verdict of run.
+	// Transact claims a write as Begin does, but waits while another owner runs it. If Claim.Wait
+	// ends first, the state is Join; if ctx ends first, Transact may also return the error of ctx.
+	// If the state is Run, Transact has called run with the result of the claim and a context that
+	// holds the transaction, and has carried out the verdict of run.
 	//
 	// An error wraps [ErrOutcomeUnknown] if it is unknown whether the transaction was committed. Any
 	// other error means that it was not committed. After an error that wraps [ErrConflict], another
@@ -28,9 +28,9 @@ type Transactor interface {
 	Transact(ctx context.Context, claim Claim, run func(ctx context.Context, claimed BeginResult) Verdict) (BeginResult, error)
 
 	// Observe calls run without a claim, for servers in mode Observe: it reads and writes no record,
-	// and does not wait. The context of run holds a transaction as in Transact, but the transaction
-	// begins only when the handler first asks for it. If run returns true, Observe commits it, else
-	// it rolls it back.
+	// and does not wait for other runs. The context of run holds a transaction as in Transact, but
+	// the transaction begins only when the handler first asks for it. If run returns true, Observe
+	// commits the transaction; otherwise, it rolls the transaction back.
 	//
 	// An error means that the commit failed. If it wraps [ErrOutcomeUnknown], it is unknown whether
 	// the transaction was committed; otherwise it was not.

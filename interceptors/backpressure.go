@@ -15,11 +15,12 @@ import (
 // Overloaded returns an error with which a handler, or an interceptor before it, asks its caller to retry
 // after some time. The time is sent as RetryInfo in the status, and as gRFC A6 pushback in the trailer of
 // the call whose context is ctx. A caller that uses Hopbound or gRPC's own retries then waits for exactly
-// that time, if its policy retries the code and its deadline leaves enough time. If an outgoing call of
-// the handler failed and must not be retried above, the caller does not retry.
+// that time, Hopbound for at most 5 minutes, if its policy retries the code and its deadline leaves
+// enough time. If an outgoing call of the handler has failed and no hop above may retry that failure, the
+// caller does not retry.
 //
-// The code is [codes.ResourceExhausted] or [codes.Unavailable]; any other counts as the latter. The time
-// is rounded up to a millisecond, and a negative time counts as 0.
+// The code is [codes.ResourceExhausted] or [codes.Unavailable]; any other code counts as the latter. The
+// time is rounded up to a millisecond, and a negative time counts as 0.
 func Overloaded(ctx context.Context, code codes.Code, after time.Duration) error {
 	if code != codes.ResourceExhausted {
 		code = codes.Unavailable
@@ -34,7 +35,8 @@ func Overloaded(ctx context.Context, code codes.Code, after time.Duration) error
 }
 
 // DoNotRetry returns err, and tells the caller of the call whose context is ctx not to retry it, whatever
-// the code. It sends gRFC A6 pushback, which gRPC's own retries obey too.
+// the code. It sends gRFC A6 pushback, which gRPC's own retries honour too. If err is nil, it does
+// nothing.
 func DoNotRetry(ctx context.Context, err error) error {
 	if err != nil {
 		inbound.Push(ctx, -1)

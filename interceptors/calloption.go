@@ -6,18 +6,19 @@ import (
 	"google.golang.org/grpc"
 )
 
-// UsePolicy returns a call option. The fields that are set in p take precedence over all other sources of
-// policies, and over options before it. An invalid policy fails the call with INVALID_ARGUMENT. Without a
-// [Client] on the connection, the option has no effect.
+// UsePolicy returns a call option that sets the policy of one call. The fields that are set in p take
+// precedence over all other sources of policies, and over earlier options of the call. An invalid policy
+// fails the call with INVALID_ARGUMENT. Without a [Client] on the connection, the option has no effect.
 func UsePolicy(p Policy) grpc.CallOption {
 	resolved := p.resolve()
 	return outbound.PolicyOption{Policy: resolved, Err: resolved.Validate()}
 }
 
-// NoRetry returns a call option. The call is neither retried nor hedged, unless an option after it says
-// otherwise. Without a [Client] on the connection, the option has no effect.
+// NoRetry returns a call option with which the call is neither retried nor hedged, unless a later option
+// of the call says otherwise. Without a [Client] on the connection, the option has no effect.
 func NoRetry() grpc.CallOption { return UsePolicy(Policy{Retry: &RetryPolicy{MaxAttempts: 1}}) }
 
-// UseKey returns a call option that sends an idempotency key. It takes precedence over a key in the
-// context; see [idempotency.WithKey]. Without a [Client] on the connection, the option has no effect.
+// UseKey returns a call option that sends an idempotency key with the call. The option takes precedence
+// over a key in the context; see [idempotency.WithKey]. Without a [Client] on the connection, it has no
+// effect.
 func UseKey(key idempotency.Key) grpc.CallOption { return outbound.KeyOption{Key: key} }

@@ -12,17 +12,17 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
-// Check returns what in the client's settings is probably a mistake, joined:
+// Check returns the probable mistakes in the client's settings, joined:
 //
-//   - a method or service that a policy names and whose generated code is not linked in,
-//   - a field of the service config that looks like one that gRPC knows, and is not,
+//   - a policy for a method or service whose generated code is not linked in,
+//   - a field of the service config that is a likely misspelling of one that gRPC knows,
 //   - a policy that can never take effect, such as retries of a method that is declared
 //     not idempotent,
 //   - a budget that allows no extra attempt.
 //
-// None of them keeps a client from working, and a program may call methods without
-// generated code on purpose, so that [NewClient] does not return them. Call Check in a
-// test or at start-up.
+// [NewClient] does not return these mistakes: a client works in spite of them, and a
+// program may call methods without generated code on purpose. Call Check in a test or
+// at start-up.
 func (c *Client) Check() error {
 	var errs []error
 	policies, _ := c.policies.(MethodPolicies)

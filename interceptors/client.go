@@ -61,8 +61,8 @@ func NewClient(opts ...ClientOption) (*Client, error) {
 }
 
 // DialOptions returns the options to dial with: the interceptors, and [grpc.WithDisableRetry], because
-// gRPC's own retries would multiply with Hopbound's. A client that only observes leaves them on; see
-// [Client.SetMode].
+// gRPC's own retries would multiply with Hopbound's. If the client is in mode Observe, DialOptions leaves
+// gRPC's retries on; see [Client.SetMode].
 func (c *Client) DialOptions() []grpc.DialOption {
 	native := c.calls.Modes.Observes("")
 	opts := []grpc.DialOption{

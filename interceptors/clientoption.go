@@ -35,10 +35,10 @@ type clientOption func(*clientSettings)
 
 func (f clientOption) applyClient(s *clientSettings) { f(s) }
 
-// WithAttemptSpans sets the kind of the spans of attempts. Without it, they are CLIENT spans, except on
-// connections whose stats handler, such as otelgrpc's, creates a CLIENT span below each attempt: there
-// they are INTERNAL. The first attempt of a connection shows whether there is such a handler, so that its
-// own span is always a CLIENT span. Set [trace.SpanKindInternal] if that matters.
+// WithAttemptSpans sets the kind of attempt spans. By default, they are CLIENT spans. On a connection whose
+// stats handler, such as otelgrpc's, creates a CLIENT span below each attempt, they are INTERNAL spans by
+// default. The first attempt of a connection shows whether there is such a handler, so that its own span is
+// always a CLIENT span by default. If that matters, set [trace.SpanKindInternal].
 func WithAttemptSpans(kind trace.SpanKind) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if kind != trace.SpanKindInternal && kind != trace.SpanKindClient {
@@ -62,8 +62,8 @@ func WithFoldedAttempts() ClientOption {
 //
 // Clients may share a budget. Then their connections to one target share a target budget.
 //
-// If a process has several budgets, give each a name by [budget.Name]: metrics distinguish them by
-// nothing else.
+// If a process has several budgets, give each a name with [budget.Name], because metrics distinguish
+// budgets only by their names.
 func WithBudget(b *budget.Budget) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if b == nil {
@@ -77,8 +77,9 @@ func WithBudget(b *budget.Budget) ClientOption {
 	})
 }
 
-// WithPolicy sets how the calls of each method are made. The default is the zero [Policy] for all. A
-// field of a policy that is zero is left to the next of these sources. Retry and Hedge count as one field.
+// WithPolicy sets how the calls of each method are made. The default is the zero [Policy] for all methods.
+// Each field of a call's policy has the value of the first of these sources in which it is not zero. Retry
+// and Hedge count as one field.
 //
 //  1. the call's own options: [UsePolicy], [NoRetry]
 //  2. WithPolicy
@@ -99,15 +100,15 @@ func WithPolicy(policies Policies) ClientOption {
 	})
 }
 
-// WithServiceConfig sets how calls are made by a gRPC service config in JSON. Hopbound uses the names,
-// timeout, waitForReady, retryPolicy and hedgingPolicy of its methodConfig, and its retryThrottling, as
-// gRFC A6 defines them. [NewClient] returns all errors, each with the path of its value. Fields that A6
-// does not define are ignored.
+// WithServiceConfig sets policies by a gRPC service config in JSON. Hopbound uses the names, timeout,
+// waitForReady, retryPolicy and hedgingPolicy of its methodConfig, and its retryThrottling, as gRFC A6
+// defines them. [NewClient] returns all errors, each with the path of its value. Fields that A6 does not
+// define are ignored.
 //
-// The connection's own service config, of its resolver or of [grpc.WithDefaultServiceConfig], is the
-// next source of policies. Hopbound uses its retryPolicy, timeout and waitForReady without this option,
-// and gRPC uses its load balancing and message sizes. Its hedgingPolicy and retryThrottling have an
-// effect only if they are given here.
+// The connection's own service config, of its resolver or of [grpc.WithDefaultServiceConfig], is the next
+// source of policies. Without this option too, Hopbound uses the retryPolicy, timeout and waitForReady of
+// the connection's service config, and gRPC uses its load balancing and message sizes. A hedgingPolicy and
+// a retryThrottling have an effect only if they are passed to WithServiceConfig.
 func WithServiceConfig(json string) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		config, err := policy.ParseServiceConfig(json)
@@ -118,10 +119,10 @@ func WithServiceConfig(json string) ClientOption {
 	})
 }
 
-// WithStreamBuffer limits how many bytes of sent messages are kept for retries of streams: of one call,
-// and of all calls of the client. A stream that sends more goes on, but is not retried any more. The
-// defaults are 256 KiB and 16 MiB, as in gRPC. Zero keeps nothing. The call option
-// [grpc.MaxRetryRPCBufferSize] overrides the limit of a call.
+// WithStreamBuffer limits the bytes of sent messages that are kept for the retries of streams: call is the
+// limit of one call, and client that of all calls of the client together. A stream that sends more than
+// can be kept goes on, but is no longer retried. The defaults are 256 KiB and 16 MiB, as in gRPC. Zero
+// keeps nothing. The call option [grpc.MaxRetryRPCBufferSize] overrides the limit of a call.
 func WithStreamBuffer(call, client int) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if call < 0 || client < 0 {
@@ -131,9 +132,9 @@ func WithStreamBuffer(call, client int) ClientOption {
 	})
 }
 
-// WithReserve keeps d in reserve for the reply to come back: callees are told a deadline that is
-// earlier by d, but at most by a fifth of the remaining time. By default, the reserve is learned from
-// the round trips of each target.
+// WithReserve sets the time that is kept in reserve for the reply's way back: the deadline that a callee
+// receives is earlier by d, but by at most a fifth of the remaining time. With zero, there is no reserve.
+// By default, the reserve is learned from the round trips of each target.
 func WithReserve(d time.Duration) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if d < 0 {
@@ -143,8 +144,9 @@ func WithReserve(d time.Duration) ClientOption {
 	})
 }
 
-// WithStrictSafety retries a call that a server may have seen only if its method is declared idempotent
-// or its idempotency key makes it safe to retry. A [RetryPolicy] does not count as such a declaration.
+// WithStrictSafety retries a call that a server may have seen only if its method is declared idempotent or
+// its idempotency key makes it safe to retry. A [RetryPolicy] or a [HedgePolicy] does not count as such a
+// declaration.
 func WithStrictSafety() ClientOption {
 	return clientOption(func(s *clientSettings) { s.strict = true })
 }

@@ -15,7 +15,7 @@ const (
 	ReasonKeyUnsupported      = hoperr.KeyUnsupported      // KEY_UNSUPPORTED: the server cannot store outcomes of the method
 	ReasonInProgress          = hoperr.InProgress          // IN_PROGRESS: another call with the key was still running when the wait ended
 	ReasonLeaseLost           = hoperr.LeaseLost           // LEASE_LOST: another server took over, and its outcome is not stored yet
-	ReasonStoreUnavailable    = hoperr.StoreUnavailable    // STORE_UNAVAILABLE: the store failed, and the handler did not run
+	ReasonStoreUnavailable    = hoperr.StoreUnavailable    // STORE_UNAVAILABLE: the store failed: the handler did not run, or its transaction was not committed
 	ReasonRunFailed           = hoperr.RunFailed           // RUN_FAILED: another call with the key ran the handler, which panicked
 	ReasonConflict            = hoperr.Conflict            // TRANSACTION_CONFLICT: a deadlock or serialization failure rolled the transaction back
 	ReasonOutcomeUnknown      = hoperr.OutcomeUnknown      // OUTCOME_UNKNOWN: the handler ran, and it is unknown whether its outcome was stored
@@ -23,8 +23,8 @@ const (
 	ReasonRecordCorrupt       = hoperr.RecordCorrupt       // RECORD_CORRUPT: the record of the key cannot be read
 	ReasonResponseOmitted     = hoperr.ResponseOmitted     // RESPONSE_OMITTED: the write was made, and its response was too large to store
 	ReasonResponseInvalid     = hoperr.ResponseInvalid     // RESPONSE_INVALID: the handler's response cannot be encoded
-	ReasonPolicyInvalid       = hoperr.PolicyInvalid       // POLICY_INVALID: the policy among the call options is invalid
-	ReasonMisuse              = hoperr.Misuse              // MISUSE: the application has called a method that it must not call yet
+	ReasonPolicyInvalid       = hoperr.PolicyInvalid       // POLICY_INVALID: the policy among the call options is invalid, or the request lacks the policy's key field
+	ReasonMisuse              = hoperr.Misuse              // MISUSE: the application has sent a second request on a hedged call, which has one
 	ReasonStreamIdle          = hoperr.StreamIdle          // STREAM_IDLE: no message was sent or received for longer than the server allows
 	ReasonSendTimeout         = hoperr.SendTimeout         // SEND_TIMEOUT: the client did not read, so that a message could not be sent in time
 	ReasonOverloaded          = hoperr.Overloaded          // OVERLOADED: the server is overloaded

@@ -15,18 +15,19 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// LogFields returns the log fields of the call that ctx belongs to: trace_id and span_id, if there is a
-// span, and fields with the names of the span's attributes: the number of the attempt from 1, the time until the deadline in milliseconds, the tokens,
-// and the hash of the idempotency key. In a handler, the call is the incoming one, and the tokens are
-// those that the request has left. In an interceptor after that of a [Client], it is the attempt, and the
-// tokens are those that it carries. Fields that a call does not have are left out. A context of no call
-// has no fields.
+// LogFields returns the log fields of the call that ctx belongs to. They are trace_id and span_id, if
+// there is a span, and these fields, which have the names of the span's attributes: the number of the
+// attempt from 1, the time until the deadline in milliseconds, the tokens, and the hash of the
+// idempotency key. In a handler, the call is the incoming one, and the tokens are those that the
+// request has left. In an interceptor after that of a [Client], the fields are those of the attempt,
+// and the tokens are those that it lends to its callee. Fields without a value are left out. Outside
+// of a call, there are no fields.
 //
-// Pass it to the interceptor of go-grpc-middleware's logging, which comes after Hopbound's:
+// Pass LogFields to the logging interceptor of go-grpc-middleware, which comes after Hopbound's:
 //
 //	logging.UnaryServerInterceptor(logger, logging.WithFieldsFromContext(interceptors.LogFields))
 //
-// It is safe for concurrent use.
+// LogFields is safe for concurrent use.
 func LogFields(ctx context.Context) logging.Fields {
 	attrs := logAttrs(ctx)
 	fields := make(logging.Fields, 0, 2*len(attrs))
@@ -36,8 +37,8 @@ func LogFields(ctx context.Context) logging.Fields {
 	return fields
 }
 
-// NewLogHandler returns a handler that adds the fields of [LogFields] to each record, outside of any
-// group:
+// NewLogHandler returns a handler that adds the fields of [LogFields] to each record, outside of all
+// groups:
 //
 //	slog.New(interceptors.NewLogHandler(slog.NewJSONHandler(os.Stderr, nil)))
 //
@@ -51,7 +52,7 @@ func NewLogHandler(next slog.Handler) slog.Handler {
 }
 
 // logHandler adds attributes to records, outside of the groups that are open. Therefore it keeps the
-// handler as it was before the first group was opened, and what has been done since.
+// handler as it was before the first group was opened, and the changes since then.
 type logHandler struct {
 	whole slog.Handler // with everything that has been done
 	outer slog.Handler // as it was before the first group was opened

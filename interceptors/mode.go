@@ -6,17 +6,19 @@ import (
 	"github.com/hopbound/hopbound/internal/policy"
 )
 
-// Mode is whether a [Client] or [Server] does what it decides.
+// Mode says whether a [Client] or [Server] carries out its decisions or only records
+// them.
 type Mode int
 
 const (
 	// Enforce carries decisions out. It is the zero value.
 	Enforce Mode = iota
 	// Observe only counts and traces decisions: no call is retried, rejected or given
-	// another deadline, no budget is carried, and no outcome of a write is stored or
-	// replayed. It still sends what other processes need: a client sends the time and
-	// whether the call would have a key, and a server sends its report. A client counts
-	// only the decision about the first retry of each call.
+	// another deadline, no tokens are sent, and no outcome of a write is stored or
+	// replayed. A client still sends hop-context, with its deadline, the time of
+	// sending and whether the call would have a key. A server still sends its report.
+	// Because each call has one attempt, a client counts only the decision about the
+	// first retry.
 	Observe
 )
 
@@ -35,33 +37,33 @@ func (m Mode) String() string {
 	return "enforce"
 }
 
-// SetMode changes the mode of the calls that start from now on; calls that have
-// started keep theirs. The methods are named as in [MethodPolicies]: one method
-// ("/shop.v1.Orders/Get"), or all methods of a service that are not named themselves
-// ("/shop.v1.Orders/"). Without names, the mode applies to all methods and replaces all
-// modes that were set by name. If a mode or a name is invalid, or the list is empty but
-// not nil, SetMode returns an error and changes nothing. It is safe for concurrent use,
-// and calls take no lock to read the mode.
+// SetMode changes the mode of calls that start later. A call that has started keeps its
+// mode.
 //
-// [Client.DialOptions] turns gRPC's own retries off, unless the client is in Observe when
-// it is called. That cannot be changed on a connection. A connection that was dialled in
-// Enforce has no retries at all while the client observes. On a connection that was
-// dialled in Observe, gRPC goes on making the retries that the connection's own service
-// config asks for; a client that enforces does not retry the methods concerned.
+// A name in methods is a method ("/shop.v1.Orders/Get"), or a service
+// ("/shop.v1.Orders/") for those of its methods that are not named themselves. Without
+// names, SetMode sets the mode of all methods, and removes all modes that were set by
+// name. SetMode returns an error and changes nothing if the mode or a name is invalid, or
+// if methods is empty but not nil.
+//
+// SetMode is safe for concurrent use. Calls take no lock to read their mode.
+//
+// A connection's own retries by gRPC cannot be turned on or off later.
+// [Client.DialOptions] turns them off unless the mode of all methods is Observe at that
+// moment. If a connection was dialled in Enforce, its calls are not retried at all while
+// the client observes. If it was dialled in Observe, gRPC makes the retries of the
+// connection's service config in both modes, and in Enforce the client does not itself
+// retry the methods that this config retries.
 func (c *Client) SetMode(mode Mode, methods ...string) error {
 	return setMode(&c.calls.Modes, mode, methods)
 }
 
-// SetMode changes the mode of the calls that arrive from now on; calls that have
-// arrived keep theirs. The methods are named as in [MethodPolicies]: one method
-// ("/shop.v1.Orders/Get"), or all methods of a service that are not named themselves
-// ("/shop.v1.Orders/"). Without names, the mode applies to all methods and replaces all
-// modes that were set by name. If a mode or a name is invalid, or the list is empty but
-// not nil, SetMode returns an error and changes nothing. It is safe for concurrent use,
-// and calls take no lock to read the mode.
+// SetMode changes the mode of calls that arrive later. A call that has arrived keeps its
+// mode. The names in methods and the errors are those of [Client.SetMode]. SetMode is
+// safe for concurrent use. Calls take no lock to read their mode.
 //
-// A server that observes a method runs its writes each time they arrive, even if it
-// has stored their outcomes before.
+// A server that observes a method runs each write of the method every time it arrives,
+// even if the outcome of the write is already stored.
 func (s *Server) SetMode(mode Mode, methods ...string) error {
 	return setMode(&s.calls.Modes, mode, methods)
 }

@@ -47,8 +47,8 @@ func WithMode(mode Mode) Option {
 	})
 }
 
-// WithTracerProvider makes spans with the provider's tracer. Without it, or with nil, there are no
-// spans, and nothing is spent on them. For OpenTelemetry's global provider, pass
+// WithTracerProvider makes spans with the provider's tracer. Without this option, or with nil, there
+// are no spans, and tracing costs nothing. For OpenTelemetry's global provider, pass
 // otel.GetTracerProvider().
 func WithTracerProvider(provider trace.TracerProvider) Option {
 	return option(func(s *shared) error {
@@ -57,8 +57,8 @@ func WithTracerProvider(provider trace.TracerProvider) Option {
 	})
 }
 
-// WithMeterProvider counts with the provider's meter. Without it, or with nil, nothing is counted, and
-// nothing is spent on it.
+// WithMeterProvider records metrics with the provider's meter. Without this option, or with nil, there
+// are no metrics, and they cost nothing.
 func WithMeterProvider(provider metric.MeterProvider) Option {
 	return option(func(s *shared) error {
 		s.telemetry.Meters = provider
@@ -66,8 +66,8 @@ func WithMeterProvider(provider metric.MeterProvider) Option {
 	})
 }
 
-// WithPropagators sets how the trace travels with a call, if there is a tracer provider. The default
-// is W3C Trace Context and Baggage.
+// WithPropagators sets how the trace context is written to and read from the metadata of calls. It has
+// an effect only with a tracer provider. The default is W3C Trace Context and Baggage.
 func WithPropagators(propagators propagation.TextMapPropagator) Option {
 	return option(func(s *shared) error {
 		if propagators == nil {
@@ -78,12 +78,12 @@ func WithPropagators(propagators propagation.TextMapPropagator) Option {
 	})
 }
 
-// WithLogger sets the logger for what callers cannot see: failures of the idempotency store with their
-// cause, lost leases, malformed values that were ignored, rejected calls, the warning of [Server.Check],
-// interceptors that are installed twice, retries by another interceptor, and stats handlers that start
-// traces of their own. All are logged at level warn. Of each kind that may happen in any call, at most
-// one in a second is logged, with the number that was suppressed; the others are logged once. The default
-// is [slog.Default].
+// WithLogger sets the logger for events that callers cannot see: failures of the idempotency store with
+// their cause, lost leases, malformed values that were ignored, rejected calls, the warning of
+// [Server.Check], interceptors that are installed twice, retries by another interceptor, and stats handlers
+// that start traces of their own. All are logged at level warn. Of each kind of event that may happen in
+// any call, at most one per second is logged, with the number of suppressed ones; the other kinds are logged
+// once. The default is [slog.Default].
 func WithLogger(logger *slog.Logger) Option {
 	return option(func(s *shared) error {
 		if logger == nil {

@@ -9,15 +9,15 @@ import (
 )
 
 // Policies says how the calls of each method are made. ForMethod takes a full method name, such as
-// "/shop.v1.Orders/Get", and must be safe for concurrent use. It is called once for each call, and what
-// it returns must not be changed afterwards.
+// "/shop.v1.Orders/Get", and must be safe for concurrent use. It is called once for each call. The policy
+// that it returns must not be changed afterwards.
 type Policies interface {
 	ForMethod(fullMethod string) Policy
 }
 
-// MethodPolicies are the policies of methods by name: of one method ("/shop.v1.Orders/Get"), of all
-// other methods of a service ("/shop.v1.Orders/"), or of all others (""). A method without any of these
-// names has the zero [Policy].
+// MethodPolicies maps names to policies. A name is a method ("/shop.v1.Orders/Get"), a service
+// ("/shop.v1.Orders/") for those of its methods that have no entry, or empty for all other methods. A
+// method without any entry has the zero [Policy].
 type MethodPolicies map[string]Policy
 
 // ForMethod returns the policy under the most specific name.
@@ -53,17 +53,17 @@ func (p dynamicPolicies) ForMethod(fullMethod string) policy.Policy {
 	return own.resolve()
 }
 
-// Policy says how the calls of a method are made. The zero value makes up to three attempts if the
-// server is unavailable and the call is safe to repeat, within the deadline of the context. A field that
-// is zero is left to the next source of policies, as [WithPolicy] lists them.
+// Policy says how the calls of a method are made. The zero value makes up to three attempts if the server
+// is unavailable and the call is safe to repeat, within the deadline of the context. A field that is zero
+// has the value of the next source of policies; [WithPolicy] lists the sources.
 type Policy struct {
-	// Timeout limits the whole call, including all attempts and pauses, if the context has no
-	// deadline or a later one. Zero is no limit.
+	// Timeout limits the whole call, including all attempts and pauses, unless the context has an
+	// earlier deadline. Zero is no limit.
 	Timeout time.Duration
 
-	// AttemptTimeout limits each attempt. An attempt that reaches it may be retried. Zero is no
-	// limit other than the call's, and AttemptTimeoutShared divides the remaining time. For a
-	// stream, it limits the time until the first response reaches the application.
+	// AttemptTimeout limits each attempt. An attempt that reaches this limit may be retried. Zero is
+	// no limit other than the call's, and [AttemptTimeoutShared] divides the remaining time. For a
+	// stream, AttemptTimeout limits the time until the first response arrives.
 	AttemptTimeout time.Duration
 
 	// Retry says which failures are retried, and how. If it is nil, up to three attempts are made if
@@ -71,16 +71,17 @@ type Policy struct {
 	// repeat, as in gRPC's service config, unless the client is made with [WithStrictSafety].
 	Retry *RetryPolicy
 
-	// Hedge starts further attempts before the first has ended, in place of Retry: at most one of
-	// the two may be set. It declares the method safe to repeat, as Retry does.
+	// Hedge starts further attempts before the first has ended. At most one of Retry and Hedge may
+	// be set. Hedge declares the method safe to repeat, as Retry does.
 	Hedge *HedgePolicy
 
 	// WaitForReady makes calls wait for a connection instead of failing, as gRPC's call option does.
-	// False leaves it to the call option.
+	// If it is false, the call option decides.
 	WaitForReady bool
 
 	// Idempotency says whether the method is safe to repeat. It takes precedence over the method's
-	// descriptor. Calls of a method that is [NotIdempotent] also get no child key.
+	// descriptor and over Retry and Hedge. Calls of a method that is [NotIdempotent] also get no
+	// child key.
 	Idempotency IdempotencyLevel
 
 	// KeyRequired gives each call that has no idempotency key a new one, which all its attempts
@@ -88,15 +89,17 @@ type Policy struct {
 	KeyRequired bool
 
 	// KeyField is a string field of the request into which the call's key is written, such as
-	// request_id (AIP-155). If a request has a value there already, it is left as it is, and is the
-	// call's key if the call has no other and the value is valid. Empty is no field.
+	// request_id (AIP-155). A value that the request already has in this field is left unchanged. If
+	// the call has no other key, that value is the call's key; an invalid value fails the call.
+	// Empty is no field.
 	KeyField string
 }
 
-// AttemptTimeoutShared is an AttemptTimeout of a [Policy] that divides the time until the call's
-// deadline, less the pauses, between this attempt and those that both budgets could pay for now. An
-// attempt has at least twice the recent 95th percentile of the method's latency, so that healthy attempts
-// are not cut short. A call that has no deadline or could not be retried has no attempt timeout.
+// AttemptTimeoutShared is an AttemptTimeout of a [Policy]. It divides the time until the call's deadline,
+// minus the pauses, between an attempt and the further attempts that the policy and both budgets allow
+// when it starts. An attempt gets at least twice the recent 95th percentile of the method's latency, so
+// that healthy attempts are not cut short. If the call has no deadline, or no further attempt is allowed,
+// the attempt has no timeout of its own.
 const AttemptTimeoutShared time.Duration = -1
 
 // IdempotencyLevel says whether a method is safe to repeat, in the terms of protobuf's method option
@@ -112,46 +115,50 @@ const (
 	NoSideEffects
 )
 
-// RetryPolicy says which failures are retried, and how. It is that of gRFC A6.
+// RetryPolicy says which failures are retried, and how. It follows gRFC A6.
 type RetryPolicy struct {
 	// MaxAttempts includes the first attempt, so 1 disables retries. Zero is 3, and the maximum is
 	// 100.
 	MaxAttempts int
 
-	// Codes are the status codes that are retried. If there are none, it is UNAVAILABLE alone.
+	// Codes are the status codes that are retried. If Codes is empty, only UNAVAILABLE is retried.
 	Codes []codes.Code
 
 	// Backoff is the pause before each attempt after the first.
 	Backoff Backoff
 }
 
-// HedgePolicy starts the next attempt of a call while the last is still under way: after a delay, or at
-// once when one has failed. The first good reply wins, and the others are cancelled. It is that of gRFC
-// A6, after "The Tail at Scale" (Dean and Barroso, 2013).
+// HedgePolicy starts the next attempt of a call while earlier ones are still under way: after a delay, or
+// at once when one has failed. The first successful reply wins, and the other attempts are cancelled.
+// HedgePolicy follows gRFC A6 and "The Tail at Scale" (Dean and Barroso, 2013).
 //
-// Each hedge is paid for like a retry, so that only one attempt is made if a budget is empty. Calls that
-// are not safe to repeat and calls that stream requests are not hedged.
+// Each hedge takes tokens from both budgets, as a retry does, so that only one attempt is made if a
+// budget is empty. Three kinds of calls are not hedged: calls that are not safe to repeat, calls that
+// stream requests, and unary calls whose response is not a protobuf message.
 type HedgePolicy struct {
 	// MaxAttempts includes the first attempt. Zero is 2, and the maximum is 100.
 	MaxAttempts int
 
-	// Delay is the time from an attempt to the next. Zero starts all at once, and [HedgeAtP95]
-	// waits for the 95th percentile of the method's latency.
+	// Delay is the time from the start of an attempt to the start of the next. Zero starts all
+	// attempts at once, and [HedgeAtP95] waits for the 95th percentile of the method's latency.
 	Delay time.Duration
 
-	// NonFatal are the status codes after which the next attempt starts at once and the others go
-	// on. Any other failure ends the call. Nil is UNAVAILABLE alone; an empty slice that is not nil
-	// is no code at all.
+	// NonFatal are the status codes of failures that do not end the call: the attempts under way go
+	// on, and the next attempt starts at once or, if the server sent a pushback, after that time.
+	// Two more failures do not end the call: an attempt has run out of its own timeout, or another
+	// call with the same idempotency key is still running. All other failures end the call. Nil is
+	// UNAVAILABLE alone; an empty slice that is not nil is no code at all.
 	NonFatal []codes.Code
 }
 
 // HedgeAtP95 is a Delay of a [HedgePolicy]. The next attempt starts when the last has taken longer than
-// the recent 95th percentile of the attempts of the same method to the same target. Until enough attempts
-// have been measured, the delay does not end.
+// the recent 95th percentile of the attempts of the same method to the same target. Until 40 attempts
+// have been measured, only a failure starts another attempt.
 const HedgeAtP95 time.Duration = -1
 
-// Backoff is the pause before an attempt: exponential, with jitter. The zero value pauses for up to
-// 50 ms, then 100 ms, and so on up to a second.
+// Backoff is the pause before an attempt: exponential, with jitter. The zero value pauses for up to 50 ms
+// before the second attempt, for up to 100 ms before the third, and so on, but never for more than a
+// second.
 type Backoff struct {
 	// Base is the bound of the first pause. Zero is 50 ms.
 	Base time.Duration
@@ -163,12 +170,12 @@ type Backoff struct {
 	// it must not be less than 1.
 	Multiplier float64
 
-	// Jitter is how a pause is drawn below its bound.
+	// Jitter says how a pause is drawn below its bound.
 	Jitter Jitter
 }
 
-// Jitter is how a pause is drawn. The names are those of "Exponential Backoff And Jitter" (AWS
-// Architecture Blog, 2015).
+// Jitter says how a pause is drawn below its bound. The names are those of "Exponential Backoff And
+// Jitter" (AWS Architecture Blog, 2015).
 type Jitter int
 
 const (
@@ -180,7 +187,7 @@ const (
 	// DecorrelatedJitter draws a pause between Base and three times the pause before, up to Max. It
 	// ignores Multiplier.
 	DecorrelatedJitter
-	// NoJitter pauses for the bound.
+	// NoJitter pauses for exactly the bound.
 	NoJitter
 )
 

@@ -41,8 +41,8 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 	return &Server{calls: calls}, nil
 }
 
-// ServerOptions returns the options to make a server with: the interceptors. Interceptors in options
-// before them run before them; see [Server.UnaryInterceptor].
+// ServerOptions returns the options that add the interceptors to a [grpc.Server]. gRPC runs interceptors
+// in the order of the options; [Server.UnaryInterceptor] says which may come before Hopbound's.
 func (s *Server) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(s.UnaryInterceptor()),
@@ -59,26 +59,27 @@ func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor { return s.calls
 // place in the chain is that of [Server.UnaryInterceptor].
 func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor { return s.calls.StreamInterceptor() }
 
-// Services is what [Server.Check] needs of a [grpc.Server].
+// Services is the part of a [grpc.Server] that [Server.Check] needs.
 type Services interface {
 	GetServiceInfo() map[string]grpc.ServiceInfo
 }
 
 // Check returns what prevents [WithIdempotency] from storing the outcomes of the methods of the services,
 // joined: the Go type of a response is not linked in, a service does not use protobuf, a stream requires
-// a key, or an option names a method that does not exist. Call it with a [grpc.Server] when all services
-// are registered and before it serves. For services that cannot store outcomes, use [idempotency.Off].
+// a key, or an option names a method that does not exist. Call Check with a [grpc.Server] after all
+// services are registered and before the server serves. For services that cannot store outcomes, use
+// [idempotency.Off].
 //
 // Check logs a warning if nothing but the transport distinguishes callers; see [idempotency.Tenant] and
 // [idempotency.SharedKeys].
 //
-// A call with a key of a method that does not pass Check fails with INTERNAL and the reason
+// If a method does not pass Check, its calls with a key fail with INTERNAL and the reason
 // KEY_UNSUPPORTED.
 func (s *Server) Check(services Services) error { return s.calls.Check(services.GetServiceInfo()) }
 
-// TransportIdentity returns who the caller of an incoming call has authenticated itself as to the
-// transport, or the empty string if it has not: by its verified certificate or, with ALTS, by its service
-// account. A certificate names its caller by the first of these that it has: URIs, as in SPIFFE; a
-// subject; host names. They are the same for all instances of a service, which addresses are not. See
-// [idempotency.Tenant].
+// TransportIdentity returns the identity that the transport has verified for the caller of an incoming
+// call: that of its certificate or, with ALTS, its service account. Without a verified identity, it
+// returns the empty string. The identity of a certificate is the first of these that it contains: URIs,
+// as in SPIFFE; a subject; host names and email addresses. Unlike addresses, these identities are the
+// same for all instances of a service. See [idempotency.Tenant].
 func TransportIdentity(ctx context.Context) string { return once.TransportIdentity(ctx) }

@@ -27,14 +27,15 @@ type serverOption func(*serverSettings)
 
 func (f serverOption) applyServer(s *serverSettings) { f(s) }
 
-// AtEdge makes a server trust nothing that its callers send but an idempotency key: it ignores their
-// deadlines, timestamps and tokens, and each request is a root. gRPC's own timeout still counts. Use it
-// if the callers are not your own services.
+// AtEdge makes a server trust nothing that its callers send except an idempotency key. The server ignores
+// hop-context with its deadline, timestamp and tokens, and each request is a root. The server starts a
+// new trace with a link to the caller's. gRPC's own timeout still applies. Use AtEdge if the callers are
+// not your own services.
 //
-// If only some of the callers are not your own, pass functions that distinguish them by their peer,
-// such as by its certificate: a caller is not trusted if any function returns true. The functions are
-// called for each call, with a peer that is not nil, and must be safe for concurrent use. Without
-// functions, no caller is trusted.
+// If only some of the callers are not your own services, pass functions that recognise these callers by
+// their peer, such as by its certificate. A caller is not trusted if any function returns true. The
+// functions are called for each call, with a peer that is not nil, and must be safe for concurrent use.
+// Without functions, no caller is trusted.
 func AtEdge(outside ...func(*peer.Peer) bool) ServerOption {
 	return serverOption(func(s *serverSettings) {
 		for i, f := range outside {
@@ -49,10 +50,10 @@ func AtEdge(outside ...func(*peer.Peer) bool) ServerOption {
 	})
 }
 
-// WithIdempotency runs a unary call that carries an idempotency key once. Its outcome is stored, and a
-// call that repeats the key receives the stored outcome. These calls run each time: calls of methods
-// that are declared to have no side effects, streams, and calls without a key (unless
-// [idempotency.RequireKey] or the method's proto file requires one).
+// WithIdempotency runs a unary call only once for its idempotency key. The outcome is stored, and a call
+// that repeats the key receives the stored outcome. Three kinds of calls run each time: calls of methods
+// that are declared to have no side effects, streams, and calls without a key. A call without a key is
+// rejected if [idempotency.RequireKey] or the method's proto file requires one.
 //
 // A repeated call is answered without its handler and without the interceptors after Hopbound's. The
 // interceptors that identify the caller and check its permissions must therefore come before Hopbound's.
@@ -102,8 +103,8 @@ func withLimit(name string, d time.Duration, set func(*Limits)) ServerOption {
 	})
 }
 
-// WithFloor rejects requests that have less time than d left when they arrive, because they cannot
-// finish. By default, only requests that have expired are rejected.
+// WithFloor rejects requests that arrive with less remaining time than d, because they cannot finish in
+// time. By default, and with zero, only requests whose deadline has passed are rejected.
 func WithFloor(d time.Duration) ServerOption {
 	return serverOption(func(s *serverSettings) {
 		if d < 0 {
@@ -115,7 +116,7 @@ func WithFloor(d time.Duration) ServerOption {
 
 // WithStreamIdleLimit ends streams on which no message was sent or received for d. The client receives
 // DEADLINE_EXCEEDED at once, the handler's context ends, and its pending RecvMsg or SendMsg returns that
-// error. The default is no limit. Choose d longer than a handler works between two messages.
+// error. The default is no limit. Choose a d that is longer than a handler works between two messages.
 func WithStreamIdleLimit(d time.Duration) ServerOption {
 	return withLimit("WithStreamIdleLimit", d, func(l *Limits) { l.StreamIdle = d })
 }
@@ -128,8 +129,9 @@ func WithStreamSendTimeout(d time.Duration) ServerOption {
 	return withLimit("WithStreamSendTimeout", d, func(l *Limits) { l.StreamSendTimeout = d })
 }
 
-// WithAdaptiveFloor rejects requests that have less time left when they arrive than the shortest time
-// that their method's handler took in the last minute. It rejects at most a fifth of a method's requests.
+// WithAdaptiveFloor rejects unary requests that arrive with less remaining time than the shortest
+// successful run of their method's handler in the last minute. It rejects at most a fifth of a method's
+// requests.
 func WithAdaptiveFloor() ServerOption {
 	return serverOption(func(s *serverSettings) { s.adaptiveFloor = true })
 }
@@ -147,11 +149,13 @@ type Limits struct {
 	StreamSendTimeout time.Duration // as [WithStreamSendTimeout]
 }
 
-// WithMethodLimits sets the limits of methods by name, as in [MethodPolicies]: of one method
-// ("/shop.v1.Orders/Get"), of all other methods of a service ("/shop.v1.Orders/"), or of all others ("").
+// WithMethodLimits sets the limits of methods by name. As in [MethodPolicies], a name is a method
+// ("/shop.v1.Orders/Get"), a service ("/shop.v1.Orders/") for those of its methods that have no entry, or
+// empty for all other methods.
 //
-// The server's limits do not apply to health checks, reflection and channelz, whose streams may be idle
-// for as long as their client wants. Limits that name one of these services do.
+// Neither the server's limits nor those of the empty name apply to health checks, reflection and
+// channelz, whose streams may be idle for as long as their client wants. Limits that name one of these
+// services or its methods do apply.
 func WithMethodLimits(limits map[string]Limits) ServerOption {
 	return serverOption(func(s *serverSettings) {
 		s.methodLimits = map[string]policy.Limits{}

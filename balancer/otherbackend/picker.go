@@ -9,8 +9,8 @@ import (
 
 // If the child picks a backend that the call has tried, the picker asks for as many further picks as there
 // are backends. After such a round, a round-robin child is at the same backend as before, so first attempts
-// are spread as evenly as without retries. One round can miss the untried backends because other calls pick
-// at the same time.
+// are spread as evenly as without retries. One round can miss the untried backends, because other calls pick
+// at the same time; therefore there are up to maxRounds.
 const (
 	maxRounds = 3
 	maxPicks  = 100 // per round

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Hopbound meets the bars in the smaller form of the shapes. A bar that is relative to
-// another stack needs the row of that stack too.
+// Hopbound meets the bars in the smaller form of the shapes. If a bar is relative to
+// another stack, the test measures that stack too.
 func TestHopboundMeetsTheBars(t *testing.T) {
 	t.Parallel()
 	grpcInStorms := measureNamed(t, "storm/plain", grpcAlone)
@@ -46,7 +46,7 @@ func measureNamed(t *testing.T, shape, stack string) []row {
 	return shapes[0].measure(t, stacksNamed(stack)[0], true)
 }
 
-func TestEveryBarIsOfAShape(t *testing.T) {
+func TestEveryBarHasAShape(t *testing.T) {
 	t.Parallel()
 	for name := range bars() {
 		if _, err := shapesNamed(name); err != nil {

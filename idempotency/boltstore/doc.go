@@ -6,15 +6,15 @@
 //	defer store.Close()
 //	server, err := interceptors.NewServer(interceptors.WithIdempotency(store))
 //
-// Only one process can open the file. Others get [ErrLocked] after a second. Steps that are taken at
-// the same time are written together, with one sync of the disk for all of them.
+// Only one process can have the file open. Others get [ErrLocked] after a second. Steps that are taken
+// at the same time are written together, with one sync of the disk for all of them.
 //
-// The store's time is the machine's clock at the opening of the file, and follows the monotonic clock
-// from then on. It never goes back: if the clock is behind the last write when the file is opened, the
-// time continues from that write.
+// When the file is opened, the store's time is that of the machine's clock, and from then on it
+// follows the monotonic clock. It never goes back: if the machine's clock is behind the time of the
+// last write when the file is opened, the store's time continues from that write.
 //
-// The store detects damage to a record, but not the loss of a page of the file:
-// keep the file on a reliable disk.
+// Damage to a record is detected, but not the loss of a page of the file: keep the file on a reliable
+// disk.
 //
 // # What may be added
 //

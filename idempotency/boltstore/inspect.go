@@ -55,8 +55,8 @@ type listedRecord struct {
 	err    error
 }
 
-// page reads the next records after an ID. It ends its transaction before the caller looks at them,
-// because a write that makes the file grow waits for readers.
+// page reads the next records after an ID. It ends its transaction before the caller looks at the
+// records, because a write that makes the file grow waits for readers.
 func (s *Store) page(ctx context.Context, after []byte) (page []listedRecord, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket([]byte(bucketRecords)).Cursor()

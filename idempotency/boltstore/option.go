@@ -25,8 +25,8 @@ func newSettings(opts []Option) (settings, error) {
 	return s, errors.Join(errs...)
 }
 
-// WithoutSync does not wait until a step is on the disk. A crash of the machine may then lose the last
-// steps or damage the file. A crash of the process does neither.
+// WithoutSync makes steps return before they are on the disk. A crash of the machine may then lose the
+// last steps or damage the file. A crash of the process does neither.
 func WithoutSync() Option {
 	return func(s *settings) error {
 		s.sync = false

@@ -12,9 +12,9 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// On disk a record is a version, its fields in order, those of no fixed length after their
-// length, a checksum of all that, and the data, which has a checksum of its own. Times are in
-// nanoseconds.
+// On disk, a record consists of a version, the fields in order, a checksum of the version and
+// the fields, and the data. The length of a field without a fixed length precedes it. The
+// data is encoded by [idempotency.Codec], which adds a checksum. Times are in nanoseconds.
 const version = 3
 
 // Bits of the byte after the version.

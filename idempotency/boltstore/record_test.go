@@ -9,7 +9,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// Bytes are either a record, which is written as it was read, or corrupt.
+// Any bytes are either corrupt or a record, which is written as it was read.
 func FuzzRecord(f *testing.F) {
 	r := &idempotency.StoredRecord{Fence: 7, Until: 1 << 60, Owner: "owner", Method: "/m", KeyHash: "0123", Attempts: 2, Created: 5, Fingerprint: idempotency.Fingerprint{Schema: "schema", Sum: [32]byte{1}}}
 	f.Add(encode(r))

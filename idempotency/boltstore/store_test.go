@@ -153,7 +153,7 @@ func TestExpiredRecordsAreDropped(t *testing.T) {
 	})
 }
 
-func TestStepOfACallerThatHasGoneIsNotTaken(t *testing.T) {
+func TestStepWithACancelledContextIsNotTaken(t *testing.T) {
 	t.Parallel()
 	s := open(t, filepath.Join(t.TempDir(), "db"))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -168,8 +168,8 @@ func TestStepOfACallerThatHasGoneIsNotTaken(t *testing.T) {
 	}
 }
 
-// Steps that arrive while or after the store is closed are taken or fail.
-func TestNobodyWaitsForAClosedStore(t *testing.T) {
+// Steps that arrive while the store is closed, or later, are taken or fail. None of them hangs.
+func TestStepsOfAClosedStoreReturn(t *testing.T) {
 	t.Parallel()
 	for round := range 20 {
 		s := open(t, filepath.Join(t.TempDir(), "db"))
@@ -195,7 +195,7 @@ func TestNobodyWaitsForAClosedStore(t *testing.T) {
 	}
 }
 
-// An operator who lists records delays no writes, not even their own.
+// Listing records delays no writes, so that an operator can delete records while listing them.
 func TestRecordsMayBeDeletedWhileTheyAreListed(t *testing.T) {
 	t.Parallel()
 	s := open(t, filepath.Join(t.TempDir(), "db"))

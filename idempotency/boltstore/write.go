@@ -23,8 +23,8 @@ type step struct {
 	done chan struct{} // closed when the step has ended, after err is set
 }
 
-// take passes a step to the goroutine that writes, and waits until it is on the disk. If ctx ends
-// before, it is unknown whether the step is taken.
+// take passes a step to the goroutine that writes, and waits until the step is on the disk. If ctx
+// ends first, it is unknown whether the step is taken.
 func (s *Store) take(ctx context.Context, take func(w *writer) error) error {
 	st := &step{ctx: ctx, take: take, done: make(chan struct{})}
 	select {
@@ -49,8 +49,8 @@ func (s *Store) take(ctx context.Context, take func(w *writer) error) error {
 	}
 }
 
-// write writes steps until the store is closed. It writes all steps together that have arrived during
-// the last write.
+// write writes steps until the store is closed. Steps that have arrived during a write are written
+// together by the next write.
 func (s *Store) write() {
 	defer close(s.stopped)
 	steps := make([]*step, 0, maxBatch)
@@ -180,8 +180,8 @@ func dueKey(id idempotency.ID, r *idempotency.StoredRecord) []byte {
 	return append(binary.BigEndian.AppendUint64(nil, uint64(max(0, r.End()))), id[:]...)
 }
 
-// drop deletes up to limit records that have ended, and returns how many there were. It reads them in
-// the order of their ends, and no others.
+// drop deletes up to limit records whose End has passed, and returns how many it has deleted. It
+// reads them in the order of their ends, and reads no other records.
 func (w *writer) drop(limit int) int {
 	var due [][]byte
 	c := w.due.Cursor()

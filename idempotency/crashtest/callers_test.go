@@ -29,8 +29,9 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// stores opens a store of each kind, and another that shares its records, as a
-// second process would; nil where there can be none.
+// stores opens a store of each kind, and a second one that shares its records,
+// as in another process. The second is nil for a kind that one process must
+// have alone.
 var stores = map[string]func(t *testing.T) [2]idempotency.Store{
 	"memory": func(*testing.T) [2]idempotency.Store { return [2]idempotency.Store{idempotency.NewMemory()} },
 	"bolt": func(t *testing.T) [2]idempotency.Store {
@@ -171,7 +172,7 @@ func serve(t *testing.T, store idempotency.Store, hop bool, pay func(ctx context
 	return crashtestv1.NewBankServiceClient(conn)
 }
 
-// recoverer makes a failure of a panic, as a crash is to the caller.
+// recoverer turns a panic into a failure, which to the caller looks like a crash.
 func recoverer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (_ any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -220,7 +221,7 @@ func TestAThousandCallersWithOneKeyAreServedByOneRun(t *testing.T) {
 	}
 }
 
-// Many callers whose write fails share its runs: two of each server.
+// Many callers of a write that fails share its runs: there are two at each server.
 func TestManyCallersOfAWriteThatFailsShareItsRuns(t *testing.T) {
 	t.Parallel()
 	for name, open := range stores {
@@ -260,7 +261,7 @@ func TestManyCallersOfAWriteThatFailsShareItsRuns(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			// A caller that comes late to its wait is no duplicate of a run that is over.
+			// A call that arrives after a run has ended is no duplicate of this run.
 			if n := runs.Load(); failed.Load() != callers || n > callers/10 {
 				t.Errorf("%d runs, and %d callers got the failure; want at most %d, and all", n, failed.Load(), callers/10)
 			}
@@ -268,10 +269,10 @@ func TestManyCallersOfAWriteThatFailsShareItsRuns(t *testing.T) {
 	}
 }
 
-// Down three hops, each with a store of its own kind, a parent that crashed and
-// is run again does not repeat the writes below it, which it makes at the same
-// time under names of their own.
-func TestWritesBelowAParentThatIsRunAgainAreMadeOnce(t *testing.T) {
+// In a chain of three hops with different stores, a parent that crashes and
+// runs again does not repeat its downstream writes. It makes these writes at
+// the same time, each in a named step.
+func TestDownstreamWritesOfAParentThatRunsAgainRunOnce(t *testing.T) {
 	t.Parallel()
 	for name, open := range stores {
 		t.Run(name, func(t *testing.T) {

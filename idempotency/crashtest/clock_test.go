@@ -12,8 +12,8 @@ import (
 // shiftVariable is by how many seconds the wall clock of a worker is wrong.
 const shiftVariable = "HOPBOUND_TEST_CLOCK_SHIFT"
 
-// buildWorker builds the worker and, where everything is to be tested, with a
-// clock that can be set wrong. That takes minutes the first time.
+// buildWorker builds the worker. If everything is to be tested, the worker has a
+// clock that can be set wrong; the first such build takes minutes.
 func buildWorker(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -30,7 +30,7 @@ func buildWorker(t *testing.T) string {
 }
 
 // shiftedClock returns the overlay for a build with a copy of package time whose
-// Now adds what a variable of the environment says.
+// Now adds the number of seconds in an environment variable.
 func shiftedClock(t *testing.T, dir string) string {
 	t.Helper()
 	const reads = "sec, nsec, mono := runtimeNow()\n"

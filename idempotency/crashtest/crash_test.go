@@ -52,7 +52,7 @@ type worker struct {
 	client  crashtestv1.BankServiceClient
 }
 
-// start starts a server in a place, with a clock that is hours wrong.
+// start starts a server at a place of the arena, with a clock that is wrong by hours.
 func (a *arena) start(place int) {
 	a.Helper()
 	cmd := exec.Command(a.worker, "-store", a.store, "-at", a.at, "-ledger", a.ledger, "-lease", lease.String()) //nolint:noctx // it is killed
@@ -88,7 +88,7 @@ func (a *arena) start(place int) {
 	a.workers[place] = &worker{process: cmd, conn: conn, client: crashtestv1.NewBankServiceClient(conn)}
 }
 
-// bury waits for a server that was killed, and starts another in its place.
+// bury waits for a killed server to end, and starts another in its place.
 func (a *arena) bury(place int) {
 	a.Helper()
 	w := a.workers[place]
@@ -110,7 +110,7 @@ func (a *arena) call(ctx context.Context, place int, account string, md ...strin
 	return reply.GetPayment(), err
 }
 
-// insist calls until there is an answer.
+// insist repeats a call until it gets an answer.
 func (a *arena) insist(place int, account string) string {
 	a.Helper()
 	for range 20 {
@@ -125,7 +125,7 @@ func (a *arena) insist(place int, account string) string {
 	return ""
 }
 
-// faultOf returns what the first call of a round meets.
+// faultOf returns the fault that the first call of a round meets.
 func faultOf(n int) string {
 	return []string{"kill", "stop", "kill", "restart", "pause", "gone"}[n/3%6]
 }
@@ -181,8 +181,7 @@ func (a *arena) round(n int) {
 	}
 }
 
-// stop has a server stopped for longer than its lease, while another is asked.
-// Its caller gets what the other's gets.
+// stop has a server stopped for longer than its lease, while another server gets a call. Both callers get the same answer.
 func (a *arena) stop(place, other int, where, account string) {
 	answer := make(chan string, 1)
 	go func() {
@@ -223,8 +222,8 @@ func isStopped(pid int) bool {
 	return strings.HasPrefix(rest, "T")
 }
 
-// rounds is how many keys there are of each store: 500 of all of them where
-// everything is to be tested, or what HOPBOUND_CRASH_ROUNDS says.
+// rounds is the number of keys for each store: HOPBOUND_CRASH_ROUNDS if it is set, and otherwise 126 if everything is to be
+// tested, or 18.
 func rounds() int {
 	if n, err := strconv.Atoi(os.Getenv("HOPBOUND_CRASH_ROUNDS")); err == nil {
 		return n
@@ -238,12 +237,11 @@ func rounds() int {
 // everything reports whether the tests may take minutes.
 func everything() bool { return os.Getenv("HOPBOUND_REQUIRE_SERVICES") == "1" }
 
-// Servers are killed after the claim, after the effect and after the outcome;
-// stopped there for longer than their lease; their stores are killed, and stopped for longer
-// than a lease; their callers are killed; and their clocks are hours apart. Every caller gets the same answer in the end, in time.
-// With transactions each effect happens once. With leases it happens once more
-// for each server that was killed, stopped or cut off after its effect, at most; and every
-// run but the first is told that there may have been an effect.
+// Servers are killed after the claim, after the effect and after the outcome, or stopped there for longer than their lease. Their
+// stores are killed, or stopped for longer than a lease. Their callers are killed, and their clocks are hours apart. In the end,
+// every caller of a key gets the same answer, within its deadline. With transactions, each effect happens once. With leases, an
+// effect happens at most once more for each server that was killed, stopped or cut off after its effect, and TakenOver is true in
+// every run but the first.
 func TestEachKeyHasOneOutcomeWhateverCrashes(t *testing.T) {
 	t.Parallel()
 	binary := buildWorker(t)
@@ -291,7 +289,7 @@ func TestEachKeyHasOneOutcomeWhateverCrashes(t *testing.T) {
 	}
 }
 
-// account compares the ledger with what was promised, and prints the counts.
+// account compares the ledger with the promises of the stores, and prints the counts.
 func (a *arena) account(took time.Duration) {
 	a.Helper()
 	runs := map[int]int{}

@@ -1,4 +1,4 @@
 // Package crashtest kills servers and stores at the worst moments, and counts
-// what became of each key. It has nothing but tests; the servers that are killed
-// are in worker.
+// the outcomes and effects of each key. It contains only tests. The folder
+// worker has the server that they kill.
 package crashtest

@@ -13,8 +13,8 @@ import (
 	"github.com/hopbound/hopbound/idempotency/pgstore"
 )
 
-// Who claims under a lease is told of a transaction that is about to make the
-// record, which nobody can see yet.
+// A claim under a lease joins a transaction that will insert the record, although
+// the record is not visible yet.
 func TestLeasesWaitForTransactions(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -43,8 +43,8 @@ func TestLeasesWaitForTransactions(t *testing.T) {
 	}
 }
 
-// A server with transactions and one with leases can share records, as they do
-// while one is replaced by the other.
+// A server with transactions and one with leases can share records, as happens
+// while one replaces the other.
 func TestTransactionsWaitForLeases(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -84,7 +84,7 @@ type clerk struct {
 	owner string
 }
 
-// serve runs a write, or waits for whoever does, and returns its outcome.
+// serve runs a write or waits for another run of it, and returns its outcome.
 func (c *clerk) serve(ctx context.Context, key string, handler func() idempotency.Verdict) (string, error) {
 	claim := claimOf(key)
 	claim.Owner = c.owner
@@ -122,10 +122,9 @@ func (c *clerk) ask(ctx context.Context, claim idempotency.Claim, handler func()
 	return b, c.store.Complete(ctx, idempotency.Lease{ID: claim.ID, Owner: claim.Owner, Fence: b.Fence}, v.Outcome, v.Retention)
 }
 
-// Whoever comes for a key, by a transaction or under a lease, and however close
-// to the end of another's, is given one outcome of one run. Half of the keys have
-// records that have expired.
-func TestOneRunsAmongTransactionsAndLeases(t *testing.T) {
+// All callers of a key, in transactions or under leases and at random times, get
+// one outcome of one run. Half of the keys have records that have expired.
+func TestKeyRunsOnceAmongTransactionsAndLeases(t *testing.T) {
 	t.Parallel()
 	for name, modes := range map[string][][]pgstore.Option{
 		"transactions": {{pgstore.WithTransactions(), pgstore.WithoutListen()}},

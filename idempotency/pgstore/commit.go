@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// end ends the transaction as its verdict says. The caller's cancellation does not reach it. If the
-// answer to the commit is lost, it finds out whether the transaction was committed.
+// end ends the transaction as its verdict says. The caller's cancellation does not interrupt it. If
+// the answer to the commit is lost, end finds out whether the transaction was committed.
 func (c *txClaim) end(ctx context.Context, conn *pgx.Conn, v idempotency.Verdict) error {
 	err := c.commit(ctx, conn, v)
 	if lost := (*lostCommitError)(nil); errors.As(err, &lost) {
@@ -96,8 +96,8 @@ func conflict(step string, err error) error {
 // lostCommitError means that the answer to a commit was lost.
 type lostCommitError struct{ error }
 
-// isRefusal reports whether the server has certainly not carried out the statement. An error that is
-// fatal may follow a commit.
+// isRefusal reports whether the server has certainly not carried out the statement. A FATAL error is
+// no proof, because it may follow a commit.
 func isRefusal(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR"

@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// verdict returns what becomes of a handler that returned err.
+// verdict returns the verdict about a handler that has returned err.
 func verdict(err error) idempotency.Verdict {
 	v := commit
 	v.Keep, v.Commit, v.Err = err == nil, err == nil, err
@@ -44,7 +44,7 @@ func leave(ctx context.Context, name string, looked func()) error {
 	return err
 }
 
-// together returns what waits until n have called it.
+// together returns a function that returns when it was called n times.
 func together(n int) func() {
 	var wg sync.WaitGroup
 	wg.Add(n)
@@ -54,8 +54,9 @@ func together(n int) func() {
 	}
 }
 
-// Two transactions that PostgreSQL cannot serialize: one is told so, and may be repeated.
-func TestSerializableTransactionThatConflictsSaysSo(t *testing.T) {
+// PostgreSQL cannot serialize two transactions. One of them fails with ErrConflict, and
+// may be repeated.
+func TestSerializationFailureIsErrConflict(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	d.ward()
@@ -94,7 +95,7 @@ func TestSerializableTransactionThatConflictsSaysSo(t *testing.T) {
 	}
 }
 
-// What the store itself reads and writes is no reason for a conflict.
+// The store's own reads and writes cause no conflict.
 func TestSerializableTransactionsOfDifferentKeysDoNotConflict(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -151,8 +152,8 @@ func TestDuplicatesRunOnceAtAnyIsolation(t *testing.T) {
 	}
 }
 
-// Two transactions that wait for each other: PostgreSQL rolls one back.
-func TestTransactionInADeadlockSaysSo(t *testing.T) {
+// If two transactions wait for each other, PostgreSQL rolls one of them back.
+func TestDeadlockIsErrConflict(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	d.ward()

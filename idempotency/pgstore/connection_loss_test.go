@@ -10,8 +10,9 @@ import (
 )
 
 // cutter is a proxy that cuts a connection when a client sends a word: before the
-// server gets it, or when it has answered, or, if it is hasty, as soon as it has it,
-// and then what would cancel it does not arrive.
+// server gets the word, or after the server has answered or, if the cutter is hasty,
+// as soon as the server has the word. A hasty cutter also drops the request that
+// would cancel the statement.
 type cutter struct {
 	listener net.Listener
 	target   string
@@ -21,8 +22,8 @@ type cutter struct {
 	wg       sync.WaitGroup
 }
 
-// cancelRequest is what a message begins with by which a client asks, on a connection
-// of its own, for a statement to be cancelled.
+// cancelRequest is the beginning of the message with which a client asks, on a
+// separate connection, for a statement to be cancelled.
 var cancelRequest = []byte{0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e}
 
 func newCutter(t *testing.T, target string) *cutter {

@@ -13,8 +13,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// A server that keeps outcomes in PostgreSQL, and runs each write in a transaction
-// with them.
+// A server that stores outcomes in PostgreSQL, and runs each write in one
+// transaction with its outcome.
 func Example() { //nolint:testableexamples // it needs a server
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, "postgres://bank@db/bank")
@@ -41,8 +41,8 @@ func Example() { //nolint:testableexamples // it needs a server
 	_ = server
 }
 
-// debit takes money from an account in the transaction of the call: it is taken
-// once for each key, together with the outcome that says so.
+// debit takes money from an account in the transaction of the call: the money is
+// taken once for each key, and the outcome is stored in the same transaction.
 func debit(ctx context.Context, account string, cents int64) error {
 	tx, ok := pgstore.Tx(ctx)
 	if !ok {

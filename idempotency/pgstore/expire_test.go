@@ -31,9 +31,9 @@ SELECT decode(lpad(to_hex(i), 64, '0'), 'hex'), 'o', i, '', decode(repeat('00', 
 	}
 }
 
-// The row of an outcome is deleted when its retention has ended, also if that is shorter
-// than a pending record is kept.
-func TestShortRetentionFreesItsRow(t *testing.T) {
+// The row of an outcome is deleted when its retention has ended, also if the retention
+// is shorter than the time for which a pending record is kept.
+func TestRowIsDeletedAfterAShortRetention(t *testing.T) {
 	t.Parallel()
 	_, pool := newDatabase(t)
 	store := newStore(t, pool, pgstore.WithExpiry(0))
@@ -51,7 +51,7 @@ func TestShortRetentionFreesItsRow(t *testing.T) {
 	}
 }
 
-func TestCheckTellsWhetherTheDatabaseIsMigrated(t *testing.T) {
+func TestCheckReportsWhetherTheDatabaseIsMigrated(t *testing.T) {
 	t.Parallel()
 	_, pool := newDatabase(t)
 	s, err := pgstore.New(pool, pgstore.WithSchema("bank"))

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The transaction is the store's to end, whatever the handler tries.
+// Only the store can end the transaction.
 func TestHandlerCannotEndTheTransaction(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -68,9 +68,9 @@ func TestHandlerCannotEndTheTransaction(t *testing.T) {
 	}
 }
 
-// What a handler deletes of the records is not its own, unless it has taken one
-// over: without that it is not committed.
-func TestHandlerThatLosesTheRecordItTookOverIsRefused(t *testing.T) {
+// If the handler of a run that took over a record deletes the record, or ends
+// the transaction, nothing is committed.
+func TestHandlerThatDeletesTheRecordItTookOverIsNotCommitted(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	for _, how := range []string{"DELETE FROM hopbound_idempotency", "COMMIT; BEGIN"} {

@@ -14,8 +14,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// What was released is nobody's, and any request may come with its key.
-func TestTransactionTakesWhatALeaseHasReleased(t *testing.T) {
+// A record that was released without an effect can be claimed for any request.
+func TestTransactionClaimsAReleasedRecord(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	leases := newStore(t, d.pool)
@@ -36,8 +36,8 @@ func TestTransactionTakesWhatALeaseHasReleased(t *testing.T) {
 	d.want("k", idempotency.Replay, "paid")
 }
 
-// Stores in two schemas of one database know nothing of each other: a service may
-// call another with the same key, and both have a record.
+// Stores in two schemas of one database are independent: a service may call
+// another one with the same key, and each of them has a record.
 func TestStoresInTwoSchemasDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -60,8 +60,8 @@ func TestStoresInTwoSchemasDoNotWaitForEachOther(t *testing.T) {
 	d.want("k", idempotency.Replay, "paid")
 }
 
-// Whoever holds a record that has expired is waited for no longer than allowed.
-func TestTransactionWaitsForARowAsLongAsItMay(t *testing.T) {
+// A claim of an expired record whose row another transaction has locked waits no longer than allowed.
+func TestTransactionWaitsForALockedRowWithinItsLimit(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	d.expired("k")
@@ -84,8 +84,8 @@ func TestTransactionWaitsForARowAsLongAsItMay(t *testing.T) {
 	d.want("k", idempotency.Run, "")
 }
 
-// What has changed while a claim waited for its row is looked at again.
-func TestClaimSeesWhatItHasWaitedFor(t *testing.T) {
+// If the record has changed while a claim waited for its row, the claim reads it again.
+func TestClaimReadsTheRecordAgainAfterAWait(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	leases := newStore(t, d.pool)
@@ -126,7 +126,7 @@ func TestClaimSeesWhatItHasWaitedFor(t *testing.T) {
 	}
 }
 
-// A session may have bounds of its own for how long a statement takes.
+// A session may have a statement_timeout of its own.
 func TestWaitEndsWithTheSessionsStatementTimeout(t *testing.T) {
 	t.Parallel()
 	server, pool := newDatabase(t)
@@ -146,8 +146,8 @@ func TestWaitEndsWithTheSessionsStatementTimeout(t *testing.T) {
 	}
 }
 
-// The handler has the settings of its session, also after a wait, and however
-// dates are written in it.
+// The handler has the settings of its session, also after a wait, and with any
+// DateStyle.
 func TestHandlerHasTheSettingsOfItsSession(t *testing.T) {
 	t.Parallel()
 	server, pool := newDatabase(t)

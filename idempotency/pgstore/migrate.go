@@ -29,19 +29,19 @@ const minVersion = 140000
 // needs.
 var ErrNotMigrated = errors.New("pgstore: the database is not migrated")
 
-// Migration is one step of the tables' history, as SQL for goose, Flyway or a database
-// administrator.
+// Migration is one change of the store's tables, as SQL for goose, Flyway or a database administrator.
 type Migration struct {
 	Version int
 	Name    string // such as "001_records"
 
-	// Up makes the step and records it in the table hopbound_idempotency_version, which [Store.Check]
-	// reads. Down reverses the step, and deletes all records.
+	// Up makes the change and records it in the table hopbound_idempotency_version, which
+	// [Store.Check] reads. Down reverses the change, and deletes all records.
 	Up, Down string
 }
 
-// Migrations returns all steps, in order, for the schema of [WithSchema] or else that of the session.
-// Run each step in a transaction. It returns an error if an option is invalid.
+// Migrations returns all migrations, in order, for the schema of [WithSchema] or else that of the
+// session. Run each migration in a transaction of its own. Migrations returns an error if an option is
+// invalid.
 func Migrations(opts ...Option) ([]Migration, error) {
 	s, err := newSettings(opts)
 	if err != nil {
@@ -103,8 +103,8 @@ func Grants(role string, opts ...Option) (string, error) {
 
 // Migrate creates the tables, or brings them to this version: it runs each migration that is not yet in
 // the table hopbound_idempotency_version, in a transaction of its own. Any number of processes may call
-// it at the same time. It needs the privilege to create tables. For the privileges that the store
-// needs, see [Grants]. It returns an error if an option is invalid.
+// Migrate at the same time. It needs the privilege to create tables; [Grants] has the privileges that
+// the store needs later. Migrate returns an error if an option is invalid.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, opts ...Option) error {
 	s, err := newSettings(opts)
 	if err != nil {
@@ -156,9 +156,9 @@ func (s *settings) version(ctx context.Context, q querier) (version int, err err
 	return version, err
 }
 
-// Check returns an error if the database is too old, is not migrated to this version, which
-// wraps [ErrNotMigrated], or refuses a step of the store: it writes a record and deletes it
-// again. Call it when a server starts.
+// Check returns an error if PostgreSQL is older than 14, if the database is not migrated to this
+// version (the error wraps [ErrNotMigrated]), or if a step of the store fails: Check writes a record
+// and deletes it again. Call Check when a server starts.
 func (s *Store) Check(ctx context.Context) error {
 	var server int
 	if err := s.own.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&server); err != nil {

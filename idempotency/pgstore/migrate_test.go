@@ -12,9 +12,9 @@ import (
 	"github.com/hopbound/hopbound/idempotency/pgstore"
 )
 
-// The migrations and the grants as SQL are all that a store needs under a role that owns
-// nothing, and Down leaves nothing but the table of versions.
-func TestMigrationsAndGrantsAsSQL(t *testing.T) {
+// With the SQL of Migrations and Grants, a store works under a role that owns nothing.
+// Down leaves only the table of versions.
+func TestMigrationsAndGrantsAreEnoughForAStore(t *testing.T) {
 	t.Parallel()
 	server, owner := newDatabase(t)
 	exec := func(sql string) {
@@ -100,7 +100,7 @@ func (b *syncBuffer) String() string {
 }
 
 // A purge that fails is counted and logged with its cause.
-func TestPurgeThatFailsIsSeen(t *testing.T) {
+func TestFailedPurgeIsCountedAndLogged(t *testing.T) {
 	t.Parallel()
 	_, pool := newDatabase(t)
 	if err := pgstore.Migrate(t.Context(), pool); err != nil {

@@ -55,7 +55,7 @@ func (t *observedTx) get(ctx context.Context) *tx {
 	return t.open
 }
 
-// end ends the transaction, if it has begun. The caller's cancellation does not reach it.
+// end ends the transaction, if it has begun. The caller's cancellation does not interrupt it.
 func (t *observedTx) end(ctx context.Context, commit bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

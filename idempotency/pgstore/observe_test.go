@@ -58,7 +58,7 @@ func TestObservedWriteThatPanicsIsRolledBack(t *testing.T) {
 }
 
 // A handler that does not ask for a transaction needs no connection for one.
-func TestObservedWriteTakesAConnectionOnlyIfItAsks(t *testing.T) {
+func TestObservedWriteTakesAConnectionOnlyForTx(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	if err := d.store.Observe(t.Context(), func(context.Context) bool {
@@ -96,7 +96,7 @@ func TestObservedWriteTakesAConnectionOnlyIfItAsks(t *testing.T) {
 	}
 }
 
-func TestObservedWriteThatCannotBeCommittedSaysSo(t *testing.T) {
+func TestObservedWriteReportsAFailedCommit(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	if _, err := d.pool.Exec(t.Context(), "CREATE TABLE child (account text REFERENCES ledger DEFERRABLE INITIALLY DEFERRED)"); err != nil {

@@ -44,8 +44,9 @@ func newSettings(opts []Option) (settings, error) {
 	return s, errors.Join(errs...)
 }
 
-// WithSchema sets the schema of the tables. The schema must exist, and its name must have 1 to 42 bytes
-// without quotes and dollar signs. By default the tables are found by the search path.
+// WithSchema sets the schema of the tables. The schema must exist, and its name must have 1 to 42
+// bytes, without single quotes, dollar signs and NUL bytes. By default, the tables are found by the
+// search path.
 func WithSchema(name string) Option {
 	return func(s *settings) error {
 		if name == "" {
@@ -71,10 +72,10 @@ func WithTransactions() Option {
 	}
 }
 
-// WithIsolation sets the isolation of the transactions that handlers run in: [pgx.RepeatableRead]
-// or [pgx.Serializable]. The default is [pgx.ReadCommitted], whatever the database's default is. At
-// the other levels PostgreSQL rolls back a transaction that it cannot serialize; see
-// [idempotency.Reruns].
+// WithIsolation sets the isolation level of the transactions that handlers run in: [pgx.ReadCommitted],
+// [pgx.RepeatableRead] or [pgx.Serializable]. The default is [pgx.ReadCommitted], whatever the
+// database's default is. At the other two levels, PostgreSQL rolls back a transaction that it cannot
+// serialize; see [idempotency.Reruns].
 func WithIsolation(level pgx.TxIsoLevel) Option {
 	return func(s *settings) error {
 		s.isolation = level
@@ -98,7 +99,8 @@ func WithLogger(logger *slog.Logger) Option {
 	}
 }
 
-// WithoutListen opens no connection that listens for notifications. Calls that wait only poll.
+// WithoutListen makes the store open no connection that listens for notifications. Calls that wait only
+// poll.
 func WithoutListen() Option {
 	return func(s *settings) error {
 		s.listen = false
@@ -118,9 +120,9 @@ func WithExpiry(every time.Duration) Option {
 	}
 }
 
-// WithSettleTimeout bounds how long a commit may take. If the commit gets no answer, it also bounds how
-// long the store then tries to find out whether the commit took effect. The default is 10 s. It must
-// be positive.
+// WithSettleTimeout bounds how long a commit may take. If the commit gets no answer, the store tries
+// for as long again to find out whether the commit took effect. The default is 10 s. It must be
+// positive.
 func WithSettleTimeout(d time.Duration) Option {
 	return func(s *settings) error {
 		s.settle = d

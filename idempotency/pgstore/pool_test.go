@@ -25,7 +25,7 @@ func bounded(t *testing.T, pool *pgxpool.Pool, most int32) *pgxpool.Pool {
 	return p
 }
 
-// Handlers that hold all connections of the pool do not keep the store from its steps.
+// The store takes its steps even while handlers hold all connections of the pool.
 func TestStepsDoNotWaitForThePoolOfHandlers(t *testing.T) {
 	t.Parallel()
 	_, all := newDatabase(t)
@@ -56,8 +56,8 @@ func TestStepsDoNotWaitForThePoolOfHandlers(t *testing.T) {
 	}
 }
 
-// Handlers in transactions may use the pool for other queries: one connection is left for
-// them, however many calls there are.
+// Handlers in transactions may use the pool for other queries: the store leaves one
+// connection for these, however many calls there are.
 func TestHandlersInTransactionsMayUseThePool(t *testing.T) {
 	t.Parallel()
 	_, all := newDatabase(t)

@@ -8,9 +8,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A fatal error may come after a commit, so that it does not say that nothing was
+// A fatal error may follow a commit, so it does not prove that nothing was
 // committed.
-func TestOnlyAnErrorIsARefusal(t *testing.T) {
+func TestFatalErrorIsNoRefusal(t *testing.T) {
 	t.Parallel()
 	for err, want := range map[error]bool{
 		&pgconn.PgError{SeverityUnlocalized: "ERROR"}:                      true,

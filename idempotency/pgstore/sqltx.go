@@ -14,7 +14,7 @@ import (
 // SQLTx returns the transaction of [Tx] as a [sql.Tx], or false if there is none. Pass it to libraries
 // for database/sql, such as sqlc, sqlx, GORM or ent. The store ends the transaction: Commit fails, and
 // the handler must return that error. Rollback does nothing. The transaction is not safe for
-// concurrent use, and the two of Tx and SQLTx must not be used at the same time.
+// concurrent use. Tx and SQLTx return the same transaction: do not use both results at the same time.
 func SQLTx(ctx context.Context) (*sql.Tx, bool) {
 	t := txFrom(ctx)
 	if t == nil {

@@ -21,7 +21,7 @@ func payBySQL(ctx context.Context, account string) error {
 }
 
 // What a handler writes by database/sql is committed with the outcome, or not at all.
-func TestTransactionOfDatabaseSQL(t *testing.T) {
+func TestSQLTxCommitsWithTheOutcome(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	run := func(key string, handler func(ctx context.Context) error) error {

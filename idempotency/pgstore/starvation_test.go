@@ -11,8 +11,8 @@ import (
 	"github.com/hopbound/hopbound/idempotency/pgstore"
 )
 
-// Calls that wait for records which another server's transactions have taken over take no
-// connection for as long as that lasts: leases of other keys are renewed.
+// Calls that wait for records that another server's transactions have taken over hold no
+// connection while they wait, so that leases of other keys are renewed.
 func TestWaitersDoNotKeepLeasesFromBeingRenewed(t *testing.T) {
 	t.Parallel()
 	_, all := newDatabase(t)
@@ -95,7 +95,7 @@ func TestReplayDoesNotWaitForHandlers(t *testing.T) {
 	}
 }
 
-// The effect of a run whose lease was extended for long is remembered for as long as any other.
+// The effect of a run whose lease was extended for a long time is remembered for as long as any other.
 func TestEffectOfALongRunIsRemembered(t *testing.T) {
 	t.Parallel()
 	_, pool := newDatabase(t)

@@ -55,12 +55,13 @@ var (
 const minKeep = time.Hour
 
 // New returns a store in the database of a pool. It sends nothing to the database; see [Migrate] and
-// [Store.Check]. It deletes expired records from time to time until [Store.Close]. It returns the
-// errors of all invalid options, joined.
+// [Store.Check]. The store deletes expired records from time to time until [Store.Close]. New returns
+// the errors of all invalid options, joined.
 //
-// Transactions of handlers use all connections of the pool but one. For all other steps the store
-// opens connections of its own when it needs them, with the pool's configuration: at most as many as
-// the pool, and one more for LISTEN. Therefore neither a renewal nor an outcome waits for handlers.
+// Transactions of handlers use at most all connections of the pool but one. For all other steps, the
+// store opens connections of its own when it needs them, with the pool's configuration: at most as many
+// as the pool, and one more for LISTEN. Therefore neither a renewal nor an outcome waits for
+// connections that handlers hold.
 func New(pool *pgxpool.Pool, opts ...Option) (*Store, error) {
 	settings, err := newSettings(opts)
 	switch {
@@ -130,8 +131,8 @@ func validate(claim *idempotency.Claim) error {
 	return nil
 }
 
-// leaseLockTimeout is how long a claim under a lease waits for a transaction that has the record, in
-// milliseconds.
+// leaseLockTimeout is how long a claim under a lease waits for a transaction that holds the lock of the
+// record, in milliseconds.
 const leaseLockTimeout = "50"
 
 // retrySerialization repeats a step that PostgreSQL has refused because the session's default
@@ -188,8 +189,9 @@ func (s *Store) Complete(ctx context.Context, lease idempotency.Lease, outcome [
 	return wrap("complete", err)
 }
 
-// ended is the record after a step that ends a write. If the step found no pending record of its
-// owner, it is the record that is there: done by this owner, or not this owner's to end.
+// ended is the result of a step that ends a write. If done is set, this owner has ended the write, in
+// this step or in an earlier Complete. If others is set, the record was not changed, and has another
+// owner or is done.
 type ended struct{ done, others bool }
 
 // end takes a step that ends a write, and wakes the callers that wait for it. It returns nil if there

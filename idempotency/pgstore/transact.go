@@ -84,8 +84,8 @@ type txClaim struct {
 	began float64 // by the database's clock, in seconds
 }
 
-// attempt claims and runs the write once. If it returns neither ok nor an error, the caller tries
-// again.
+// attempt tries once to claim and run the write. If it returns neither ok nor an error, the caller
+// tries again.
 func (c *txClaim) attempt(ctx context.Context) (idempotency.BeginResult, bool, error) {
 	if len(c.store.slots) == cap(c.store.slots) { // a stored outcome need not wait for handlers
 		if result, ok, err := c.readDone(ctx); ok || err != nil {

@@ -102,7 +102,7 @@ func (d *desk) want(key string, state idempotency.State, outcome string) {
 	}
 }
 
-func TestHandlersWritesAndOutcomeAreOne(t *testing.T) {
+func TestHandlersWritesAndOutcomeAreCommittedTogether(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	for name, tc := range map[string]struct {
@@ -132,9 +132,9 @@ func TestHandlersWritesAndOutcomeAreOne(t *testing.T) {
 	}
 }
 
-// A failure is kept also if the handler's statements have failed, and a success
-// that cannot be committed is none.
-func TestTransactionThatFailedKeepsFailuresAlone(t *testing.T) {
+// A failure is stored even if the handler's statements have failed. A success that
+// cannot be committed is not stored.
+func TestFailedTransactionStoresOnlyFailures(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	fail := func(ctx context.Context) {
@@ -190,8 +190,8 @@ func TestPanicRollsBack(t *testing.T) {
 	d.want("k", idempotency.Run, "")
 }
 
-// Duplicates wait for the transaction: on its lock if it is another process's, and
-// for no longer than they may.
+// Duplicates wait for the transaction, on its lock if it runs in another process,
+// and for no longer than allowed.
 func TestDuplicatesWaitForTheTransaction(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -233,8 +233,8 @@ func TestDuplicatesWaitForTheTransaction(t *testing.T) {
 	wg.Wait()
 }
 
-// A record that has expired is claimed anew by a transaction, for which others
-// wait as long as they may, too.
+// A transaction claims a record that has expired. Others wait for this transaction
+// too, for no longer than allowed.
 func TestDuplicatesWaitForATransactionThatTakesOver(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -263,15 +263,15 @@ func TestDuplicatesWaitForATransactionThatTakesOver(t *testing.T) {
 	d.want("k", idempotency.Replay, "paid")
 }
 
-// slowCommit makes a commit take longer than it takes a client to ask what became
-// of it.
+// slowCommit makes a commit take longer than a client needs to ask whether it took
+// effect.
 const slowCommit = `
 CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$;
 CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON ledger DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW WHEN (NEW.account = 'slow') EXECUTE FUNCTION dawdle()`
 
-// When the connection is cut at the commit, the store finds out what became of
-// it, and says that it does not know only if it cannot.
+// When the connection is cut at the commit, the store finds out whether the commit
+// took effect. Only if it cannot is the outcome unknown.
 func TestCommitWithoutAnAnswerIsResolved(t *testing.T) {
 	t.Parallel()
 	server, pool := newDatabase(t)
@@ -324,8 +324,8 @@ func TestCommitWithoutAnAnswerIsResolved(t *testing.T) {
 	}
 }
 
-// Sessions may have another isolation by default, under which nobody would see what
-// has been committed while it waited.
+// A session may have another default isolation, with which a transaction would not
+// see what was committed while it waited.
 func TestTransactionsAreReadCommitted(t *testing.T) {
 	t.Parallel()
 	server, pool := newDatabase(t)

@@ -12,11 +12,11 @@ type txContext struct{}
 
 // Tx returns the transaction of the handler with context ctx, or false if there is none, because the
 // store has no [WithTransactions] or the call has no key. The store ends the transaction when the
-// handler has returned: Commit and Rollback fail. Begin sets a savepoint. The transaction is not safe
-// for concurrent use.
+// handler has returned; the handler's own Commit and Rollback fail. Begin sets a savepoint. The
+// transaction is not safe for concurrent use.
 //
-// On a server in mode Observe, the first call of Tx begins the transaction. It returns false if there
-// is no connection or BEGIN fails, and does not report the cause.
+// On a server in mode Observe, the first call of Tx begins the transaction. It returns false if no
+// connection is available or BEGIN fails, and does not report the cause.
 func Tx(ctx context.Context) (pgx.Tx, bool) {
 	if t := txFrom(ctx); t != nil {
 		return t, true

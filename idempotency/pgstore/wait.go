@@ -12,8 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Bounds of the pauses between two looks at a record that callers wait for. With notifications, a
-// look only finds the ends whose notification was lost.
+// Bounds of the pauses between two looks at a record that callers wait for. With notifications,
+// looks are needed only in case a notification is lost.
 const (
 	minPause    = 5 * time.Millisecond
 	maxPause    = 250 * time.Millisecond

@@ -14,7 +14,7 @@ import (
 
 // Errors of [Store.Check].
 var (
-	// ErrEvicts is returned for a server that deletes records when its memory is full.
+	// ErrEvicts is returned for a server that evicts records when its memory is full.
 	ErrEvicts = errors.New("redisstore: the server evicts keys: set maxmemory-policy to noeviction")
 	// ErrOldRedis is returned for a server that is older than Redis 7.
 	ErrOldRedis = errors.New("redisstore: the server is older than Redis 7")
@@ -22,7 +22,7 @@ var (
 
 // Check returns the errors of all servers, joined: [ErrEvicts], [ErrOldRedis], and those of servers that
 // do not answer. It also writes a record and deletes it again, and returns the error if a step fails.
-// Call it when a process starts.
+// Call Check when a process starts.
 func (s *Store) Check(ctx context.Context) error {
 	nodes := s.client.Nodes()
 	var errs []error

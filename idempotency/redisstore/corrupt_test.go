@@ -11,9 +11,9 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// A record that is not whole is neither completed nor taken over, also when its
-// lease has run out.
-func TestCorruptRecordIsNobodys(t *testing.T) {
+// An incomplete record is neither completed nor taken over, even after its
+// lease has expired.
+func TestCorruptRecordIsNeitherCompletedNorTakenOver(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
 	s := newStore(t, c)
@@ -29,8 +29,8 @@ func TestCorruptRecordIsNobodys(t *testing.T) {
 		claim := idempotency.Claim{ID: idempotency.NewID("", "", idempotency.Key(name)), Owner: "a", Lease: time.Minute, Fingerprint: idempotency.Fingerprint{Schema: "s", Sum: [32]byte{1}}}
 		lease, key := pendingKey(t, s, c, claim)
 		record := get(t, c, key)
-		// What is left of the time to live is less than what a record is kept after its
-		// lease.
+		// The time to live that is left is less than the time for which a record is
+		// kept after its lease: the lease has expired.
 		setForAMinute(t, c, key, spoil(record))
 		if err := s.Complete(t.Context(), lease, []byte("outcome"), time.Hour); !errors.Is(err, idempotency.ErrLeaseLost) {
 			t.Errorf("%s: completed with %v", name, err)
@@ -45,8 +45,8 @@ func TestCorruptRecordIsNobodys(t *testing.T) {
 	}
 }
 
-// A record that is done is never run again, however much of it is lost.
-func TestCutRecordIsNotRunAgain(t *testing.T) {
+// A done record is never run again, however much of it is cut off.
+func TestTruncatedDoneRecordIsNotRunAgain(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
 	s := newStore(t, c)
@@ -72,9 +72,9 @@ func TestCutRecordIsNotRunAgain(t *testing.T) {
 	}
 }
 
-// A record that is done is neither run again nor taken for one that another has
-// completed, whichever of its bytes is another.
-func TestSpoiltRecordIsNotRunAgain(t *testing.T) {
+// Whichever of its bytes is changed, a done record is neither run again nor
+// taken for a record that another owner has completed.
+func TestDoneRecordWithAChangedByteIsNotRunAgain(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
 	s := newStore(t, c)
@@ -111,7 +111,7 @@ func TestSpoiltRecordIsNotRunAgain(t *testing.T) {
 			}
 		}
 	}
-	// A record of another's is not the owner's because it has the same bytes elsewhere.
+	// A record does not belong to an owner because it contains the owner's bytes at another place.
 	for _, spoilt := range []string{
 		"D" + strings.Repeat("\x01", methodAt+1) + begin,
 		"P" + begin + strings.Repeat("\x01", methodAt-len(begin)) + "\x00",
@@ -124,7 +124,7 @@ func TestSpoiltRecordIsNotRunAgain(t *testing.T) {
 	}
 }
 
-// Fences grow though the server's clock was set back.
+// Fences grow even if the server's clock was set back.
 func TestFencesGrowThoughTheClockIsSetBack(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})

@@ -9,8 +9,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// A server that keeps outcomes in Redis. The client's options choose one server,
-// Sentinel or a Cluster.
+// A server that stores outcomes in Redis. The client's options choose one
+// server, Sentinel or a Cluster.
 func Example() { //nolint:testableexamples // it needs a server
 	client, err := rueidis.NewClient(redisstore.ClientOption(rueidis.ClientOption{
 		InitAddress: []string{"redis-0:6379", "redis-1:6379", "redis-2:6379"},

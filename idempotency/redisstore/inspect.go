@@ -133,8 +133,8 @@ func (r record) inspect(id idempotency.ID, ttl, now int64) *idempotency.Record {
 	return found
 }
 
-// prefixOf returns the first bytes of a record: its kind, fence and owner. A record that has changed
-// since it was found has others.
+// prefixOf returns the first bytes that a record had when it was found: its kind, fence and owner. If
+// the record has changed since, it has other first bytes.
 func prefixOf(r *idempotency.Record) []byte {
 	kind := map[idempotency.RecordState]uint64{idempotency.Pending: pending, idempotency.Released: released, idempotency.Done: done}[r.State]
 	b := binary.BigEndian.AppendUint64(nil, kind<<56|r.Fence&sevenBytes)
@@ -143,8 +143,8 @@ func prefixOf(r *idempotency.Record) []byte {
 	return append(b, owner[:]...)
 }
 
-// Free releases a pending record with a possible effect, which is remembered for as long as the owner's
-// claim has asked.
+// Free releases a pending record with a possible effect. The effect is remembered for as long as the
+// owner's claim has asked.
 func (s *Store) Free(ctx context.Context, r *idempotency.Record) error {
 	if r.State != idempotency.Pending {
 		return idempotency.ErrLeaseLost

@@ -41,9 +41,9 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// ClientOption returns the options of a client with two settings that a store needs: DisableCache and
-// AlwaysPipelining. Without AlwaysPipelining, rueidis closes a shared connection if a command that was
-// sent on the idle connection is not answered by its deadline.
+// ClientOption returns opt with two settings that a store needs: DisableCache and AlwaysPipelining.
+// Without AlwaysPipelining, rueidis closes a shared connection if a command that was sent while the
+// connection was idle is not answered by its deadline.
 func ClientOption(opt rueidis.ClientOption) rueidis.ClientOption {
 	opt.DisableCache, opt.AlwaysPipelining = true, true
 	return opt

@@ -110,7 +110,7 @@ func (r record) data() []byte {
 	return nil
 }
 
-// ask returns the state of the record for a claim, if the script has not taken the record over.
+// ask returns the result of a claim, given the record as the script has left it.
 func (r record) ask(claim *idempotency.Claim) idempotency.BeginResult {
 	const noExpiry = -1 // the script has checked the lease
 	known := r.look(claim, noExpiry)

@@ -8,7 +8,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// appendRecord appends a pending record as the script that claims it makes it.
+// appendRecord appends a pending record, as the script for claims makes it.
 func appendRecord(b []byte, fence uint64, claim *idempotency.Claim) []byte {
 	c := appendClaim(nil, claim)
 	b = binary.BigEndian.AppendUint64(b, pending<<56|fence)
@@ -17,7 +17,7 @@ func appendRecord(b []byte, fence uint64, claim *idempotency.Claim) []byte {
 	return append(b, c[attemptsAt-ownerAt:]...)
 }
 
-// Any value is a record, for which every step has a result, or corrupt.
+// Any value is either corrupt or a record for which every step has a result.
 func FuzzRecord(f *testing.F) {
 	claim := idempotency.Claim{Owner: "owner", Fingerprint: idempotency.Fingerprint{Schema: "schema", Sum: [32]byte{1}}}
 	record := string(appendRecord(nil, 7, &claim))

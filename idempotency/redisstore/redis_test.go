@@ -16,7 +16,7 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// await waits until something is so, as servers need a while to agree.
+// await waits until a condition is true, because servers need a while to agree.
 func await(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for range 1200 {
@@ -67,8 +67,8 @@ func TestStoreInACluster(t *testing.T) {
 	storetest.Run(t, backend(t, rueidis.ClientOption{InitAddress: newCluster(t)}))
 }
 
-// Behind Sentinel, the store goes on after a failover. What was written long
-// before is there.
+// Behind Sentinel, the store continues after a failover. Records that were written long before
+// are still there.
 func TestStoreBehindSentinelSurvivesAFailover(t *testing.T) {
 	t.Parallel()
 	master := services.Redis(t)
@@ -119,7 +119,7 @@ func TestStoreBehindSentinelSurvivesAFailover(t *testing.T) {
 	})
 }
 
-func TestCheckFindsServersThatForget(t *testing.T) {
+func TestCheckFindsServersThatEvictOrRefuseSteps(t *testing.T) {
 	t.Parallel()
 	server := services.Redis(t, "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
 	s, err := redisstore.New(newClient(t, rueidis.ClientOption{InitAddress: []string{server.Addr}}))
@@ -151,9 +151,9 @@ func TestCheckFindsServersThatForget(t *testing.T) {
 	}
 }
 
-// A server without memory refuses new keys, and one whose record was written to
-// by another is never asked to run the call again.
-func TestServerThatIsFullOrCorruptSaysSo(t *testing.T) {
+// A server without free memory refuses new keys, and accepts steps of keys that it has. A
+// record that another program has overwritten is corrupt, and its write does not run again.
+func TestFullServerAndCorruptRecordsAreReported(t *testing.T) {
 	t.Parallel()
 	server := services.Redis(t)
 	c := newClient(t, rueidis.ClientOption{InitAddress: []string{server.Addr}})
@@ -204,7 +204,7 @@ func TestServerThatIsFullOrCorruptSaysSo(t *testing.T) {
 	}
 }
 
-// pendingKey claims a record and returns where it is.
+// pendingKey claims a record, and returns its lease and its key in Redis.
 func pendingKey(t *testing.T, s *redisstore.Store, c rueidis.Client, claim idempotency.Claim) (idempotency.Lease, string) {
 	t.Helper()
 	result, err := s.Begin(t.Context(), claim)
@@ -234,8 +234,8 @@ func setForAMinute(t *testing.T, c rueidis.Client, key, value string) {
 	}
 }
 
-// Owners are hashes in the scripts, which may have any bytes.
-func TestAnyOwnerCompletesAndAsksAgain(t *testing.T) {
+// The scripts get a hash of the owner, which may contain any bytes.
+func TestOwnersHashMayHaveAnyBytes(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
 	s := newStore(t, c)
@@ -259,8 +259,8 @@ func TestAnyOwnerCompletesAndAsksAgain(t *testing.T) {
 	}
 }
 
-// A server without memory still tells what it knows.
-func TestServerThatIsFullReplays(t *testing.T) {
+// A server without free memory still replays the outcomes that it has.
+func TestFullServerReplaysOutcomes(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
 	s := newStore(t, c)
@@ -295,9 +295,8 @@ func TestServerThatIsFullReplays(t *testing.T) {
 	}
 }
 
-// A record that somebody has made to last for good is waited for, and not taken
-// over.
-func TestRecordThatLastsForGoodIsWaitedFor(t *testing.T) {
+// A pending record whose expiry an operator has removed is waited for, and not taken over.
+func TestRecordWithoutExpiryIsNotTakenOver(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
 	s := newStore(t, c)
@@ -318,7 +317,7 @@ func TestRecordThatLastsForGoodIsWaitedFor(t *testing.T) {
 }
 
 // A server that was restarted has forgotten the scripts.
-func TestScriptsAreLoadedAgain(t *testing.T) {
+func TestScriptsAreLoadedAgainAfterARestart(t *testing.T) {
 	t.Parallel()
 	server := services.Redis(t)
 	c := newClient(t, rueidis.ClientOption{InitAddress: []string{server.Addr}})
@@ -334,8 +333,9 @@ func TestScriptsAreLoadedAgain(t *testing.T) {
 	}
 }
 
-// A key of another type under the store's prefix is named, and the records after it are listed.
-func TestRecordsGoOnAfterAKeyOfAnotherType(t *testing.T) {
+// Records reports a key of another type under the store's prefix as corrupt, and lists the
+// records after it.
+func TestRecordsReportsAKeyOfAnotherTypeAndContinues(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, rueidis.ClientOption{InitAddress: []string{services.Redis(t).Addr}})
 	s := newStore(t, c)

@@ -20,9 +20,9 @@ import (
 // Store is an [idempotency.Store] in Redis. It is safe for concurrent use. Any number of processes may
 // use the same prefix, each with a store of its own.
 //
-// The scripts and record.go have the rules of [idempotency.StoredRecord], because each step must be one
-// round trip. The linearizability check of package storetest compares them with the model of all
-// stores.
+// The scripts and record.go implement the rules of [idempotency.StoredRecord] again, because each step
+// must be one round trip. The linearizability check of package storetest compares them with the model
+// of all stores.
 type Store struct {
 	settings
 	client  rueidis.Client
@@ -89,8 +89,8 @@ const (
 	maxPause = 200 * time.Millisecond
 )
 
-// run runs a script. While Redis cannot run it yet, because a slot of the Cluster has no server or is
-// being moved or the server is starting, it tries again until ctx ends.
+// run runs a script. It tries again until ctx ends if Redis cannot run the script yet: the slot in the
+// Cluster has no server or is being moved, or the server is starting.
 func (s *Store) run(ctx context.Context, sc *script, keys, args []string) rueidis.RedisResult {
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		result := s.runOnce(ctx, sc, keys, args)
@@ -124,7 +124,7 @@ func (s *Store) appendKey(b []byte, id *idempotency.ID) []byte {
 }
 
 // millis returns a duration in milliseconds, as Redis takes it. It adds one millisecond, because
-// Redis's clock may be behind by that much, and nothing may end early.
+// Redis's clock may be behind by that much, and no lease or retention may end early.
 func millis(d time.Duration) int64 {
 	const longest = 100 * 365 * 24 * time.Hour
 	return int64((max(0, min(d, longest))+time.Millisecond-1)/time.Millisecond) + 1
@@ -152,8 +152,8 @@ func (s *Store) Begin(ctx context.Context, claim idempotency.Claim) (idempotency
 	return result, wrap("begin", err)
 }
 
-// readAnswer reads the answer to a claim, which is a fence for a new record, or the record after the
-// script.
+// readAnswer reads the answer to a claim: a fence if the record is new, and otherwise the record as the
+// script has left it.
 func readAnswer(answer *rueidis.RedisMessage, claim *idempotency.Claim) (idempotency.BeginResult, error) {
 	if answer.IsInt64() {
 		fence, err := answer.AsInt64()

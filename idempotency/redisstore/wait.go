@@ -8,8 +8,8 @@ import (
 	"github.com/hopbound/hopbound/idempotency/watch"
 )
 
-// Bounds of the pauses between two looks at a record that callers wait for. ADR 0013 has the
-// measurement of publishing the end of a record instead.
+// Bounds of the pauses between two looks at a record that callers wait for. ADR 0013
+// compares polling with publishing the end of a run.
 const (
 	minLookPause = 2 * time.Millisecond
 	maxLookPause = 250 * time.Millisecond

@@ -17,7 +17,7 @@ import (
 // quiet logs nothing.
 var quiet = sqlitestore.WithLogger(slog.New(slog.DiscardHandler))
 
-func TestCheckTellsWhetherTheFileIsMigrated(t *testing.T) {
+func TestCheckReportsWhetherTheFileIsMigrated(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)
 	s, err := sqlitestore.New(open(t, path), sqlitestore.WithTransactions(), quiet)

@@ -9,7 +9,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency/sqlitestore"
 )
 
-// Two processes share the clock of their machine, which is set by hand.
+// Two stores share the clock of their machine, which the test sets.
 func TestClockThatIsSetBackShortensNoLeaseOrRetention(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)

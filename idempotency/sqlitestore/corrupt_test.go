@@ -84,7 +84,7 @@ func TestRecordWithAShortIDIsCorrupt(t *testing.T) {
 	}
 }
 
-// Whatever stands in a row, a step answers or says that the record is corrupt.
+// Whatever a row contains, each step returns a result or ErrCorrupt.
 func FuzzRow(f *testing.F) {
 	sum := make([]byte, 32)
 	f.Add("owner", int64(1), int64(0), int64(0), int64(1)<<60, int64(1), sum, []byte(nil))

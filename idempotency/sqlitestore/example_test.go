@@ -16,8 +16,8 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// A server that keeps outcomes in the SQLite file of its data, and runs each write in a transaction
-// with them.
+// A server that stores outcomes in the SQLite file of its data, and runs each write in one
+// transaction with its outcome.
 func Example() {
 	dir, err := os.MkdirTemp("", "bank")
 	if err != nil {
@@ -52,7 +52,7 @@ func Example() {
 }
 
 // debit takes money from an account in the transaction of the call: the money is taken once for
-// each key, together with the outcome that says so.
+// each key, and the outcome is stored in the same transaction.
 func debit(ctx context.Context, account string, cents int64) error {
 	tx, ok := sqlitestore.Tx(ctx)
 	if !ok {

@@ -11,8 +11,8 @@ import (
 // batch is how many records one transaction deletes, so that no writer waits for long.
 const batch = 500
 
-// Expire deletes the records whose time has ended, in small transactions, until there are none or
-// ctx ends. It returns how many it has deleted.
+// Expire deletes expired records, in small transactions, until there are none or ctx ends. It
+// returns how many it has deleted.
 func (s *Store) Expire(ctx context.Context) (int64, error) {
 	const query = "DELETE FROM hopbound_idempotency WHERE id IN (SELECT id FROM hopbound_idempotency WHERE until + keep <= ? LIMIT ?)"
 	for all := int64(0); ; {

@@ -44,7 +44,7 @@ func (n notice) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-func TestPurgeThatFailsIsCountedAndLogged(t *testing.T) {
+func TestFailedPurgeIsCountedAndLogged(t *testing.T) {
 	t.Parallel()
 	lines := make(notice, 1)
 	s, err := sqlitestore.New(open(t, newPath(t)), sqlitestore.WithExpiry(time.Millisecond), // the file is not migrated

@@ -98,9 +98,9 @@ func newFaultyDesk(t *testing.T) (*desk, *faulty) {
 	return d, f
 }
 
-// The store reads its record to find out what became of a commit, and says that it does not know
-// only if it cannot.
-func TestCommitThatFailsIsReportedTruthfully(t *testing.T) {
+// After a failed commit, the store reads the record to find out whether the transaction was
+// committed. Only if it cannot read the record is the outcome unknown.
+func TestFailedCommitIsResolvedByReadingTheRecord(t *testing.T) {
 	t.Parallel()
 	d, f := newFaultyDesk(t)
 	run := func(key string, fault *fault) error {
@@ -125,7 +125,7 @@ func TestCommitThatFailsIsReportedTruthfully(t *testing.T) {
 	d.want("unknown", idempotency.Replay, "paid")
 }
 
-func TestObservedCommitThatFailsIsReportedTruthfully(t *testing.T) {
+func TestObservedCommitWithoutAnAnswerIsUnknown(t *testing.T) {
 	t.Parallel()
 	d, f := newFaultyDesk(t)
 	for name, fault := range map[string]*fault{"refused": {query: "COMMIT"}, "answer lost": {query: "COMMIT", after: true}} {
@@ -168,7 +168,7 @@ func TestStepAfterAFaultIsTaken(t *testing.T) {
 	}
 }
 
-// In a rollback journal a commit waits until all readers have gone.
+// With a rollback journal, a commit waits until all readers have finished.
 func TestCommitWaitsForReadersOfARollbackJournal(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)

@@ -51,8 +51,8 @@ func (t *transaction) exec(ctx context.Context, query string, args ...any) error
 	return err
 }
 
-// commit commits the transaction. In a rollback journal it waits for readers until ctx ends. If
-// it returns an error, undone reports whether the transaction was certainly rolled back.
+// commit commits the transaction. With a rollback journal, it waits for readers until ctx ends.
+// If commit returns an error, undone reports whether the transaction was certainly rolled back.
 func (t *transaction) commit(ctx context.Context) (undone bool, err error) {
 	if err := whileBusy(ctx, func() error { return t.exec(ctx, "COMMIT") }); err != nil {
 		return t.rollback(), err
@@ -77,7 +77,7 @@ func (t *transaction) release() {
 	<-t.file.turn
 }
 
-// discard closes the connection, by which SQLite rolls back what is not committed.
+// discard closes the connection, so that SQLite rolls back what is not committed.
 func (t *transaction) discard() {
 	_ = t.conn.Raw(func(any) error { return driver.ErrBadConn })
 	t.release()

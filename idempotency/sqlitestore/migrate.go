@@ -11,8 +11,8 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// migrations are the steps of the tables' history. The version of a file is the number of steps that
-// it has had.
+// migrations are the changes of the tables, in order. The version of a file is the number of
+// migrations that were made in it.
 var migrations = []string{ //nolint:gochecknoglobals // nothing changes it
 	`CREATE TABLE hopbound_idempotency_state (
 	version INTEGER NOT NULL,
@@ -39,8 +39,8 @@ CREATE TABLE hopbound_idempotency (
 CREATE INDEX hopbound_idempotency_due ON hopbound_idempotency (until + keep);`,
 }
 
-// ErrNotMigrated is returned by [Store.Check] for a file whose tables are not those of this
-// version.
+// ErrNotMigrated is returned by [Store.Check] for a file whose tables are missing or older than this
+// version needs.
 var ErrNotMigrated = errors.New("sqlitestore: the database is not migrated")
 
 // Migrate creates the tables hopbound_idempotency and hopbound_idempotency_state, or brings them
@@ -89,10 +89,10 @@ func readVersion(ctx context.Context, q rowQuerier) (version int, err error) {
 	return version, err
 }
 
-// Check returns an error if the database has no file, if it is not migrated to this version, which
-// wraps [ErrNotMigrated], or if it refuses a step of the store: Check writes a record and deletes
-// it again. It logs a warning if a crash of the machine may lose outcomes, or if readers and
-// writers wait for each other. Call it when a server starts.
+// Check returns an error if the database has no file, if it is not migrated to this version (the
+// error wraps [ErrNotMigrated]), or if a step of the store fails: Check writes a record and deletes
+// it again. It logs a warning if a crash of the machine may lose outcomes, or if readers and writers
+// wait for each other. Call Check when a server starts.
 func (s *Store) Check(ctx context.Context) error {
 	var version int
 	err := whileBusy(ctx, func() error {

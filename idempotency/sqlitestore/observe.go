@@ -47,7 +47,7 @@ func (t *observedTx) get(ctx context.Context) *handlerTx {
 	return t.handler
 }
 
-// end ends the transaction, if it has begun. The caller's cancellation does not reach it.
+// end ends the transaction, if it has begun. The caller's cancellation does not interrupt it.
 func (t *observedTx) end(ctx context.Context, commit bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -45,7 +45,7 @@ func TestObservedWriteThatPanicsIsRolledBack(t *testing.T) {
 	d.want("k", idempotency.Run, "") // the lock is free
 }
 
-func TestObservedWriteTakesTheLockOnlyIfItAsks(t *testing.T) {
+func TestObservedWriteTakesTheLockOnlyForTx(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	if err := d.store.Observe(t.Context(), func(ctx context.Context) bool {

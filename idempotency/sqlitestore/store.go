@@ -34,8 +34,8 @@ var (
 )
 
 // New returns a store in the file of a pool. It does not read the file; see [Migrate] and
-// [Store.Check]. It deletes expired records from time to time until [Store.Close]. It returns the
-// errors of all invalid options, joined.
+// [Store.Check]. The store deletes expired records from time to time until [Store.Close]. New
+// returns the errors of all invalid options, joined.
 //
 // The store uses at most one connection of the pool to write, and one for each call that reads.
 // With [WithTransactions] the pool must allow at least two connections.
@@ -137,9 +137,9 @@ func (s *Store) Release(ctx context.Context, lease idempotency.Lease, effect boo
 	return s.change(ctx, "release", lease.ID, func(r *record, now time.Duration) error { return r.Release(lease, effect, retention, now) })
 }
 
-// Wait returns when the record may no longer be pending. It sees a change by this store at
-// once, and one by another process when it next reads the record, which is less often the longer
-// the wait lasts.
+// Wait returns when the record may no longer be pending. It notices a change by this store at
+// once. It notices a change by another store when it next reads the record, at intervals that
+// grow with the wait.
 func (s *Store) Wait(ctx context.Context, id idempotency.ID) error {
 	pace := watch.Pace{Min: 5 * time.Millisecond, Max: 250 * time.Millisecond}
 	return wrap("wait", s.waiting.Wait(ctx, id, pace, func(ctx context.Context) (time.Duration, error) {

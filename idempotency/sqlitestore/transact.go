@@ -10,7 +10,7 @@ import (
 )
 
 // endTimeout bounds how long the end of a transaction may take. The caller's cancellation does not
-// reach it.
+// interrupt it.
 const endTimeout = 10 * time.Second
 
 // The savepoint after which the handler writes. No handler has a savepoint of this name by chance.
@@ -27,8 +27,8 @@ type handlerFunc = func(ctx context.Context, claimed idempotency.BeginResult) id
 func (s *Store) Transactional() bool { return s.transactions }
 
 // Transact claims a write and runs it in a transaction, or returns its state. It waits for the write
-// lock, whichever write has it, until ctx ends, or for [idempotency.Claim.Wait]. A write that is done
-// is answered without the lock. It never returns [idempotency.ErrConflict].
+// lock, whichever write holds it, until ctx or [idempotency.Claim.Wait] ends. For a write that is done,
+// it returns the outcome without the lock. It never returns [idempotency.ErrConflict].
 func (s *Store) Transact(ctx context.Context, claim idempotency.Claim, run func(ctx context.Context, claimed idempotency.BeginResult) idempotency.Verdict) (result idempotency.BeginResult, err error) {
 	wait := ctx
 	if claim.Wait > 0 {
@@ -86,8 +86,8 @@ func (s *Store) transact(ctx, wait context.Context, claim *idempotency.Claim, ru
 	return result, true, nil
 }
 
-// end ends the transaction as its verdict says. The record that the claim has written is pending
-// until then: if the handler has committed it, a later run is told of a possible effect.
+// end ends the transaction as its verdict says. The record that the claim has written is pending until
+// then: if the handler has committed it, TakenOver is true in a later run.
 func (s *Store) end(ctx context.Context, w *writer, lease idempotency.Lease, v idempotency.Verdict) error {
 	defer s.waiting.Wake(lease.ID)
 	if !v.Keep {
@@ -107,8 +107,8 @@ func (s *Store) end(ctx context.Context, w *writer, lease idempotency.Lease, v i
 	return nil
 }
 
-// writeOutcome writes the outcome. Before, it rolls back the handler's writes unless the verdict commits
-// them.
+// writeOutcome writes the outcome. Unless the verdict commits the handler's writes, it rolls them back
+// first.
 func (s *Store) writeOutcome(w *writer, lease idempotency.Lease, v idempotency.Verdict) error {
 	end := dropSavepoint
 	if !v.Commit {
@@ -123,7 +123,7 @@ func (s *Store) writeOutcome(w *writer, lease idempotency.Lease, v idempotency.V
 	return w.complete(lease, v.Outcome, v.Retention)
 }
 
-// resolve reads the record to find out whether a transaction was committed whose end has failed.
+// resolve reads the record to find out whether a transaction whose end has failed was committed.
 func (s *Store) resolve(ctx context.Context, lease idempotency.Lease, failed error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()

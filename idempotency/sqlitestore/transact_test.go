@@ -132,8 +132,9 @@ func TestHandlersWritesAndOutcomeAreCommittedTogether(t *testing.T) {
 	}
 }
 
-// A statement that fails undoes itself alone, as SQLite does. The rest is the handler's to judge.
-func TestFailureIsKeptAfterAStatementThatFailed(t *testing.T) {
+// As always in SQLite, a failed statement undoes only itself. The handler decides about its other
+// writes.
+func TestFailureIsStoredAfterAFailedStatement(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	if err := d.transact("k", func(ctx context.Context) idempotency.Verdict {
@@ -244,7 +245,7 @@ func TestHandlerMayQueryPrepareAndSetSavepoints(t *testing.T) {
 	d.want("k", idempotency.Replay, "paid")
 }
 
-// What comes after the end of the transaction would be committed alone.
+// Statements after the end of the transaction would be committed without the outcome.
 func TestStatementsFailAfterTheTransactionWasLost(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -273,9 +274,9 @@ func TestStatementsFailAfterTheTransactionWasLost(t *testing.T) {
 	}
 }
 
-// A cancelled call may lose its transaction, and may keep it. Either way its writes and its outcome
-// share their fate.
-func TestCancelledStatementCommitsNothingAlone(t *testing.T) {
+// A cancelled call may lose its transaction or keep it. In both cases, its writes and its outcome
+// are committed together or not at all.
+func TestCancelledStatementCommitsNothingWithoutTheOutcome(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	err := d.transact("k", func(ctx context.Context) idempotency.Verdict {
@@ -297,8 +298,8 @@ func TestCancelledStatementCommitsNothingAlone(t *testing.T) {
 	}
 }
 
-// The claim is committed with what the handler commits, so that the effect is not forgotten.
-func TestHandlerThatCommitsInSQLIsFoundOut(t *testing.T) {
+// If a handler commits in SQL, its claim is committed too, so that the next run knows of the effect.
+func TestCommitInSQLIsAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	claim := claimOf("k")
@@ -326,7 +327,7 @@ func TestHandlerThatCommitsInSQLIsFoundOut(t *testing.T) {
 	}
 }
 
-func TestHandlerThatDeletesItsRecordIsRefused(t *testing.T) {
+func TestHandlerThatDeletesItsRecordIsNotCommitted(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	d.wantUndone("k", d.transact("k", func(ctx context.Context) idempotency.Verdict {

@@ -18,7 +18,7 @@ type txContext struct{}
 // SQLite rolls it back, all further statements fail.
 //
 // On a server in mode Observe, the first call of Tx begins the transaction and takes the write lock.
-// It returns false if there is no connection or BEGIN fails.
+// It returns false if no connection is available or BEGIN fails, and does not report the cause.
 func Tx(ctx context.Context) (*sql.Tx, bool) {
 	switch t := ctx.Value(txContext{}).(type) {
 	case *handlerTx:
@@ -109,9 +109,10 @@ func (ownedTx) Commit() error { return errStoreEndsTx }
 // Rollback does nothing.
 func (ownedTx) Rollback() error { return nil }
 
-// isOpen returns an error unless the transaction is still there. SQLite rolls a transaction back
-// by itself after some errors, and if a statement that writes is interrupted. Without this check,
-// what the handler writes after that would be committed alone. BEGIN fails in a transaction.
+// isOpen returns an error unless the transaction is still open. SQLite itself rolls a transaction
+// back after some errors, and if a statement that writes is interrupted. Without this check, the
+// handler's later writes would be committed without the outcome. isOpen tries to BEGIN, which fails
+// in an open transaction.
 func (c handlerConn) isOpen(ctx context.Context) error {
 	if _, err := c.driverConn.ExecContext(ctx, "BEGIN", nil); err != nil {
 		return nil //nolint:nilerr // the transaction is there

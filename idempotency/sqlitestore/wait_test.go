@@ -20,7 +20,7 @@ func (d *desk) other() *sqlitestore.Store {
 	return newStore(d.T, open(d.T, d.path), sqlitestore.WithTransactions())
 }
 
-func TestDuplicatesWaitForTheTransactionWhileTheyMay(t *testing.T) {
+func TestDuplicatesWaitForTheTransactionWithinTheirLimit(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	other := d.other()
@@ -112,7 +112,7 @@ func TestTransactionWaitsForALease(t *testing.T) {
 	wg.Wait()
 }
 
-// Whoever waits for its turn holds no connection, so that the one that runs can use the pool.
+// A call that waits for its turn holds no connection, so that the handler that runs can use the pool.
 func TestHandlersMayReadWithThePool(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)

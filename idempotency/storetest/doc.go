@@ -1,8 +1,8 @@
-// Package storetest has the tests that every idempotency store must pass: a suite for the states of a
-// record, and a check that the history of concurrent clients is linearizable. The check compares all
-// stores with one model, whatever language their rules are written in.
+// Package storetest contains the tests that every idempotency store must pass: a suite for the states
+// of a record, and a check that the history of concurrent clients is linearizable. The check compares
+// all stores with one model, whatever language their rules are written in.
 //
-// A store of your own runs it in a test:
+// Run the suite in a test of your own store:
 //
 //	func TestStore(t *testing.T) {
 //		path := newDatabase(t)
@@ -13,7 +13,8 @@
 //	}
 //
 // The suite waits in real time for the ends of leases and retentions, which are tenths of a second.
-// [CheckLinearizable] also runs in a bubble of testing/synctest, for a store that uses package time.
+// For a store whose clock is package time, [CheckLinearizable] also runs in a bubble of
+// testing/synctest.
 //
 // # What may be added
 //

@@ -16,14 +16,14 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// History is the size of a history that [CheckLinearizable] makes. A field that is zero or negative has
-// the default in parentheses.
+// History is the size of a history that [CheckLinearizable] makes. If a field is zero or negative, the
+// default in parentheses applies.
 type History struct {
 	Clients int           // concurrent clients (8)
 	Steps   int           // claims of each client (60)
 	IDs     int           // IDs, which the clients claim one after another (10)
 	Lease   time.Duration // of the claims; clients sometimes take longer (20 ms)
-	Late    time.Duration // how much longer than its duration a lease may last (5 ms)
+	Late    time.Duration // how much longer than asked for a lease may last (5 ms)
 
 	// Drawing is the path of the HTML file that shows a history that is not linearizable. The default
 	// is history.html in the artifact folder of the test.
@@ -31,9 +31,9 @@ type History struct {
 }
 
 // CheckLinearizable makes clients claim, complete, extend, release and take over the same writes
-// concurrently. It fails the test unless the history is linearizable: there is an order of the steps,
-// each between its call and its answer, in which a model of a store gives the same answers
-// (Herlihy and Wing, 1990). The model is the same for all stores.
+// concurrently. It fails the test unless the history is linearizable (Herlihy and Wing, 1990): the
+// steps can be ordered, each at some time between its call and its answer, so that a model of a store
+// gives the same answers. The model is the same for all stores.
 func CheckLinearizable(t *testing.T, store idempotency.Store, h History) {
 	t.Helper()
 	if h.Drawing == "" {

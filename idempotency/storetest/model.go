@@ -10,7 +10,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 )
 
-// model is the specification of a store, one ID at a time. All stores have the same.
+// model is the specification of a store, for one ID at a time. It is the same for all stores.
 func model() porcupine.Model {
 	return (&porcupine.NondeterministicModel{
 		Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
@@ -98,8 +98,8 @@ func (o output) String() string {
 	}
 }
 
-// record is the state of one ID. Its lease expires at some time between earliest and latest, which only
-// the store knows.
+// record is the state of one ID. Its lease expires between earliest and latest; only the store knows
+// when.
 type record struct {
 	pending, done    bool
 	effect           bool // a run may have had an effect, and no outcome is stored

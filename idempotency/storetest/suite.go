@@ -22,18 +22,19 @@ const (
 // outcome is the outcome of most writes of the suite.
 const outcome = "outcome"
 
-// Backend is the place of a store's records, such as a database or a file.
+// Backend is the place where a store keeps its records, such as a database or a file.
 type Backend struct {
-	// Open returns a store that uses the backend, as each process has one. It may return the same
-	// store again. Open closes the store when the test ends, for example with t.Cleanup.
+	// Open returns a store that uses the backend. It is called at least once for each test, and may
+	// return the same store again. It arranges that the store is closed when the test ends, for
+	// example with t.Cleanup.
 	Open func(t *testing.T) idempotency.Store
 
-	// Single is for a backend that only one store can use, such as the memory of a process or a file
-	// that a process locks. If it is false, the suite also opens two stores.
+	// Single says that only one store can use the backend, such as the memory of a process or a file
+	// that a process locks. If it is false, the suite also tests two stores at the same time.
 	Single bool
 
-	// Records returns how many records the backend has, including expired ones. The backend must
-	// delete most expired records within a minute of writes.
+	// Records returns how many records the backend has, including expired ones. While the backend is
+	// written to, it must delete most expired records within a minute.
 	Records func(t *testing.T) int
 }
 
@@ -114,12 +115,13 @@ func (s *scene) want(b idempotency.BeginResult, state idempotency.State) {
 	}
 }
 
-// complete stores an outcome for longer than a case takes, on however slow a machine.
+// complete stores an outcome for longer than a case takes, even on a slow machine.
 func (s *scene) complete(l idempotency.Lease, with string) error {
 	return s.store.Complete(s.Context(), l, []byte(with), time.Hour)
 }
 
-// completeBriefly stores an outcome whose retention a case awaits.
+// completeBriefly stores an outcome with a retention that is short enough for a case to wait
+// for its end.
 func (s *scene) completeBriefly(l idempotency.Lease) error {
 	return s.store.Complete(s.Context(), l, []byte(outcome), retention)
 }

@@ -11,8 +11,8 @@ import (
 
 var errCut = errors.New("the connection was cut")
 
-// unreliable is a store whose connection is cut now and then: before a step, which is then not taken,
-// or after a step, whose answer is then lost.
+// unreliable is a store whose connection is sometimes cut: before a step, so that the step is not
+// taken, or after a step, so that its answer is lost.
 type unreliable struct{ idempotency.Store }
 
 func (unreliable) cut(step func() error) error {

@@ -15,12 +15,13 @@ import (
 )
 
 // Pace bounds the pause between two looks at a record. A pause is a tenth of the time waited so
-// far, but at least Min and at most Max, plus up to a quarter of jitter. Callers thus learn of the
-// end late by little more than a tenth of their wait. Both must be positive.
+// far, but at least Min and at most Max, plus a jitter of up to a quarter. So if Min and Max do not
+// matter, a caller notices the end of its wait after at most an eighth of the wait. Min and Max
+// must be positive.
 type Pace struct{ Min, Max time.Duration }
 
-// Look reads a record, and returns for how much longer it may be pending. If that is not positive,
-// the record is not pending or its lease has expired.
+// Look reads a record, and returns for how much longer it may be pending. If the result is not
+// positive, the record is not pending or its lease has expired.
 type Look func(ctx context.Context) (left time.Duration, err error)
 
 // Group holds the records that callers of one process wait for. The zero value is ready to use. A
@@ -40,8 +41,9 @@ type watch struct {
 }
 
 // Wait returns nil when look reports that the record is no longer pending, the error of look if it
-// fails, or the error of ctx when that ends. If several callers wait for a record, the look and
-// the pace of the first are used. Its context gives look its values, but does not end it.
+// fails, or the error of ctx when that ends. If several callers wait for a record, the look and the
+// pace of the first are used. The context of look has the values of the first caller's context, and
+// ends when no caller waits any more.
 func (g *Group) Wait(ctx context.Context, id idempotency.ID, pace Pace, look Look) error {
 	w := g.join(ctx, id, pace, look)
 	defer g.leave(id, w)

@@ -13,7 +13,7 @@ import (
 
 var pace = Pace{Min: 5 * time.Millisecond, Max: 250 * time.Millisecond}
 
-func TestManyWaitWhileOneLooks(t *testing.T) {
+func TestOneGoroutinePollsForAllWaiters(t *testing.T) {
 	t.Parallel()
 	for _, lasts := range []time.Duration{0, 20 * time.Millisecond, time.Second, time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
@@ -48,7 +48,7 @@ func TestManyWaitWhileOneLooks(t *testing.T) {
 	}
 }
 
-func TestWaitEndsWhenItIsWokenOrTheLeaseEndsOrNobodyWaits(t *testing.T) {
+func TestWaitEndsAtAWakeAndAtTheEndsOfItsLeaseAndContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var g Group

@@ -25,8 +25,9 @@ func NewLRU[K comparable, V any](limit int) *LRU[K, V] {
 	return &LRU[K, V]{limit: max(1, limit), byKey: make(map[K]*list.Element)}
 }
 
-// Get returns the value of a key and makes its entry the most recently used. If there is none, Get stores
-// the value that create returns. If the map is full, Get drops the least recently used entry before.
+// Get returns the value of a key and makes its entry the most recently used. If the key has no entry, Get
+// stores the value that create returns, and returns it. If the map is full, Get first drops the least
+// recently used entry.
 func (c *LRU[K, V]) Get(key K, create func() V) V {
 	if e, ok := c.byKey[key]; ok {
 		c.recent.MoveToFront(e)

@@ -19,12 +19,13 @@ import (
 // minTimerGain is by how much a deadline must be earlier than the context's own to be worth a timer.
 const minTimerGain = time.Millisecond
 
-// unlimited stands for the time of a call without a deadline.
+// unlimited stands for the remaining time of a call without a deadline.
 const unlimited = time.Duration(math.MaxInt64)
 
-// admit reads what a call carries. It gives the handler its deadline and its tokens, or rejects the
-// call. The argument registered says that the method is registered: a server may have a handler for
-// all others. If learn is set, the server learns how long the handler takes.
+// admit reads the hop-context of a call. It gives the handler its deadline and its tokens, or rejects the
+// call. The argument registered says that the method is registered; a server may also have a handler for
+// all methods that are not. If learn is set, the server learns how long the handler takes, and rejects
+// calls by what it has learned.
 func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn bool) *call {
 	c := &call{server: s, observe: s.Modes.Observes(fullMethod), method: s.methodOf(fullMethod, registered), arrived: time.Now()}
 	if registered {
@@ -71,8 +72,8 @@ func (s *Server) isOutside(ctx context.Context) bool {
 	return slices.ContainsFunc(s.config.Edge, func(outside func(*peer.Peer) bool) bool { return outside(p) })
 }
 
-// readHeader returns what the caller says of its call: nothing if the caller is not trusted or the
-// header is malformed.
+// readHeader returns the caller's hop-context. It is empty if the caller is not trusted or the header is
+// missing or malformed.
 func (c *call) readHeader(ctx context.Context) (h wire.Context, malformed bool) {
 	if c.outside {
 		return wire.Context{}, false
@@ -88,8 +89,8 @@ func (c *call) readHeader(ctx context.Context) (h wire.Context, malformed bool) 
 	return h, !ok
 }
 
-// timeLeft returns the time that the call has left according to gRPC, the time that it really has,
-// and what is deducted for delays.
+// timeLeft returns the call's remaining time according to gRPC, its remaining time after the deduction
+// for delays and within the server's limits, and the excess delay.
 func (c *call) timeLeft(ctx context.Context, h wire.Context) (grpc, remaining, excess time.Duration) {
 	grpc = unlimited
 	if d, ok := ctx.Deadline(); ok {
@@ -134,8 +135,8 @@ func connectionOf(ctx context.Context) any {
 	}
 }
 
-// reject sets the error of a call that cannot finish in time: it is cancelled, its time is over, or
-// too little remains.
+// reject sets the error of a call that cannot finish in time: it is cancelled, its deadline has passed,
+// or too little time remains.
 func (c *call) reject(ctx context.Context, remaining time.Duration) {
 	var reason, message string
 	switch {

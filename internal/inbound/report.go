@@ -13,12 +13,12 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// reportOneIn is the share of successful calls that are reported though they used no token: one in
-// so many. Callers learn from them how long a reply takes to come back.
+// reportOneIn says how many successful calls that used no token are reported: one in reportOneIn.
+// From these reports, callers learn how long a reply takes to come back.
 const reportOneIn = 16
 
 // report ends the call, and sets the trailer that tells the caller how many tokens were used and
-// whether a failure may be retried. A healthy call mostly has no trailer.
+// whether a failure may be retried. Most healthy calls have no trailer.
 func (c *call) report(err error) {
 	c.ended = true
 	used, took := c.close(err)
@@ -28,16 +28,16 @@ func (c *call) report(err error) {
 	c.sendReport(err, used, took)
 }
 
-// reportPanic reports a call whose handler has panicked, or ended its goroutine. The panic may be
-// recovered before Hopbound, and the caller receives a reply.
+// reportPanic reports a call whose handler has panicked or ended its goroutine. An interceptor before
+// Hopbound's may recover the panic, and then the caller receives a reply.
 func (c *call) reportPanic() {
 	if !c.ended {
 		c.report(hoperr.ErrPanicked)
 	}
 }
 
-// sendReport sets the trailer of a call that has ended with err, the first time only: a stream that
-// a limit ends is reported before its handler returns.
+// sendReport sets the trailer of a call that has ended with err. Only its first call has an effect,
+// because a stream that a limit ends is reported before its handler returns.
 func (c *call) sendReport(err error, used int, took time.Duration) {
 	if c.reported.Swap(true) {
 		return
@@ -58,7 +58,7 @@ func (c *call) sendReport(err error, used int, took time.Duration) {
 	_ = grpc.SetTrailer(&c.request, trailer) // fails on a server that is not gRPC's own, which has no trailers
 }
 
-// close ends the call's tree at this hop. It returns how many of the tokens that the caller lent were
+// close ends the request at this hop. It returns how many of the tokens that the caller lent were
 // used, and how long the call took here.
 func (c *call) close(err error) (used int, took time.Duration) {
 	now := time.Now()
@@ -78,8 +78,9 @@ func (c *call) close(err error) (used int, took time.Duration) {
 	return used, took
 }
 
-// Push tells the caller of the call whose context is ctx when to retry it, in milliseconds: in the
-// trailer, once the call ends. A negative number means that it must not retry.
+// Push tells the caller of the call whose context is ctx after how many milliseconds to retry it. The
+// trailer that is sent when the call ends carries the number. A negative number means that the caller
+// must not retry.
 func Push(ctx context.Context, ms int64) {
 	if r := request.FromContext(ctx); r != nil {
 		r.Downstream.Push(ms)

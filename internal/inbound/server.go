@@ -19,7 +19,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
-// maxClocks is of how many senders' clocks a server knows the base delay.
+// maxClocks is the number of senders whose base delays a server remembers.
 const maxClocks = 4096
 
 // Config is the configuration of a [Server].
@@ -48,7 +48,7 @@ type Server struct {
 	telemetry *telemetry.Server
 }
 
-// New returns a server, or all that is invalid in the configuration, joined.
+// New returns a server, and the errors of the configuration, joined.
 func New(config Config) (*Server, error) {
 	s := &Server{config: config, started: time.Now(), delays: deadline.NewDelays(maxClocks)}
 	var errs [7]error
@@ -68,7 +68,7 @@ func New(config Config) (*Server, error) {
 	return s, err
 }
 
-// Check returns what prevents outcomes of registered methods from being stored, joined.
+// Check returns the errors that prevent outcomes of registered methods from being stored, joined.
 func (s *Server) Check(services map[string]grpc.ServiceInfo) error {
 	if s.once.SharesKeys() {
 		s.telemetry.KeysShared()
@@ -76,7 +76,7 @@ func (s *Server) Check(services map[string]grpc.ServiceInfo) error {
 	return s.once.CheckServices(s.keyed, services)
 }
 
-// method is what a server knows of a method before it is called.
+// method is what a server knows of a method before a call arrives.
 type method struct {
 	full      string // /service/method
 	telemetry *telemetry.Method
@@ -86,8 +86,8 @@ type method struct {
 	keyed     *once.Method  // nil if calls of the method always run
 }
 
-// methodOf returns a method. Nothing is kept of a method that is neither registered nor linked in:
-// the callers of a server with a handler for unknown services may make up any name.
+// methodOf returns a method. It does not keep a method that is neither registered nor linked in,
+// because callers of a server with a handler for unknown services can make up any name.
 func (s *Server) methodOf(fullMethod string, registered bool) *method {
 	if registered || policy.FindMethod(fullMethod) != nil {
 		return s.methods.Get(fullMethod, s.newMethod)
@@ -116,7 +116,7 @@ type call struct {
 	request request.Request // the context of the handler
 	method  *method
 	observe bool
-	keyed   once.Call // what package once is told of a unary call
+	keyed   once.Call // the argument of package once for a unary call
 
 	cancel    context.CancelFunc // of the deadline; nil if it is gRPC's
 	floor     *deadline.Floor    // nil if it is not learned

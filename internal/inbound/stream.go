@@ -84,8 +84,8 @@ func (s *serverStream) SendHeader(md metadata.MD) error {
 	return s.ServerStream.SendHeader(md)
 }
 
-// release returns the unused tokens to the caller when the first response is about to be sent. The
-// header says so.
+// release returns unused tokens to the caller when the first response is about to be sent, and
+// reports them in the response header.
 func (s *serverStream) release() {
 	if !s.lends || s.released.Swap(true) {
 		return

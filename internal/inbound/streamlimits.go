@@ -22,7 +22,7 @@ import (
 // stream is cut at the handler's next call; until then, the handler may succeed. A stream is over when its
 // handler has returned.
 //
-// A message costs a counter and the storing of a time. Each stream has one timer.
+// For each message, a counter is changed and a time is stored. Each stream has one timer.
 type streamLimits struct {
 	call       *call
 	idle, send time.Duration // 0 is no limit
@@ -107,7 +107,7 @@ func (l *streamLimits) leave(err error) error {
 	return err
 }
 
-// next returns the time until a limit may be reached, given the time: 0 if it is.
+// next returns the time from now until a limit may be reached, or 0 if one is reached.
 func (l *streamLimits) next(now time.Duration) time.Duration {
 	next := unlimited
 	if l.idle > 0 {
@@ -123,7 +123,8 @@ func (l *streamLimits) next(now time.Duration) time.Duration {
 	return max(0, next)
 }
 
-// check cuts the stream if a limit is reached. Otherwise it sets the timer for the time when one may be.
+// check cuts the stream if a limit is reached. Otherwise it sets the timer to the time when one may be
+// reached.
 func (l *streamLimits) check() {
 	now := l.now()
 	sending := l.sending.Load()
@@ -178,7 +179,8 @@ func (l *streamLimits) cutBy() error {
 }
 
 // end ends the limits of a stream whose handler has returned err. It returns the error for the client. If
-// the stream was cut, that is the error of the limit, which says more than what the handler made of it.
+// the stream was cut, the result is the error of the limit, which says more than the error that the handler
+// made of it.
 func (l *streamLimits) end(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -31,8 +31,9 @@ func findResponse(d protoreflect.MethodDescriptor) (responseType, error) {
 	return t, nil
 }
 
-// CheckOptions returns what is invalid before any service is registered, joined. The argument
-// newMethod returns a method as the server has it, and edge says that callers are not trusted.
+// CheckOptions returns the errors that can be found before any service is registered, joined. The
+// argument newMethod returns the server's settings of a method, and edge says that some callers are
+// not trusted.
 func (s *Server) CheckOptions(newMethod func(fullMethod string) *Method, edge bool) error {
 	if s.store == nil {
 		return nil
@@ -54,8 +55,8 @@ func (s *Server) CheckOptions(newMethod func(fullMethod string) *Method, edge bo
 	return errors.Join(errs...)
 }
 
-// SharesKeys reports whether nothing but the transport distinguishes callers, and no option says
-// that this is intended.
+// SharesKeys reports whether only the transport distinguishes callers, and no option says that this
+// is intended.
 func (s *Server) SharesKeys() bool {
 	return s.store != nil && s.settings.Tenant == nil && !s.settings.Shared
 }
@@ -75,7 +76,8 @@ func checkCodec() error {
 	return nil
 }
 
-// CheckServices returns what prevents outcomes of the registered methods from being stored, joined.
+// CheckServices returns the errors that prevent outcomes of the registered methods from being
+// stored, joined.
 func (s *Server) CheckServices(newMethod func(fullMethod string) *Method, services map[string]grpc.ServiceInfo) error {
 	if s.store == nil {
 		return nil
@@ -104,7 +106,8 @@ func (s *Server) CheckServices(newMethod func(fullMethod string) *Method, servic
 	return errors.Join(errs...)
 }
 
-// check returns what is invalid in a method. The argument named says that an option names it.
+// check returns the error of a method, or nil. The argument named says that an option names the
+// method.
 func (m *Method) check(name string, stream, named bool) error {
 	switch {
 	case stream && named && m.KeyRequired:

@@ -45,7 +45,7 @@ type claim struct {
 	replayed   bool
 }
 
-// record records what became of the call.
+// record records the idempotency outcome of the call.
 func (c *claim) record() {
 	if c.outcome == "" { // something panicked before the outcome was known
 		c.outcome = telemetry.KeyGivenUp
@@ -53,7 +53,7 @@ func (c *claim) record() {
 	c.call.Request.Telemetry.KeyedCall(c.call.Request, c.key, c.outcome, c.takenOver)
 }
 
-// prepare makes what the store is asked with.
+// prepare makes the claim that is sent to the store.
 func (c *claim) prepare(req any) error {
 	m, s := c.call.Method, c.server
 	if m.unsupported != nil {
@@ -137,7 +137,7 @@ func (c *claim) askAndRun(req any, handler grpc.UnaryHandler) (any, error) {
 	}
 }
 
-// answer returns the result of the call if the store has told it neither to run nor to wait.
+// answer returns the result of a call whose claim got neither Run nor Join.
 func (c *claim) answer(result *idempotency.BeginResult) (any, error) {
 	switch result.State {
 	case idempotency.Replay:
@@ -164,9 +164,9 @@ func (c *claim) lastCheckpoint(result *idempotency.BeginResult) ([]byte, error) 
 	return checkpoint, err
 }
 
-// ask claims the write from the store or, if the handler has run here, only looks its record up. The
-// caller's cancellation does not end the step, so that nothing is claimed without this call knowing.
-// If the store does not answer, ask asks once more.
+// ask claims the write in the store. If the handler has already run here, it only looks up the
+// record. The caller's cancellation does not end the step, so that this call always learns whether
+// it has claimed the write. If the store does not answer, ask tries once more.
 func (c *claim) ask() (result idempotency.BeginResult, err error) {
 	name, ask := telemetry.StepBegin, c.server.store.Begin
 	if c.superseded {
@@ -231,7 +231,7 @@ func (c *claim) tooLate() bool {
 	return ok && c.waits > 0 && time.Until(d) < c.call.Floor
 }
 
-// waitLimit returns how long the call may still wait, which leaves time to return an answer.
+// waitLimit returns how long the call may still wait. It leaves time to return an answer.
 func (c *claim) waitLimit() time.Duration {
 	if c.waiting != nil {
 		until, ok := c.waiting.Deadline()

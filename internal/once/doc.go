@@ -1,6 +1,6 @@
-// Package once runs a write once for its idempotency key. [Server.Serve] takes an incoming call and
-// its handler, and returns what the caller gets: the result of the handler, or the outcome that an
-// earlier call with the key has stored. The states of a record are those of ADR 0012; package
+// Package once runs a write only once for its idempotency key. [Server.Serve] takes an incoming
+// call and its handler, and returns what the caller gets: the result of the handler, or the outcome
+// that another call with the key has stored. The states of a record are those of ADR 0012; package
 // idempotency defines the stores.
 //
 // A call goes through these files:

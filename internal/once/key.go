@@ -23,7 +23,7 @@ func rejectKey(reason, message string) *rejection {
 	return &rejection{reason, hoperr.New(codes.InvalidArgument, reason, message)}
 }
 
-// readKey returns the call's key, which is empty if it has none, or rejects the call.
+// readKey returns the call's key, or the empty key if it has none, or rejects the call.
 func readKey(call *Call, req any) (idempotency.Key, *rejection) {
 	values := metadata.ValueFromIncomingContext(call.Request, idempotency.Header)
 	if field := call.Method.keyField; len(values) == 0 && field != nil {
@@ -48,8 +48,9 @@ func readKey(call *Call, req any) (idempotency.Key, *rejection) {
 	return "", nil
 }
 
-// withoutStore returns the context of a handler that runs each time. If its call has a key all the
-// same, the handler's own calls get children of that key: whoever retries the call repeats those too.
+// withoutStore returns the context of a handler that runs each time. If the call nevertheless has a
+// key, the handler's own calls get child keys of it, because a retry of the call repeats those calls
+// too.
 func (s *Server) withoutStore(call *Call) context.Context {
 	key := call.Request.MetadataKey()
 	if key == "" {
@@ -63,7 +64,7 @@ func (s *Server) withoutStore(call *Call) context.Context {
 	return idempotency.WithRun(call.Request, run)
 }
 
-// tenant returns the owner of the keys that a call carries.
+// tenant returns the tenant to which a call's key belongs.
 func (s *Server) tenant(ctx context.Context) string {
 	if s.settings != nil && s.settings.Tenant != nil {
 		return s.settings.Tenant(ctx)
@@ -80,8 +81,8 @@ func (s *Server) share(tenant string) string {
 	return tenant
 }
 
-// TransportIdentity returns who the caller of an incoming call has authenticated itself as to the
-// transport, or the empty string.
+// TransportIdentity returns the identity that the transport has verified for the caller of an
+// incoming call, or the empty string if there is none.
 func TransportIdentity(ctx context.Context) string {
 	p, ok := peer.FromContext(ctx)
 	if !ok {

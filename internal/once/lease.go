@@ -10,8 +10,8 @@ import (
 	"github.com/hopbound/hopbound/internal/telemetry"
 )
 
-// heartbeat renews a lease while its handler runs. It costs a timer, and a goroutine only while it
-// renews.
+// heartbeat renews a lease while its handler runs. It uses a timer, and a goroutine only during a
+// renewal.
 type heartbeat struct {
 	claim *claim
 	lease idempotency.Lease
@@ -56,7 +56,7 @@ func (h *heartbeat) beat() {
 	}
 }
 
-// cause returns why the lease was lost.
+// cause returns the probable cause for which the lease was lost.
 func (h *heartbeat) cause() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -70,7 +70,7 @@ func (h *heartbeat) cause() string {
 	}
 }
 
-// lost reports whether another server has taken over. Otherwise the lease goes on being renewed.
+// lost reports whether another server has taken over. It does not stop the renewals.
 func (h *heartbeat) lost() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// heldMetadata holds back the metadata that a handler sets until it is known that its outcome
-// counts. Calls of the handler may use it at the same time.
+// heldMetadata holds back the metadata that a handler sets until it is known that the
+// handler's outcome is returned. It is safe for concurrent use.
 type heldMetadata struct {
 	grpc.ServerTransportStream // nil outside of gRPC's own server
 
@@ -29,7 +29,7 @@ func holdMetadata(ctx context.Context) *heldMetadata {
 // SetHeader holds metadata of the header.
 func (h *heldMetadata) SetHeader(md metadata.MD) error { return h.hold(&h.header, md) }
 
-// SendHeader does the same: the header is sent with the outcome.
+// SendHeader holds metadata of the header too, because the header is sent with the outcome.
 func (h *heldMetadata) SendHeader(md metadata.MD) error { return h.SetHeader(md) }
 
 // SetTrailer holds metadata of the trailer.
@@ -45,7 +45,7 @@ func (h *heldMetadata) hold(all *metadata.MD, md metadata.MD) error {
 	return nil
 }
 
-// close ends the time in which the handler can set metadata.
+// close makes it an error to set metadata from now on.
 func (h *heldMetadata) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -73,7 +73,7 @@ func (h *heldMetadata) Method() string {
 	return h.ServerTransportStream.Method()
 }
 
-// ownMetadata returns metadata without what is not the handler's own.
+// ownMetadata returns metadata without the keys that only Hopbound sets.
 func ownMetadata(md metadata.MD) metadata.MD {
 	if len(md) == 0 {
 		return nil

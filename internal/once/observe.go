@@ -14,9 +14,9 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// observe runs the handler of a call that is only observed. A write runs each time it arrives, as
-// it would without Hopbound. If the store has transactions, the handler finds one. What an enforcing
-// server would have done is counted.
+// observe runs the handler of a call that is only observed. A write runs each time it arrives, as it
+// would without Hopbound. If the store has transactions, the handler can get one. Telemetry counts
+// what an enforcing server would have done.
 func (s *Server) observe(call *Call, req any, handler grpc.UnaryHandler) (any, error) {
 	r := call.Request
 	r.WouldRun = call.KeyExpected || r.MetadataKey() != ""
@@ -92,8 +92,8 @@ type sightings struct {
 // maxSightings is how many keys a server remembers, at about 200 bytes each.
 const maxSightings = 16384
 
-// sighting is one key. A call with it runs, or has run and its outcome would have been stored, or
-// neither.
+// sighting is one key. A call with the key is running, or has run and its outcome would have been
+// stored, or neither.
 type sighting struct {
 	fingerprint idempotency.Fingerprint
 	running     bool
@@ -104,8 +104,8 @@ func newSightings() *sightings {
 	return &sightings{keys: cache.NewLRU[idempotency.ID, *sighting](maxSightings)}
 }
 
-// begin returns the outcome that a call would have had without running, or "" if it would have run.
-// Then end must follow.
+// begin returns the outcome that a call would have had without running. If the call would have run,
+// begin returns "", and end must follow.
 func (s *sightings) begin(c *idempotency.Claim) telemetry.KeyOutcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,11 +16,11 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// replayedKey is the metadata key that marks a reply whose outcome was stored earlier.
+// replayedKey is the metadata key of a reply whose outcome was stored earlier.
 const replayedKey = "idempotency-replayed"
 
-// encode returns the encoded reply of a handler that has succeeded. If it cannot be encoded, neither
-// the store nor gRPC can use it, and the call has failed.
+// encode returns the encoded reply of a handler that has succeeded. If the reply cannot be encoded,
+// neither the store nor gRPC can use it, and encode returns the error of the call.
 func encode(reply any, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
@@ -36,8 +36,8 @@ func encode(reply any, err error) ([]byte, error) {
 	return response, nil
 }
 
-// recordOf returns the record of what a handler has returned and set, or false if the outcome is not
-// stored.
+// recordOf returns the encoded outcome of a handler, with the metadata that it has set, or false if
+// the outcome is not stored.
 func (c *claim) recordOf(response []byte, err error, held *heldMetadata) ([]byte, bool) {
 	m, settings := c.call.Method, c.server.settings
 	if !m.stores(err) {

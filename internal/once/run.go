@@ -17,8 +17,8 @@ import (
 // errSuperseded cancels the context of a handler whose lease was lost. Callers never see it.
 var errSuperseded = errors.New("hopbound: another server has taken over the write")
 
-// run runs the handler under a lease, and stores its outcome. If another server has taken over, it
-// sets c.superseded, and what it returns means nothing.
+// run runs the handler under a lease, and stores its outcome. If another server has taken over, run
+// sets c.superseded, and its results must be ignored.
 func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler) (reply any, err error) {
 	handlerRun := c.handlerRun()
 	handlerRun.Fence, handlerRun.Checkpoint = lease.Fence, c.checkpoint
@@ -61,13 +61,13 @@ func (c *claim) run(lease idempotency.Lease, req any, handler grpc.UnaryHandler)
 	return reply, err
 }
 
-// handlerRun returns what a handler and its own calls can find in its context.
+// handlerRun returns the description of the run that the handler's context holds.
 func (c *claim) handlerRun() idempotency.HandlerRun {
 	return idempotency.HandlerRun{ID: c.claim.ID, Key: c.key, Secret: c.server.settings.ChildSecret, TakenOver: c.takenOver}
 }
 
-// releaseAfter gives the key up after a handler whose error err is not stored. It returns the error
-// of the call.
+// releaseAfter releases the key after the handler has returned err, which is not stored. It returns
+// the error of the call.
 func (c *claim) releaseAfter(lease idempotency.Lease, err error) error {
 	c.outcome = telemetry.KeyReleased
 	if errors.Is(c.release(lease, !idempotency.IsNoEffect(err)), idempotency.ErrLeaseLost) {
@@ -91,8 +91,8 @@ func (c *claim) storeOutcome(lease idempotency.Lease, record []byte, err error) 
 	return err
 }
 
-// outcomeStored records that the outcome of a handler that has returned err is stored. If it is a
-// failure, no caller may retry it.
+// outcomeStored records that the outcome of a handler that has returned err is stored. It marks a
+// stored failure non-retryable.
 func (c *claim) outcomeStored(err error) {
 	c.outcome = telemetry.KeyExecuted
 	c.call.Request.Telemetry.OutcomeStored(c.call.Request)
@@ -133,16 +133,17 @@ func (c *claim) complete(lease idempotency.Lease, record []byte) error {
 	}
 }
 
-// release gives the key up, so that the next call may run the handler. The argument effect says that
-// this run may have had an effect. If the release fails, the lease expires.
+// release releases the key, so that the next call may run the handler. The argument effect says that
+// this run may have had an effect. If the release fails, the key stays claimed until the lease
+// expires.
 func (c *claim) release(lease idempotency.Lease, effect bool) error {
 	return c.step(telemetry.StepRelease, c.server.settings.StoreTimeout, func(ctx context.Context) error {
 		return c.server.store.Release(ctx, lease, effect, c.call.Method.Retention)
 	})
 }
 
-// save stores a checkpoint of the handler. Goroutines of the handler may call it at the same time,
-// and after the handler has returned.
+// save stores a checkpoint of the handler. Several goroutines may call it at the same time, even
+// after the handler has returned.
 func (c *claim) save(lease idempotency.Lease, checkpoint []byte) error {
 	settings := c.server.settings
 	raw, err := settings.Codec.EncodeCheckpoint(c.claim.ID, checkpoint)

@@ -55,8 +55,8 @@ func (s *Server) Stats() idempotency.Measured {
 	return store
 }
 
-// Stores reports whether outcomes of a method outlive this process, so that callers may be told
-// that the method is safe to retry. The method may be nil.
+// Stores reports whether the outcomes of a method are stored and outlive this process, so that
+// callers may be told that its calls with a key are safe to retry. The method may be nil.
 func (s *Server) Stores(m *Method) bool {
 	if m == nil || m.unsupported != nil {
 		return false
@@ -75,8 +75,8 @@ type Call struct {
 	KeyExpected bool          // the caller only observes, and would have sent a key, so none is required
 }
 
-// Serve runs the handler: once for the call's key, or as it is if the call has none. It also reports
-// whether the result is that of an earlier run.
+// Serve runs the handler: only once for the call's key, or each time if the call has no key. It also
+// reports whether the result is that of another run.
 func (s *Server) Serve(call *Call, req any, handler grpc.UnaryHandler) (reply any, replayed bool, err error) {
 	if call.Observe {
 		reply, err = s.observe(call, req, handler)
@@ -106,7 +106,7 @@ func (s *Server) Serve(call *Call, req any, handler grpc.UnaryHandler) (reply an
 	return reply, c.replayed, err
 }
 
-// Method is how the writes of a method are run once for each key.
+// Method says how the writes of a method are run once for each key.
 type Method struct {
 	idempotency.MethodSettings
 	hash         uint64 // of the full name, as reports have it
@@ -119,8 +119,8 @@ type Method struct {
 // Hash returns the first eight bytes of the SHA-256 of the full method.
 func (m *Method) Hash() uint64 { return m.hash }
 
-// NewMethod returns how the writes of a method are run once, or nil if the method's calls always
-// run: there is no store, or the method has no side effects.
+// NewMethod returns a method, or nil if the method's calls always run: there is no store, keys are
+// off, or the method has no side effects.
 func (s *Server) NewMethod(fullMethod string, level policy.Level, declared *policy.Declaration) *Method {
 	if s.store == nil {
 		return nil

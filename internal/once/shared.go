@@ -11,9 +11,9 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// Calls of one process with the same key share its runs: one call asks the store, and runs the
-// handler if the store says so. The others wait for it. Otherwise, each of many duplicates would
-// run a handler that fails, one after another.
+// Calls of one process with the same key share the runs of the write: one call asks the store, and
+// runs the handler if the store says so. The others wait for this call. If they did not, each of
+// many duplicates would run a failing handler, one after another.
 //
 // A shared run is open until its call ends. Then it is
 //
@@ -69,7 +69,7 @@ func (s *sharedRuns) join(c *idempotency.Claim) (run *sharedRun, mine bool) {
 }
 
 // take reports whether the caller makes the run. If no other run of the write is open, later calls
-// wait for this one too.
+// also wait for this run.
 func (s *sharedRuns) take(id idempotency.ID, run *sharedRun) bool {
 	if !run.taken.CompareAndSwap(false, true) {
 		return false

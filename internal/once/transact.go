@@ -31,7 +31,7 @@ func (c *claim) transact(req any, handler grpc.UnaryHandler) (any, error) {
 // errConflict says that the transaction was rolled back because of another one.
 var errConflict = errors.New("hopbound: the transaction conflicts with another one")
 
-// pauseForConflict pauses a little, so that the other transaction can end. It returns false if the
+// pauseForConflict pauses briefly, so that the other transaction can end. It returns false if the
 // call ends first.
 func (c *claim) pauseForConflict(runs int) bool {
 	pause := time.NewTimer(rand.N(min(firstStorePause<<min(runs, 10), maxStorePause))) //nolint:gosec // jitter need not be secret
@@ -77,7 +77,7 @@ type txRun struct {
 	store bool          // the outcome is to be stored
 }
 
-// run runs the handler, and returns what becomes of its transaction.
+// run runs the handler, and returns how the transaction is to end.
 func (t *txRun) run(ctx context.Context, result idempotency.BeginResult) (v idempotency.Verdict) {
 	c := t.claim
 	request := c.call.Request

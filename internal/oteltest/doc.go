@@ -1,4 +1,4 @@
-// Package oteltest is tests of what Hopbound exports beside, and to, what others
-// make for OpenTelemetry: otelgrpc, grpc-go's own stats/opentelemetry, and a
-// receiver of OTLP. It is a module of its own for what it needs.
+// Package oteltest tests Hopbound's telemetry together with that of otelgrpc and
+// grpc-go's stats/opentelemetry, and its export to a receiver of OTLP. It is a
+// module of its own because of its dependencies.
 package oteltest

@@ -69,8 +69,8 @@ func (a *Attempt) Number() int { return a.n }
 // Loan returns the tokens that the attempt lends to its callee.
 func (a *Attempt) Loan() *budget.Loan { return &a.loan }
 
-// Begin starts an attempt. While it is under way, further hedges may start. It lends tokens to the
-// callee, and returns the context to make the attempt with, which carries the deadline. If the context
+// Begin starts an attempt. The argument hedges is how many hedges may start while the attempt is under
+// way. Begin lends tokens to the callee, and returns the context to make the attempt with. If this context
 // has its own deadline, cancel releases it; otherwise cancel is nil.
 func (c *Call) Begin(a *Attempt, hedges int) (ctx context.Context, cancel context.CancelFunc) {
 	c.attempts++
@@ -116,7 +116,7 @@ func (c *attemptContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// Logged is what logs say of an attempt.
+// Logged contains the fields of an attempt that logs show.
 type Logged struct {
 	Number   int
 	Lent     int // tokens; none are lent if Observed
@@ -124,7 +124,7 @@ type Logged struct {
 	Key      idempotency.Key // empty if there is none
 }
 
-// AttemptOf returns what logs say of the attempt that ctx belongs to, or false if there is none.
+// AttemptOf returns the log fields of the attempt that ctx belongs to, or false if there is none.
 func AttemptOf(ctx context.Context) (Logged, bool) {
 	c, ok := ctx.Value(request.AttemptKey{}).(*attemptContext)
 	if !ok {
@@ -156,8 +156,8 @@ func (c *Call) invoke(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInv
 	return err
 }
 
-// learnLatency learns how long an attempt took whose timeout depends on latency. The real latency of
-// an attempt that timed out is unknown; it counts as slightly longer than the timeout.
+// learnLatency records how long an attempt took, for the shared timeouts of later attempts. The real
+// latency of an attempt that timed out is unknown; it counts as slightly longer than the timeout.
 func (c *Call) learnLatency(a *Attempt, err error) {
 	switch took := a.ended.Sub(a.started); {
 	case err == nil:
@@ -167,7 +167,7 @@ func (c *Call) learnLatency(a *Attempt, err error) {
 	}
 }
 
-// attemptTimeout returns the attempt's own timeout, or 0 if it has as much time as the call.
+// attemptTimeout returns the attempt's own timeout, or 0 if the attempt may take as long as the call.
 func (c *Call) attemptTimeout(a *Attempt) time.Duration {
 	remaining, ok := c.remaining(a.started)
 	timeout := c.policy.AttemptTimeout
@@ -186,8 +186,9 @@ func (c *Call) attemptTimeout(a *Attempt) time.Duration {
 	return timeout
 }
 
-// sharedTimeout divides the remaining time, less the pauses, between this attempt and those that may
-// follow. An attempt has at least twice the method's 95th percentile.
+// sharedTimeout divides the remaining time, minus the bounds of the pauses but at least half of it,
+// between this attempt and the more attempts that may follow. An attempt gets at least twice the method's
+// 95th percentile.
 func (c *Call) sharedTimeout(a *Attempt, remaining time.Duration, more int) time.Duration {
 	backoff := c.policy.Backoff()
 	share := remaining
@@ -201,7 +202,7 @@ func (c *Call) sharedTimeout(a *Attempt, remaining time.Duration, more int) time
 	return timeout
 }
 
-// mayFollow returns how many attempts may follow one, as far as is known when it starts.
+// mayFollow returns how many attempts may follow attempt a, as far as is known when a starts.
 func (c *Call) mayFollow(a *Attempt) int {
 	if !c.safe() {
 		return 0
@@ -210,9 +211,9 @@ func (c *Call) mayFollow(a *Attempt) int {
 	return max(0, min(c.policy.Attempts()-a.n, a.loan.Tokens()+c.allotment.Free(), affordable))
 }
 
-// header returns what an attempt tells its callee, and the time that is kept in reserve. The timestamp is
-// rounded down and the deadline up to a millisecond, so that calls of one millisecond send the same value,
-// which HPACK sends as one byte.
+// header returns the hop-context of an attempt, and the time that is kept in reserve. The timestamp is
+// rounded down and the deadline up to a millisecond, so that calls within one millisecond send the same
+// value, which HPACK encodes as one byte.
 func (c *Call) header(ctx context.Context, a *Attempt) (h wire.Context, reserve time.Duration) {
 	sent, id := c.client.clock.Read(a.started, c.client.mono(a.started))
 	h = wire.Context{Sent: sent - sent%1000, ClockID: id, HasSent: sent >= 0, Attempt: a.n}
@@ -259,7 +260,8 @@ func (a *Attempt) backend() net.Addr {
 	return a.Peer.Addr
 }
 
-// EndPanicked ends an attempt below which something has panicked. The callee may have used its tokens.
+// EndPanicked ends an attempt during which an interceptor, a codec or gRPC has panicked. The callee may
+// have used the lent tokens.
 func (c *Call) EndPanicked(a *Attempt) {
 	c.settlePanicked(a)
 	c.EndAttempt(a, errPanicked, c.Decision)

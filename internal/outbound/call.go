@@ -82,7 +82,7 @@ type Call struct {
 	telemetry telemetry.Call
 }
 
-// Start gathers what the call depends on: the policy of its method, the tokens that it may spend,
+// Start collects what the call depends on: the policy of its method, the tokens that it may spend,
 // and its deadline.
 func (c *Call) Start(ctx context.Context, client *Client, fullMethod string, cc *grpc.ClientConn, opts []grpc.CallOption) {
 	c.client, c.FullMethod = client, fullMethod
@@ -124,9 +124,9 @@ func inRequest(ctx context.Context) bool {
 	return ok && !a.Closed()
 }
 
-// withoutReserved removes from the outgoing metadata what attempts set themselves. A service that
-// forwards incoming metadata would otherwise send it twice, because gRPC adds values and does not
-// replace them.
+// withoutReserved removes the keys that attempts set themselves from the outgoing metadata. A
+// service that forwards incoming metadata would otherwise send two values under these keys, because
+// gRPC adds values and does not replace them.
 func (c *Call) withoutReserved(ctx context.Context) context.Context {
 	md, ok := metadata.FromOutgoingContext(ctx)
 	if !ok {
@@ -160,8 +160,8 @@ func (c *Call) refreshPolicy() {
 	}
 }
 
-// leaveToGRPC makes a single attempt of a call that gRPC itself retries: its connection was dialled
-// while the client observed.
+// leaveToGRPC limits a call that gRPC itself retries to a single attempt. gRPC retries calls on a
+// connection that was dialled while the client observed.
 func (c *Call) leaveToGRPC(channel *policy.Policy) {
 	if channel != nil && channel.Retry != nil && !c.Observe && c.Native {
 		c.policy.Retry, c.policy.Hedge = &policy.Retry{MaxAttempts: 1, Codes: channel.Retry.Codes}, nil
@@ -169,7 +169,7 @@ func (c *Call) leaveToGRPC(channel *policy.Policy) {
 }
 
 // Reject returns an error if the call must not be sent: its options or its key are invalid, its
-// deadline has passed, or less time is left than the way to the target and back takes.
+// deadline has passed, or less time is left than a request and its reply are on their way.
 func (c *Call) Reject() error {
 	if c.invalid != nil && !c.Observe {
 		return c.rejectInvalid(hoperr.PolicyInvalid, c.invalid)
@@ -240,7 +240,7 @@ func (c *Call) awaitConnection() {
 	}
 }
 
-// reserve returns the part of the remaining time that is kept back for the reply to come back.
+// reserve returns the part of the remaining time that is kept in reserve for the reply's way back.
 func (c *Call) reserve(now time.Time, remaining time.Duration) time.Duration {
 	if c.Observe {
 		return 0
@@ -256,7 +256,8 @@ func (c *Call) reserve(now time.Time, remaining time.Duration) time.Duration {
 	return deadline.ClampReserve(reserve, remaining)
 }
 
-// transit returns the shortest time that the way to the target and back takes.
+// transit returns the shortest time that a request to the target and its reply were on their way
+// recently, or 0 if that is unknown.
 func (c *Call) transit(now time.Time) time.Duration { return c.target.reserve.Get(c.client.mono(now)) }
 
 // End ends the call, and records a failure with the request that the call belongs to.
@@ -306,8 +307,8 @@ func (c *Call) cause(panicked bool) request.Cause {
 	}
 }
 
-// outOfRequestTime reports whether the time that the call ran out of was that of the request it
-// belongs to, rather than a shorter one of its own.
+// outOfRequestTime reports whether the call ran out of the time of the request that it belongs to,
+// rather than of a shorter time of its own.
 func (c *Call) outOfRequestTime() bool {
 	if c.request.Err() != nil {
 		return true

@@ -53,7 +53,7 @@ type Client struct {
 	failures  recentFailures
 }
 
-// New returns a client, or all that is invalid in the configuration, joined.
+// New returns a client, and the errors of the configuration, joined.
 func New(config Config) (*Client, error) {
 	c := &Client{config: config, started: time.Now(), clock: deadline.NewClock(rand.Uint64), targets: newTargets()}
 	c.observed = config.Budget.Clone() // what an observed call would spend is not spent
@@ -87,7 +87,7 @@ func (c *Client) observeBudget() error {
 // mono returns a time on the monotonic clock of this client.
 func (c *Client) mono(t time.Time) time.Duration { return t.Sub(c.started) }
 
-// method is what a client knows of a method before it is called.
+// method is what a client knows of a method before a call.
 type method struct {
 	full      string // /service/method
 	telemetry *telemetry.Method
@@ -125,8 +125,8 @@ func (c *Client) policyOf(m *method, own, channel *policy.Policy) policy.Policy 
 	return policy.Merge(own, &p, &m.config, channel, &m.declared.Policy)
 }
 
-// Resolve returns the policy of a method as a call without options has it, and the level that the
-// method's descriptor declares.
+// Resolve returns the policy of a method's calls without options, and the level that the method's
+// descriptor declares.
 func (c *Client) Resolve(fullMethod string) (policy.Policy, policy.Level) {
 	m := c.newMethod(fullMethod)
 	return c.policyOf(m, nil, nil), m.level

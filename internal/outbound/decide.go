@@ -12,7 +12,7 @@ import (
 )
 
 // Attempts makes attempts until one succeeds or no other may follow, and returns the error of the
-// call. If failed is not nil, it is an attempt that has failed with err before.
+// call. If failed is not nil, it is an earlier attempt, which has failed with err.
 func (c *Call) Attempts(failed *Attempt, err error, try func() (*Attempt, error)) error {
 	if failed == nil {
 		c.awaitConnection()
@@ -38,8 +38,8 @@ func (c *Call) MayRetry() bool {
 	return !c.Observe && c.attempts < c.policy.Attempts() && c.safe()
 }
 
-// retry decides about an attempt that has failed with err, and waits for the time of the next one. If
-// no other may follow, it returns the error of the call.
+// retry decides whether another attempt follows attempt a, which has failed with err, and waits until
+// that attempt is due. If none follows, it returns the error of the call.
 func (c *Call) retry(a *Attempt, err error) (again bool, result error) {
 	c.refreshPolicy()
 	c.judge(a, err)
@@ -78,8 +78,9 @@ func (c *Call) judge(a *Attempt, err error) {
 	c.pause = pause
 }
 
-// verdict returns whether another attempt may follow one that has ended with err, apart from time and
-// tokens, or why not. The function retries says which codes are retried.
+// verdict decides whether another attempt may follow attempt a, which has ended with err. It does not
+// consider tokens, nor whether the time left is enough. The function retries says which codes are
+// retried.
 func (c *Call) verdict(a *Attempt, err error, retries func(codes.Code) bool) telemetry.Decision {
 	c.Reason = ""
 	switch {
@@ -96,8 +97,8 @@ func (c *Call) verdict(a *Attempt, err error, retries func(codes.Code) bool) tel
 	if push.stop || retries(code) {
 		c.target.throttle.failed()
 	}
-	// A hop that did not retry only because it had no tokens may be asked again by a hop that has
-	// some. Every other pushback that says not to retry is obeyed.
+	// If the callee did not retry only because it had no tokens, a hop that has some may retry. Every
+	// other pushback that says not to retry is honoured.
 	if push.stop && !a.report.NoTokens {
 		if a.hasReport {
 			return telemetry.Marked
@@ -105,7 +106,7 @@ func (c *Call) verdict(a *Attempt, err error, retries func(codes.Code) bool) tel
 		return telemetry.Pushback
 	}
 	switch ranOut := a.ranOut(err); {
-	case ranOut && a.Timeout == 0 && !retries(code): // the time of a server was over, which was that of the call
+	case ranOut && a.Timeout == 0 && !retries(code): // a server's deadline has passed, which was the call's
 		c.ranOut, c.Reason = true, telemetry.ReasonPassed
 		return telemetry.Deadline
 	case !ranOut && !retries(code) && !c.keyInProgress(err):
@@ -128,7 +129,7 @@ func (c *Call) verdict(a *Attempt, err error, retries func(codes.Code) bool) tel
 }
 
 // Conclude decides about the last attempt of a stream, which has ended with err. The argument
-// committed says that the stream could not have been retried any more.
+// committed says that the stream could no longer be retried.
 func (c *Call) Conclude(a *Attempt, err error, committed bool) {
 	if c.Observe && !committed {
 		c.judge(a, err)
@@ -149,8 +150,8 @@ func (c *Call) Cancelled() {
 	}
 }
 
-// deadlinePassed reports whether the call's context has ended because of its deadline. At the
-// deadline, the cancellation by a caller above, whose deadline it is, often comes first.
+// deadlinePassed reports whether the call's context has ended because of its deadline. A cancellation
+// shortly before the deadline counts too: a caller above with the same deadline often cancels first.
 func (c *Call) deadlinePassed() bool {
 	if c.Context.Err() == nil {
 		return false
@@ -172,7 +173,7 @@ func (c *Call) nextPause(push pushback) time.Duration {
 	return c.backoff
 }
 
-// wait waits for the time of the next attempt after an attempt has failed. If the call is cancelled or
+// wait waits until the next attempt is due, after attempt a has failed. If the call is cancelled or
 // its connection is closed meanwhile, it returns the error of the call.
 func (c *Call) wait(a *Attempt, failed error) (again bool, err error) {
 	p := parsePushback(a.receivedTrailer())

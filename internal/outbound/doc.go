@@ -1,6 +1,6 @@
-// Package outbound is the client's side of a call. It makes the attempts of a call within its
-// policy, its deadline and the two retry budgets. A unary call goes through these files in this
-// order; streams (package stream, in the folder below) use the same steps:
+// Package outbound is the client's side of a call. It makes the attempts of a call within the
+// call's policy, its deadline and the two retry budgets. A unary call goes through these files
+// in this order; streams (package stream, in the folder below) use the same steps:
 //
 //	call.go     start: the policy, the request that the call belongs to, the deadline
 //	key.go      the idempotency key

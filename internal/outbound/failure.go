@@ -11,7 +11,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// maxPushback is the longest time that a call without a deadline waits because a server says so.
+// maxPushback is the longest time that a call waits because a server says so, with or without a
+// deadline.
 const maxPushback = 5 * time.Minute
 
 // pushback is what a reply says about retrying.
@@ -39,7 +40,7 @@ func parsePushback(trailer metadata.MD) pushback {
 // decompressed, or is larger than one side allows. A retry would send the same request, and in most
 // cases receive the same response.
 //
-// Nothing but the text tells such a failure from others. If grpc-go changes the text, the failure is
+// Only the text distinguishes such a failure from others. If grpc-go changes the text, the failure is
 // treated like any other with its code.
 func isLocal(err error) bool {
 	st, ok := status.FromError(err)
@@ -50,8 +51,8 @@ func isLocal(err error) bool {
 }
 
 // StaysOpen reports whether an error of RecvMsg has not ended gRPC's stream: a server has sent a second
-// response where only one is allowed. Trailer must not be called then, because gRPC may be about to set
-// it. Nothing but the text tells this error from others.
+// response where only one is allowed. The stream's Trailer must not be called then, because gRPC may be
+// about to set it. Only the text distinguishes this error from others.
 func StaysOpen(err error) bool {
 	st, ok := status.FromError(err)
 	return ok && st.Code() == codes.Internal && strings.HasPrefix(st.Message(), "cardinality violation: expected <EOF>")

@@ -18,8 +18,8 @@ func (c *Call) IsHedged() bool {
 	return c.policy.Hedge != nil && !c.Observe && c.policy.Attempts() > 1 && c.safe()
 }
 
-// DisableHedging makes a single attempt of a call that its policy would hedge. If the call is only
-// observed, its failures are judged by the attempts that it could have had.
+// DisableHedging limits a call that its policy would hedge to a single attempt. If the call is only
+// observed, the decision about its failure assumes the attempts that it could have had.
 func (c *Call) DisableHedging() {
 	if c.policy.Hedge == nil {
 		return
@@ -32,7 +32,7 @@ func (c *Call) DisableHedging() {
 }
 
 // hedge makes a unary call by its hedging policy. Each attempt has its own reply and its own call
-// options. Those of the attempt that counts are copied to the user's.
+// options. Those of the attempt that decides the race are copied to the user's.
 func (c *Call) hedge(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
 	last, err := c.Race(func(ctx context.Context, r *Runner) error {
 		r.Result = NewLike(reply)
@@ -60,8 +60,9 @@ type Runner struct {
 }
 
 // Race makes attempts until one succeeds or the policy allows no more. The next one starts after a
-// delay, or at once when one has failed. Race returns the attempt that counts, the winner or the last
-// to fail, when all of them have ended: they share the request, which then belongs to the user again.
+// delay, or at once when one has failed. Race returns the attempt that decides the call: the winner or,
+// if none succeeds, the last to fail. It returns only when all attempts have ended, because they share
+// the request, which then belongs to the user again.
 //
 // The attempts run in their own goroutines. Everything else, such as tokens, spans and metrics, is
 // done in the goroutine of the caller.
@@ -143,8 +144,8 @@ func (h *race) start() {
 }
 
 // next starts the next attempt if that is allowed, and sets the timer for the one after it. The
-// argument failed is the attempt whose failure causes it, or nil. It returns the decision about that
-// attempt.
+// argument failed is the attempt whose failure is the reason, or nil. next returns Retried, or the
+// decision that explains why no attempt was started.
 func (h *race) next(failed *Runner) telemetry.Decision {
 	c := h.call
 	now := time.Now()
@@ -172,8 +173,8 @@ func (h *race) next(failed *Runner) telemetry.Decision {
 	return d
 }
 
-// payNext pays for the next attempt. Only if no attempt is under way may it be free, as a retry may
-// be that follows attempts which no server has seen.
+// payNext pays for the next attempt. If no attempt is under way, the next one is paid for like a retry,
+// and may therefore be free.
 func (h *race) payNext(now time.Time, failed *Runner) (paid bool) {
 	c := h.call
 	if len(h.running) == 0 && failed != nil {
@@ -257,8 +258,9 @@ func (h *race) verdict(r *Runner) (d telemetry.Decision, fatal bool) {
 	return d, fatal
 }
 
-// close closes the race after a failure that no attempt may follow. The last failure to arrive is that
-// of the call, and what a server has said counts more than that something was missing here.
+// close closes the race after a failure that no attempt may follow. If the race was closed before, the
+// earlier decision about the call stays, unless this failure is fatal or the last, or its server has
+// said not to retry.
 func (h *race) close(d telemetry.Decision, fatal bool) {
 	c := h.call
 	if !h.closed || fatal || d == telemetry.Marked || d == telemetry.Pushback || len(h.running) == 0 {
@@ -267,8 +269,8 @@ func (h *race) close(d telemetry.Decision, fatal bool) {
 	h.timer.Stop()
 }
 
-// decideWaiting ends the attempts that have failed and whose servers asked for a retry after a time,
-// when that time has come or the race has ended.
+// decideWaiting ends the failed attempts whose servers have asked for a retry after a time. It is
+// called when that time has come or the race has ended.
 func (h *race) decideWaiting(d telemetry.Decision) {
 	for _, r := range h.waiting {
 		if d == telemetry.HedgeLost {
@@ -308,8 +310,8 @@ func (h *race) abandon() {
 	h.decideWaiting(telemetry.NotRetryable)
 }
 
-// stop ends the attempts that are still under way when r has decided the race, and waits for them. If
-// one has panicked, the panic goes on in the caller.
+// stop cancels the attempts that are still under way when r has decided the race, and waits for them.
+// If an attempt has panicked, stop panics with the same value.
 func (h *race) stop(r *Runner) {
 	c := h.call
 	for _, other := range h.running {

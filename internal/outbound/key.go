@@ -13,8 +13,8 @@ import (
 )
 
 // addKey gives a unary call its idempotency key, if it has none of its own. It returns the request to
-// send, which is the user's own unless the key is written into it. A call that is only observed is
-// left as it is.
+// send: the user's own, or a copy with the key in its key field. It does not change a call that is
+// only observed.
 func (c *Call) addKey(req any) (any, error) {
 	_, inMetadata := metadataKey(c.Context)
 	inMetadata = inMetadata && !c.hasKey
@@ -38,10 +38,11 @@ func (c *Call) addKey(req any) (any, error) {
 	return field.with(key), nil
 }
 
-// findKey returns the key of a unary call: its own, or the key in its request or, in a handler that
-// runs under a key, a child of that or, if the method requires a key, a new one. If it derives a
-// child key, the call takes the next number among those of the handler, in every mode: the child keys
-// of later calls must not depend on the mode.
+// findKey returns the key of a unary call. It is the first of these that exists: the call's own key,
+// the key in the outgoing metadata, the key in the request, a child of the key under which the calling
+// handler runs and, if the method requires a key, a new one. A call with a child key is counted among
+// the handler's calls in every mode, because the child keys of later calls must not depend on the
+// mode.
 func (c *Call) findKey(req any) (key idempotency.Key, field keyField, err error) {
 	if field, err = c.keyField(req); err != nil {
 		return "", field, err
@@ -65,8 +66,9 @@ func (c *Call) findKey(req any) (key idempotency.Key, field keyField, err error)
 	return key, field, err
 }
 
-// forwardsKey reports whether the handler that makes a call which is only observed has forwarded the
-// key of its own request. If its server enforced, the call would carry a child key instead.
+// forwardsKey reports whether a call that is only observed carries the key of the request that it
+// belongs to, because the handler has forwarded this key. If the server enforced, the call would carry
+// a child key instead.
 func (c *Call) forwardsKey() bool {
 	return !c.hasKey && c.wouldKey && c.request != nil && c.request.WouldRun &&
 		c.sentKey() != "" && c.sentKey() == c.request.MetadataKey()
@@ -94,7 +96,7 @@ func (c *Call) sentKey() idempotency.Key {
 }
 
 // keyInProgress reports whether a failure says that another call with the same key is still running.
-// Then the call is retried for its outcome, whatever codes the policy retries.
+// Such a call is retried to get the outcome, whatever codes the policy retries.
 func (c *Call) keyInProgress(err error) bool {
 	if !c.hasKey || hoperr.Code(err) != codes.Aborted {
 		return false
@@ -109,9 +111,9 @@ func (c *Call) safe() bool {
 }
 
 // safeByKey reports whether the call is safe to repeat because of its key. A key that the application
-// or its policy has chosen is a declaration. A child key exists because a caller, perhaps an untrusted
-// one, has sent a key: it counts only if the method declares keys or the callee has said that it
-// stores outcomes. See ADR 0018.
+// or its policy has chosen makes the call safe. A child key exists because a caller, perhaps an
+// untrusted one, has sent a key. It makes the call safe only if the method declares keys or the callee
+// has reported that it stores outcomes. See ADR 0018.
 func (c *Call) safeByKey() bool {
 	switch {
 	case !c.wouldKey && c.sentKey() == "":

@@ -21,9 +21,9 @@ type KeyOption struct {
 	Key idempotency.Key
 }
 
-// takeOptions sorts the user's call options, and returns the policy among them. Options that
-// receive something of the call, or run when it finishes, are kept for its end, because gRPC takes
-// each attempt for a call.
+// takeOptions sorts the user's call options, and returns the policy among them. It keeps options
+// that receive a part of the reply, or run when the call finishes, for the end of the call, because
+// gRPC would apply them to each attempt.
 func (c *Call) takeOptions(opts []grpc.CallOption) (own *policy.Policy) {
 	c.Options, c.Buffer = c.optionSpace[:0], c.client.config.CallBuffer
 	for i, o := range opts {
@@ -82,7 +82,8 @@ func (c *Call) observe(a *Attempt, opts []grpc.CallOption, onFinish func(error))
 // ObservesHeader reports whether a call option of the user receives something of the reply.
 func (c *Call) ObservesHeader() bool { return len(c.observers) > 0 }
 
-// CopyTo copies what was received for the attempt that counts to the user's call options.
+// CopyTo copies the header, the trailer and the peer of the attempt that decides the call to the
+// user's call options.
 func (c *Call) CopyTo(a *Attempt) {
 	if !a.received {
 		return

@@ -45,8 +45,8 @@ func (a *Attempt) repeatedBelow(retries func(codes.Code) bool) bool {
 	return false
 }
 
-// failedCall is a unary call that has failed, by its messages. As long as they are kept,
-// no other message can be at their addresses.
+// failedCall identifies a unary call that has failed by the addresses of its messages. As long as it
+// refers to the messages, no other message can have these addresses.
 type failedCall struct {
 	method     string
 	req, reply any
@@ -66,7 +66,7 @@ const (
 	failureMemory = 2 * time.Second
 )
 
-// failure returns the call as it is remembered if it fails.
+// failure returns the failedCall by which the call is remembered if it fails.
 func (c *Call) failure(req, reply any) failedCall {
 	return failedCall{c.FullMethod, req, reply, c.ended}
 }
@@ -108,8 +108,8 @@ func (c *failedCall) is(other failedCall) bool {
 // isOver reports whether a call failed too long ago to be retried.
 func (c *failedCall) isOver(now time.Time) bool { return now.Sub(c.ended) >= failureMemory }
 
-// has reports whether a call with the same messages failed a moment ago. It takes no lock,
-// and lets go of the messages when all of the calls are over.
+// has reports whether a call with the same messages failed recently. It takes no lock. When all
+// remembered failures are too old, has forgets them and their messages.
 func (f *recentFailures) has(c failedCall) bool {
 	last := f.last.Load()
 	switch {
@@ -122,15 +122,15 @@ func (f *recentFailures) has(c failedCall) bool {
 	return slices.ContainsFunc(*last, func(other failedCall) bool { return other.is(c) && !other.isOver(c.ended) })
 }
 
-// IsRetriedAbove reports whether an interceptor before Hopbound's says that it makes a
-// stream again. A handler that forwards its metadata forwards the count as well, which then
-// is its caller's.
+// IsRetriedAbove reports whether an interceptor before Hopbound's says in the metadata that it retries a
+// stream. If the incoming metadata of the handler also has the count, the handler may have forwarded its
+// caller's count, which is ignored.
 func IsRetriedAbove(ctx context.Context) bool {
 	md, ok := metadata.FromOutgoingContext(ctx)
 	return ok && len(md[attemptMetadata]) > 0 && len(metadata.ValueFromIncomingContext(ctx, attemptMetadata)) == 0
 }
 
-// LeaveRetries makes a single attempt of a call that another interceptor retries.
+// LeaveRetries limits a call that another interceptor retries to a single attempt.
 func (c *Call) LeaveRetries() {
 	c.telemetry.OtherRetries()
 	if !c.Observe {

@@ -15,9 +15,9 @@ type charge struct {
 }
 
 // pay pays for another attempt after attempt a has failed with err. The next attempt is free if the
-// last one was not sent, because that one was paid for or was in effect the first. If pay fails,
-// noTokens says that a hop above may retry: the request budget was empty, or this client is new to the
-// target.
+// last one was not sent: it uses what the last one was paid with, or it takes the place of the first,
+// which is free. If pay fails, noTokens says that a hop above may retry, because the request budget
+// was empty, or the target's bucket was empty and new.
 func (c *Call) pay(now time.Time, a *Attempt, err error) (paid, noTokens bool) {
 	if c.paid || a.unsent && !c.seen {
 		return true, false

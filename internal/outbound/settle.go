@@ -69,8 +69,8 @@ func (c *Call) settlePanicked(a *Attempt) {
 	c.Decision, c.Reason = telemetry.NotRetryable, telemetry.ReasonPanicked
 }
 
-// keepCharge keeps what was paid for an attempt that was not sent for the next one, unless the next
-// one is paid for already.
+// keepCharge uses what was paid for an attempt that was not sent to pay for the next attempt. If the
+// next one is paid for already, keepCharge refunds the charge.
 func (c *Call) keepCharge(now time.Time, a *Attempt) {
 	switch {
 	case a.paid && c.paid:
@@ -121,24 +121,25 @@ func (a *Attempt) reached() bool {
 	return a.Opened || !a.received || a.Peer.Addr != nil || a.Peer.AuthInfo != nil || len(a.Trailer) > 0
 }
 
-// lost reports whether a failure was not made by the server. A server always sends some metadata with
-// the status of a failure and, if it knows Hopbound, a report. A failure that gRPC itself makes has no
-// metadata, and one that a proxy makes has no report.
+// lost reports whether the server's reply was lost, so that the failure was made by gRPC or a proxy. A
+// server always sends some metadata with the status of a failure and, if it knows Hopbound, a report.
+// A failure that gRPC itself makes has no metadata, and one that a proxy makes has no report.
 func (c *Call) lost(a *Attempt) bool {
 	return len(a.receivedTrailer()) == 0 || !a.hasReport && !a.malformedReport && c.target.reports.Load()
 }
 
-// ranOut reports whether an attempt failed because its time was over: on its own clock, or on that
-// of a server below. Each hop tells the next a deadline that is earlier by its reserve, which is at
-// most a fifth of the remaining time. After three hops, little more than half of the time may be left.
-// A DEADLINE_EXCEEDED that arrives sooner has another cause.
+// ranOut reports whether an attempt failed because its time was over, at this client or at a server
+// below. Each hop sends the next a deadline that is earlier by its reserve, which is at most a fifth
+// of the remaining time. After three hops, little more than half of the time may be left. A
+// DEADLINE_EXCEEDED that arrives before half of the time has passed has another cause.
 func (a *Attempt) ranOut(err error) bool {
 	return a.Expired || hoperr.Code(err) == codes.DeadlineExceeded && a.allowed > 0 &&
 		a.ended.Sub(a.started) >= a.allowed/2
 }
 
 // ready reports whether the call's connection has a backend. If it has, an attempt that was not sent
-// to one failed for another reason, such as a token source of per-RPC credentials that is down.
+// to a backend failed for another reason: for example, the token source of per-RPC credentials is
+// down.
 func (c *Call) ready() bool { return c.conn != nil && c.conn.GetState() == connectivity.Ready }
 
 // Settled reports whether the attempt was settled.

@@ -43,8 +43,8 @@ func (t *target) storesOutcomes(fullMethod string) *atomic.Bool {
 	return t.stores.Get(fullMethod, func(string) *atomic.Bool { return new(atomic.Bool) })
 }
 
-// maxTargets is how many targets a client knows. Beyond it, the client forgets the one that was
-// called least recently, which is like a new one when it is called again.
+// maxTargets is how many targets a client knows. When there are more, the client forgets the one that was called least
+// recently. A forgotten target that is called again is like a new one.
 const maxTargets = 4096
 
 // targets are the targets that a client knows.
@@ -90,9 +90,8 @@ type channelPolicy struct {
 	policy  policy.Policy
 }
 
-// channelPolicy returns what the service config of the call's connection says of its method, or nil
-// if it says nothing, or if the name of the target is not resolved yet. A policy is converted again
-// only when gRPC has another one.
+// channelPolicy returns the policy of the call's method in the connection's service config, or nil if it has none or the
+// target's name is not resolved yet. A policy is converted again only when gRPC has another one.
 func (c *Call) channelPolicy() *policy.Policy {
 	if c.conn == nil {
 		return nil
@@ -161,9 +160,9 @@ func (t *throttle) closed() bool {
 	return t.tokens <= t.config.MaxTokens/2
 }
 
-// latency is the recent latency of a method at a target. It
-// counts them in buckets that grow by a tenth each, so that a quantile is at most
-// a tenth too long. It has two windows; when the newer one is full, the older is dropped. It is safe for concurrent use.
+// latency is the recent latency of a method at a target. It counts attempts in buckets, each of which is a tenth longer
+// than the one before, so that a quantile is at most a tenth too long. It has two windows; when the newer one is full,
+// the older is dropped. It is safe for concurrent use.
 type latency struct {
 	mu       sync.Mutex
 	started  time.Time // when the current window began

@@ -58,12 +58,12 @@ func (c *Call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvo
 	return err
 }
 
-// InstalledTwice reports whether a call comes from an attempt of the same call: the interceptors of
-// one client or of two are in one chain. The inner ones must pass the call through. Otherwise, three
-// attempts of three would be nine.
+// InstalledTwice reports whether a call comes from an attempt of the same call, because two
+// interceptors of Hopbound are in one chain. The inner one must pass the call through. Otherwise,
+// three attempts of each would make nine.
 //
-// The context of an attempt also reaches the application, as the context of a stream. The attempt is
-// being handed to gRPC only if the call comes from it.
+// An attempt's context alone is no proof, because it also reaches the application as the context of a
+// stream. Therefore the attempt must also be in the process of being handed to gRPC.
 func (c *Client) InstalledTwice(ctx context.Context, fullMethod string, cc *grpc.ClientConn) bool {
 	outer, ok := ctx.Value(request.AttemptKey{}).(*attemptContext)
 	if !ok || !outer.attempt.Making.Load() || outer.call.conn != cc || outer.call.FullMethod != fullMethod {
@@ -96,8 +96,8 @@ func clearReply(reply any, before reflect.Value) {
 	}
 }
 
-// isMessage reports whether m is a protobuf message, of whose type another one can be made. A message
-// of another codec may hold something that the codec needs.
+// isMessage reports whether m is a protobuf message, so that a new message of its type can be made.
+// For a message of another codec, that is not certain: it may contain something that the codec needs.
 func isMessage(m any) bool {
 	switch m.(type) {
 	case proto.Message, protoadapt.MessageV1:

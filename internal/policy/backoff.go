@@ -23,7 +23,7 @@ type Backoff struct {
 	Jitter     Jitter
 }
 
-// Jitter is how a pause is drawn.
+// Jitter says how a pause is drawn below its bound.
 type Jitter int
 
 // The kinds of jitter, after "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).

@@ -4,7 +4,6 @@
 // knows of a method before a call arrives: its [Limits], its mode, and what its proto file
 // declares.
 //
-// The package is pure: it starts no goroutine, makes no call, and takes random numbers and
-// descriptors as arguments. What happens during a call belongs to packages outbound, inbound
-// and once.
+// The package is pure: it starts no goroutine, makes no call, and takes random numbers as
+// arguments. What happens during a call belongs to packages outbound, inbound and once.
 package policy

@@ -10,9 +10,9 @@ import (
 // NoLimit is a value of a field of [Limits] that lifts the server's own limit.
 const NoLimit time.Duration = -1
 
-// Limits bound the calls of a method at its server. The fields are those of
-// interceptors.Limits, which documents them. Zero is no limit or, in limits that were set by
-// name, the server's own.
+// Limits bound the calls of a method at its server. The fields are those of interceptors.Limits,
+// which documents them. In the limits of the server, zero is no limit. In limits that were set
+// by name, zero is the server's own limit.
 type Limits struct {
 	MaxDeadline       time.Duration
 	DefaultDeadline   time.Duration
@@ -21,7 +21,7 @@ type Limits struct {
 	StreamSendTimeout time.Duration
 }
 
-// Validate returns all that is invalid in limits that are set by name, joined.
+// Validate returns the errors of limits that are set by name, joined.
 func (l Limits) Validate() error {
 	var errs []error
 	for _, f := range [...]struct {
@@ -41,8 +41,8 @@ func (l Limits) Validate() error {
 	return errors.Join(errs...)
 }
 
-// ValidateServer returns an error if limits of a server reject every call, because it would need
-// more time than it is given.
+// ValidateServer returns an error if the limits of a server contradict each other, for example
+// if every call is rejected because the floor exceeds the maximum deadline.
 func (l Limits) ValidateServer() error {
 	var errs []error
 	for _, limit := range [...]struct {

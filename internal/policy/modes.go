@@ -8,9 +8,9 @@ import (
 	"sync/atomic"
 )
 
-// Modes says of which methods calls are only observed. It can change while calls are made. A
-// call reads its mode once, when it starts, and takes no lock for it. The zero value observes
-// nothing. It is safe for concurrent use.
+// Modes says for which methods calls are only observed. It can change while calls are made. A call
+// reads its mode once, when it starts, and takes no lock to read it. The zero value observes
+// nothing. Modes is safe for concurrent use.
 type Modes struct {
 	mu    sync.Mutex                // held while table is replaced
 	table atomic.Pointer[modeTable] // nil if nothing is observed; what it points to never changes

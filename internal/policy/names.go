@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// ByName holds the policies of methods: of one method ("/shop.v1.Orders/Get"), of all other
-// methods of a service ("/shop.v1.Orders/"), or of all others ("").
+// ByName maps names to policies. A name is a method ("/shop.v1.Orders/Get"), a service
+// ("/shop.v1.Orders/") for those of its methods that have no entry, or empty for all other
+// methods.
 type ByName map[string]Policy
 
 // ForMethod returns the policy under the most specific name.
@@ -26,7 +27,7 @@ func (m ByName) Has(fullMethod string) bool {
 	return ok
 }
 
-// Validate returns all that is invalid in names and policies, joined.
+// Validate returns the errors of the names and policies, joined.
 func (m ByName) Validate() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(m)) {

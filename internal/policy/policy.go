@@ -9,9 +9,9 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// Policy is what one source says of how the calls of a method are made, or what all
-// sources say together. The fields are those of interceptors.Policy, which documents them.
-// A field that is zero is not set.
+// Policy says how the calls of a method are made, according to one source or to all sources
+// together. The fields are those of interceptors.Policy, which documents them. A field that is
+// zero is not set.
 type Policy struct {
 	Timeout        time.Duration
 	AttemptTimeout time.Duration // may be Shared
@@ -61,7 +61,7 @@ const (
 	NoSideEffects
 )
 
-// Validate returns all that is invalid in the policy, joined.
+// Validate returns the errors of the policy, joined.
 func (p *Policy) Validate() error {
 	var errs []error
 	if p.Timeout < 0 {
@@ -190,8 +190,8 @@ func (p *Policy) Backoff() Backoff {
 	return p.Retry.Backoff
 }
 
-// SingleAttempt makes p a policy of one attempt that takes the same codes for retryable as
-// before. Whoever else retries the call is observed by them.
+// SingleAttempt changes p to a policy of one attempt. The same codes as before count as
+// retryable, because the retries of others are recognised by these codes.
 func (p *Policy) SingleAttempt() {
 	once := &Retry{MaxAttempts: 1}
 	switch {

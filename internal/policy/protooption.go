@@ -16,7 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// Declaration is what a method's own proto file says of it, in the option (hopbound.v1.method).
+// Declaration is what a method's own proto file declares in the option (hopbound.v1.method).
 type Declaration struct {
 	Policy     Policy        // for its callers
 	Floor, Cap time.Duration // for its server
@@ -45,8 +45,8 @@ func (d *Declaration) Apply(m *idempotency.MethodSettings) {
 // Declarations are those of methods by full name.
 type Declarations map[string]Declaration
 
-// ReadDeclarations returns the declarations of all methods whose generated code is linked in,
-// and all that is invalid in them.
+// ReadDeclarations returns the declarations of all methods whose generated code is linked in, and
+// their errors, joined.
 func ReadDeclarations(files *protoregistry.Files) (Declarations, error) {
 	all := Declarations{}
 	var errs []error
@@ -123,7 +123,7 @@ func declare(option *hopboundv1.MethodPolicy) (d Declaration, err error) {
 	return d, errors.Join(r.errs...)
 }
 
-// checkKeys returns what is invalid in the declaration of a method's keys.
+// checkKeys returns the errors in the declaration of a method's keys, joined.
 func checkKeys(method protoreflect.MethodDescriptor, d *Declaration) error {
 	var errs [2]error
 	if d.Policy.KeyRequired && (method.IsStreamingClient() || method.IsStreamingServer()) {

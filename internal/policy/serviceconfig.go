@@ -26,7 +26,7 @@ type ServiceConfig struct {
 type Throttle struct{ MaxTokens, TokenRatio int }
 
 // MaxConfigured is the largest number of attempts that a service config may ask for. A larger
-// number counts as this, and is not an error (gRFC A6).
+// number is no error and counts as this one (gRFC A6).
 const MaxConfigured = 5
 
 // The JSON of a service config. An optional field that is null is not set.
@@ -150,9 +150,9 @@ func (s *sizeJSON) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// ParseServiceConfig reads a service config in JSON. It returns all that is invalid in it,
-// joined, each error with the path of its value, such as "$.methodConfig[0].timeout". Fields
-// that gRFC A6 does not define are left alone.
+// ParseServiceConfig reads a service config in JSON. It returns all errors, joined, each with
+// the path of its value, such as "$.methodConfig[0].timeout". Fields that gRFC A6 does not
+// define are ignored.
 func ParseServiceConfig(text string) (ServiceConfig, error) {
 	var whole field[configJSON]
 	if err := json.Unmarshal([]byte(text), &whole); err != nil {

@@ -55,7 +55,8 @@ func misspelled(path, kind string, v any) []string {
 	return misses
 }
 
-// nearest returns the name that a field is a misspelling of, or "" if there is none.
+// nearest returns the known name of which a field is probably a misspelling, or "" if there is
+// none.
 func nearest(field string, known []string) string {
 	for _, name := range known {
 		if spelling(field) == spelling(name) || distance(spelling(field), spelling(name)) <= max(2, len(name)/3) {
@@ -65,7 +66,8 @@ func nearest(field string, known []string) string {
 	return ""
 }
 
-// spelling returns a name without what spellings differ in: case, underscores, dashes.
+// spelling returns a name in lower case and without underscores and dashes, in which spellings
+// differ.
 func spelling(name string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '_' || r == '-' {

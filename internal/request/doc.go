@@ -1,5 +1,5 @@
 // Package request holds the state of an incoming request that its server and its outgoing calls
-// share: the tokens that it may spend, and what became of the calls that failed. A server (package
-// inbound) makes it, and it is the context of the request's handler. The calls that the handler
-// makes (package outbound) find it there.
+// share: the tokens that the request may spend, and its failed outgoing calls. A server (package
+// inbound) makes a [Request], which is the context of the request's handler. The calls that the
+// handler makes (package outbound) find the Request in their context.
 package request

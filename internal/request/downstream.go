@@ -6,9 +6,9 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// Downstream records the outgoing calls of a request that failed and were not retried. The hop
-// uses it to decide whether its own failure is a consequence of theirs, and marks it if so. It is
-// safe for concurrent use.
+// Downstream records the outgoing calls of a request that failed and were not retried. From these
+// records, the hop decides whether its own failure is a consequence of a failed call, and marks its
+// failure non-retryable if so. Downstream is safe for concurrent use.
 type Downstream struct {
 	mu sync.Mutex
 	failures
@@ -35,8 +35,8 @@ const (
 	NotRetryable
 	// NoTokens means that only the request budget was empty.
 	NoTokens
-	// RequestEnded means that the request's own time was over. Whether there is time for
-	// another request is for the caller to decide.
+	// RequestEnded means that the request's deadline had passed. The caller decides
+	// whether there is time for another request.
 	RequestEnded
 )
 
@@ -55,8 +55,8 @@ func (d *Downstream) Failed(code codes.Code, cause Cause) {
 	}
 }
 
-// Mark returns how the request's own failure is marked: not at all, as one that must not be
-// retried, or as one that a hop with tokens may retry.
+// Mark returns how the request's own failure is marked: not at all (false, false), as one that must
+// not be retried (true, false), or as one that a hop with tokens may retry (true, true).
 //
 // After a retryable failure below that was not retried, any failure counts as its consequence,
 // whatever code the handler made of it. After a failure that no policy retries, only a failure with
@@ -68,8 +68,8 @@ func (d *Downstream) Mark(code codes.Code) (marked, noTokens bool) {
 	return d.gaveUp || d.noTokens || same, d.noTokens && !d.gaveUp && !same
 }
 
-// Push records when the handler wants its caller to retry, in milliseconds. A negative number
-// means that the caller must not retry.
+// Push records after how many milliseconds the handler wants its caller to retry. A negative number
+// means that the caller must not retry; a later Push does not change that.
 func (d *Downstream) Push(ms int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -79,8 +79,8 @@ func (d *Downstream) Push(ms int64) {
 	d.gaveUp = d.gaveUp || ms < 0
 }
 
-// Overrule does the same as Push, and forgets everything recorded before: the failure that the
-// caller receives is not a consequence of it.
+// Overrule replaces everything recorded before by the pushback ms, because the failure that the
+// caller receives is not a consequence of the recorded failures.
 func (d *Downstream) Overrule(ms int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -97,7 +97,8 @@ func (d *Downstream) Pushback(marked bool) (ms int64, ok bool) {
 	return d.pushback, d.hasPushback
 }
 
-// CopyFrom makes d what other is: the request returns the failure of the other one.
+// CopyFrom replaces the records of d by those of other, because the request returns the failure of
+// other's request.
 func (d *Downstream) CopyFrom(other *Downstream) {
 	other.mu.Lock()
 	known := other.failures

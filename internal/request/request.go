@@ -10,18 +10,19 @@ import (
 )
 
 // Request is an incoming request at one hop. It is the context of its handler. Outgoing calls of
-// the handler may use it at the same time. It is a value in the state of the incoming call, so that
-// it costs no allocation.
+// the handler may use it at the same time. The state of the incoming call contains the Request as a
+// value, so that it costs no allocation.
 type Request struct {
 	context.Context
 	Allotment  budget.Allotment
 	Downstream Downstream
 	Telemetry  telemetry.Incoming
 
-	// WouldRun says that the request has no key, and would have one if all its callers enforced.
+	// WouldRun says that the handler does not run under a key, but would if this server and all
+	// callers of the request enforced.
 	WouldRun bool
 
-	// What logs say of the request. These are set before its handler runs.
+	// These are for logs, and are set before the handler runs.
 	Attempt int             // from 1; 0 if the caller does not say
 	IsHop   bool            // the caller lent tokens, perhaps 0
 	Key     idempotency.Key // if it is not in the metadata
@@ -30,7 +31,7 @@ type Request struct {
 type contextKey struct{}
 
 // AttemptKey is the key under which the context of an attempt holds the attempt. A request hides
-// the attempt of its caller, whose context reaches the handler in one process.
+// its caller's attempt, because within one process the caller's context may reach the handler.
 type AttemptKey struct{}
 
 // Value returns the request and its allotment under their keys.

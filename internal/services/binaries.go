@@ -8,7 +8,8 @@ import (
 	"path/filepath"
 )
 
-// TB is what of [testing.TB] is used, for benchmarks that are commands.
+// TB is the part of [testing.TB] that the package uses, so that benchmarks
+// that are commands can use it too.
 type TB interface {
 	Helper()
 	Fatal(args ...any)

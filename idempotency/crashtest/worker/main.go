@@ -1,6 +1,6 @@
-// Command worker is the server that the tests of package crashtest kill. It
-// serves payments with a store, notes each in a ledger, and kills or stops itself
-// where a call asks for it.
+// Command worker is the server that the tests of package crashtest kill. It serves
+// payments with a store, notes each payment in a ledger, and kills or stops itself
+// at the point that a call asks for.
 package main
 
 import (
@@ -48,7 +48,7 @@ type config struct {
 	lease             time.Duration
 }
 
-// run serves until it is killed. It prints where, and what time it believes it is.
+// run serves until it is killed. It prints its address and the time of its clock.
 func (c *config) run() error {
 	store, err := c.open()
 	if err != nil {
@@ -130,7 +130,7 @@ func (c *config) note(ctx context.Context, account, run string) error {
 	return errors.Join(err, f.Close())
 }
 
-// Where a call may ask for an end.
+// The points at which a call may ask the process to kill or stop itself.
 const (
 	atClaim   = "claim"   // before its effect
 	atEffect  = "effect"  // after it, and before its outcome
@@ -153,7 +153,7 @@ func end(ctx context.Context, where string) {
 	}
 }
 
-// afterOutcome stands before Hopbound's interceptor.
+// afterOutcome is the interceptor before Hopbound's.
 func afterOutcome(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	reply, err := next(ctx, req)
 	end(ctx, atOutcome)

@@ -5,7 +5,8 @@ import (
 	"syscall"
 )
 
-// dieWithParent makes the kernel kill a process when the test's process ends, even if that is killed.
+// dieWithParent makes the kernel kill the server's process when the test's process ends, even if the
+// test is killed.
 func dieWithParent(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}

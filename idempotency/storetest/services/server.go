@@ -29,7 +29,8 @@ type TB interface {
 
 // Server is a server that belongs to one test. It is not safe for concurrent use.
 type Server struct {
-	// Addr is where it listens; it stays the same when the server is restarted.
+	// Addr is the address at which the server listens. It stays the same when
+	// the server is restarted.
 	Addr string
 
 	t       TB
@@ -39,8 +40,8 @@ type Server struct {
 	log     *os.File
 }
 
-// Start starts the server again after Kill or Stop. It retries for 30 seconds, because what a
-// killed server has left behind may prevent a start for a while.
+// Start starts the server again after Kill or Stop. It retries for 30 seconds, because files and
+// processes that a killed server has left behind may prevent a start for a while.
 func (s *Server) Start() {
 	s.t.Helper()
 	until := time.Now().Add(startTimeout)
@@ -79,7 +80,7 @@ func (s *Server) start() error {
 	}
 }
 
-// exited reports whether a process has ended that nobody has waited for yet.
+// exited reports whether a process that was not waited for yet has ended.
 func exited(cmd *exec.Cmd) bool {
 	var info syscall.WaitStatus
 	pid, err := syscall.Wait4(cmd.Process.Pid, &info, syscall.WNOHANG, nil)

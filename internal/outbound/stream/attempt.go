@@ -91,7 +91,7 @@ func (s *Stream) readReply(a *attempt, err error) {
 	}
 }
 
-// settle settles an attempt, which its own timeout may have ended.
+// settle settles an attempt, and records whether its own timeout has ended it.
 func (s *Stream) settle(a *attempt, err error) {
 	a.Expired = err != nil && a.expired.Load()
 	s.call.Settle(a.Attempt, err)
@@ -105,7 +105,7 @@ func (a *attempt) abandon() {
 	}
 }
 
-// openIn opens an attempt in a context, which release releases.
+// openIn opens an attempt in a context. release releases the context.
 func (s *Stream) openIn(ctx context.Context, a *attempt, release context.CancelFunc) error {
 	ctx, cancel := context.WithCancel(ctx)
 	a.cancel = func() { cancel(); release() }
@@ -145,8 +145,8 @@ func (s *Stream) explain(a *attempt, err error) error {
 	return hoperr.New(codes.DeadlineExceeded, hoperr.DeadlineExpired, "the attempt's timeout has ended it")
 }
 
-// endReplacement returns the call to the holder of mu. If the call's context or connection has ended
-// meanwhile, it ends the call, because nobody else may notice.
+// endReplacement gives the call back to the holder of mu. If the call's context or connection has ended
+// meanwhile, it ends the call, because no other goroutine may notice.
 func (s *Stream) endReplacement(a *attempt) {
 	s.mu.Lock()
 	defer s.unlock()
@@ -159,8 +159,8 @@ func (s *Stream) endReplacement(a *attempt) {
 	}
 }
 
-// finishIfGone ends the call if its attempt has ended and no other can follow, because
-// its context or its connection has: the application may never look.
+// finishIfGone ends the call if its attempt has ended and no other can follow because the call's
+// context or connection has ended. The application may never call the stream again.
 func (s *Stream) finishIfGone(a *attempt) {
 	if a.closed.Load() && s.gone() {
 		s.finishLocked(a, a.result)
@@ -184,7 +184,7 @@ func (s *Stream) attemptFinished(a *attempt, err error) {
 	}
 }
 
-// commit makes an attempt the last, unless it is already.
+// commit makes an attempt the last, unless the stream is committed already.
 func (s *Stream) commit(a *attempt, by string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -250,9 +250,9 @@ func (s *Stream) traceMessages(a *attempt) {
 	s.call.RecordMessages(a.Attempt, a.sent.Load(), a.received.Load(), a.committedBy)
 }
 
-// failed handles an attempt that has failed while the stream was open: another one replaces it, or
-// the call ends. It is called with recv held, and with send held if sending is set. It unlocks send, or
-// has it unlocked when everything that was kept has been sent again.
+// failed handles an attempt that has failed while the stream was open: another one replaces it, or the
+// call ends. It is called with recv held, and with send held if sending is set. It unlocks send, or
+// leaves that to sendAgain, which unlocks send when everything that was kept has been sent again.
 func (s *Stream) failed(a *attempt, err error, sending bool) (again bool, _ error) {
 	a.cancel() // a sender that is blocked on it returns
 	if !sending {
@@ -329,8 +329,8 @@ func (s *Stream) replace(a *attempt, err error) error {
 
 // sendAgain sends everything that was kept on a new attempt, and then unlocks send.
 //
-// It does so in its own goroutine: a server may not read on before its responses are read, and the
-// caller of sendAgain is the one who reads them.
+// It sends in a goroutine of its own, because a server may stop reading until its responses are read,
+// and the caller of sendAgain is the one that reads them.
 func (s *Stream) sendAgain(a *attempt, messages []message, closedSend bool) {
 	if len(messages) == 0 && !closedSend {
 		s.send.Unlock()
@@ -356,8 +356,8 @@ func (s *Stream) sendAgain(a *attempt, messages []message, closedSend bool) {
 	}()
 }
 
-// keepPanic keeps a panic of something below for the receiver, in whose goroutine it would have been
-// without Hopbound.
+// keepPanic recovers a panic of code below Hopbound and keeps it for the receiver, in whose goroutine
+// it would have happened without Hopbound.
 func (s *Stream) keepPanic(a *attempt) {
 	if v := recover(); v != nil {
 		s.panicked.Store(&v)
@@ -365,7 +365,7 @@ func (s *Stream) keepPanic(a *attempt) {
 	}
 }
 
-// passPanic panics if something below has.
+// passPanic panics with the value that keepPanic has kept, if there is one.
 func (s *Stream) passPanic() {
 	if v := s.panicked.Load(); v != nil {
 		s.giveUp()

@@ -1,3 +1,3 @@
-// Package stream makes streaming calls: the attempts of a stream, and what is sent again when one of
-// them is replaced. The decisions about attempts are those of package outbound.
+// Package stream makes streaming calls: it makes the attempts of a stream, and sends the messages
+// again when an attempt is replaced. Package outbound makes the decisions about attempts.
 package stream

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
-// race is the race of a server-streaming call that is hedged. It starts with the request. The first
-// response header wins it, because that server has started to answer.
+// race is the race of a server-streaming call that is hedged. It starts when the request is sent.
+// The attempt with the first response header wins, because its server has started to answer.
 type race struct {
 	started bool
 	ready   chan struct{} // closed when the race is over

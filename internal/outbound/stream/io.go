@@ -129,8 +129,8 @@ func (s *Stream) recvMsg(m any) error {
 	}
 }
 
-// underWay returns the attempt under way, or the error of the call if it is over
-// without one that could still be read.
+// underWay returns the attempt under way, or the error of the call if the call is over and was not
+// committed to an attempt.
 func (s *Stream) underWay() (*attempt, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

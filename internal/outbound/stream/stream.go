@@ -66,8 +66,8 @@ type Stream struct {
 	race *race // nil if the call is not hedged
 }
 
-// mutex is a lock that may be held for long. A goroutine that waits for a channel is durably blocked
-// for virtual time in tests, which one that waits for a sync.Mutex is not.
+// mutex is a lock that may be held for long. In tests, virtual time advances while goroutines wait for
+// a channel, but not while one waits for a sync.Mutex.
 type mutex chan struct{}
 
 func newMutex() mutex { return make(mutex, 1) }
@@ -153,8 +153,8 @@ func (s *Stream) makeCancellable() {
 	}
 }
 
-// contextEnded ends the call when its context has ended, unless gRPC does so: the attempt may have
-// ended before without anybody noticing.
+// contextEnded ends the call when its context has ended, unless gRPC does so. The attempt may have
+// ended earlier without being noticed.
 func (s *Stream) contextEnded() {
 	s.mu.Lock()
 	defer s.unlock()
@@ -207,7 +207,7 @@ func (s *Stream) contextError() error {
 	return hoperr.NewCanceled()
 }
 
-// start opens the first attempt, or prepares for several at the same time.
+// start opens the first attempt, or prepares the race of a hedged call.
 func (s *Stream) start() (err error) {
 	returned := false
 	defer func() {
@@ -236,8 +236,9 @@ func (s *Stream) start() (err error) {
 	return err
 }
 
-// unlock unlocks mu. If the call has ended, it calls the user's OnFinish, unless one of the
-// application's calls is under way, which may hold another lock: leave does it then.
+// unlock unlocks mu. If the call has ended, unlock calls the user's OnFinish, unless a call of the
+// application to the stream is under way, which may hold another lock. In that case, leave or
+// leaveToReceiver does it.
 func (s *Stream) unlock() {
 	var notify func()
 	if s.inside == 0 && !s.driving {
@@ -249,7 +250,7 @@ func (s *Stream) unlock() {
 	}
 }
 
-// enter surrounds each of the application's calls, together with leave or leaveToReceiver.
+// enter begins each call of the application to the stream, and leave or leaveToReceiver ends it.
 func (s *Stream) enter() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -264,8 +265,9 @@ func (s *Stream) leave() {
 	s.notifyUser()
 }
 
-// leaveToReceiver leaves the user's OnFinish, which may wait for the sender, to whoever receives the
-// status, as gRPC does. If nobody receives it, OnFinish is called when the caller's context ends.
+// leaveToReceiver leaves the user's OnFinish, which may wait for the sender, to the goroutine that
+// receives the status, as gRPC does. If no goroutine receives the status, OnFinish is called when the
+// caller's context ends.
 func (s *Stream) leaveToReceiver() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

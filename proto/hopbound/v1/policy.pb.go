@@ -229,8 +229,8 @@ func (IdempotencyPolicy_Level) EnumDescriptor() ([]byte, []int) {
 	return file_hopbound_v1_policy_proto_rawDescGZIP(), []int{3, 0}
 }
 
-// MethodPolicy sets how a method is called and served. The client or the server
-// decides about a field that is not set, or uses its default.
+// MethodPolicy sets how a method is called and served. A client or a server can
+// override it. A field that is not set has no effect.
 type MethodPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Timeout of the whole call, including all attempts and backoffs. It must be
@@ -369,13 +369,14 @@ type isMethodPolicy_Attempt interface {
 }
 
 type MethodPolicy_AttemptTimeout struct {
-	// Timeout of each attempt. For a stream, it ends with the first response.
-	// It must be positive.
+	// Timeout of each attempt. For a stream, it limits the time until the first
+	// response. It must be positive.
 	AttemptTimeout *durationpb.Duration `protobuf:"bytes,2,opt,name=attempt_timeout,json=attemptTimeout,proto3,oneof"`
 }
 
 type MethodPolicy_AttemptTimeoutShared struct {
-	// Gives each attempt an equal share of the call's remaining time.
+	// Divides the call's remaining time between an attempt and those that may
+	// follow it.
 	AttemptTimeoutShared bool `protobuf:"varint,3,opt,name=attempt_timeout_shared,json=attemptTimeoutShared,proto3,oneof"`
 }
 
@@ -507,8 +508,8 @@ type HedgePolicy struct {
 	//	*HedgePolicy_Delay
 	//	*HedgePolicy_AtP95
 	When isHedgePolicy_When `protobuf_oneof:"when"`
-	// The status codes on which the next attempt is made at once, while the other
-	// attempts continue. The default is UNAVAILABLE.
+	// The status codes of failures that do not end the call: the next attempt is
+	// made at once, and the other attempts continue. The default is UNAVAILABLE.
 	NonFatal      []Code `protobuf:"varint,4,rep,packed,name=non_fatal,json=nonFatal,proto3,enum=hopbound.v1.Code" json:"non_fatal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -595,7 +596,7 @@ type HedgePolicy_Delay struct {
 
 type HedgePolicy_AtP95 struct {
 	// Makes the next attempt when the last one has taken longer than the 95th
-	// percentile of recent attempts.
+	// percentile of the method's recent attempts.
 	AtP95 bool `protobuf:"varint,3,opt,name=at_p95,json=atP95,proto3,oneof"`
 }
 
@@ -615,7 +616,7 @@ type IdempotencyPolicy struct {
 	// How long an outcome is stored for replays. It must be positive.
 	Retention *durationpb.Duration `protobuf:"bytes,3,opt,name=retention,proto3" json:"retention,omitempty"`
 	// The request fields in the fingerprint, as field names joined by dots. The
-	// default is all fields.
+	// default is all fields except request_id, key_field and field masks.
 	Fingerprint []string `protobuf:"bytes,4,rep,name=fingerprint,proto3" json:"fingerprint,omitempty"`
 	// The string field of the request that also contains the idempotency key, such
 	// as request_id (AIP-155).
