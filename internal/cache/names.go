@@ -38,7 +38,7 @@ func (c *Names[V]) Get(name string, create func(name string) *V) *V {
 		if v, ok := (*m)[name]; ok {
 			return v
 		}
-		if len(*m) > maxNames {
+		if len(*m) >= maxNames {
 			return create(name)
 		}
 		next = maps.Clone(*m)
