@@ -219,7 +219,7 @@ func TestTraceStoreIsBounded(t *testing.T) {
 	if len(store.traces) != maxTraces {
 		t.Errorf("%d traces", len(store.traces))
 	}
-	if kept := store.summaries(time.Now().Add(time.Minute)); len(kept) != maxListed || len(store.traces) != maxListed {
+	if kept := store.summaries(time.Now().Add(time.Minute)); len(kept) != maxSimple || len(store.traces) != maxSimple {
 		t.Errorf("%d traces of %d", len(kept), len(store.traces))
 	}
 	ctx, root := tracer.Start(t.Context(), "request")

@@ -16,7 +16,8 @@ import (
 const (
 	maxTraces   = 400              // complete and incomplete
 	maxSpans    = 2000             // per trace
-	maxListed   = 12               // complete traces of each sort
+	maxListed   = 12               // complete traces of requests with a retry
+	maxSimple   = 5                // complete traces of each other sort
 	rootTimeout = 30 * time.Second // how long an incomplete trace is kept
 	lateSpans   = time.Second      // how long spans may arrive after the root
 )
@@ -130,8 +131,15 @@ type summary struct {
 	Failed   bool   `json:"failed"`
 	Calls    int    `json:"calls"`
 	Attempts int64  `json:"attempts"` // maximum of any call; 0 if unknown
-	Sort     string `json:"sort"`     // plain, repeated or failed; failed means without a retry
+	Sort     string `json:"sort"`
 }
+
+// The sorts of requests.
+const (
+	sortPlain    = "plain"
+	sortRepeated = "repeated"
+	sortFailed   = "failed" // without a retry
+)
 
 // summaries returns the requests in the page's list, latest first. It deletes all other complete traces.
 func (s *traceStore) summaries(now time.Time) []summary {
@@ -156,7 +164,7 @@ func (s *traceStore) summaries(now time.Time) []summary {
 	kept := map[string]int{}
 	return slices.DeleteFunc(all, func(m summary) bool {
 		kept[m.Sort]++
-		if kept[m.Sort] <= maxListed {
+		if kept[m.Sort] <= maxSimple || m.Sort == sortRepeated && kept[m.Sort] <= maxListed {
 			return false
 		}
 		id, _ := trace.TraceIDFromHex(m.ID) // cannot fail
@@ -167,12 +175,12 @@ func (s *traceStore) summaries(now time.Time) []summary {
 
 func (t *keptTrace) summary(id trace.TraceID, depth int) summary {
 	root := t.spans[t.root]
-	m := summary{ID: id.String(), Began: root.Began, Took: root.Took, Failed: root.Failed, Calls: t.calls, Attempts: t.maxAttempts, Sort: "plain"}
+	m := summary{ID: id.String(), Began: root.Began, Took: root.Took, Failed: root.Failed, Calls: t.calls, Attempts: t.maxAttempts, Sort: sortPlain}
 	switch {
 	case t.calls > depth:
-		m.Sort = "repeated"
+		m.Sort = sortRepeated
 	case root.Failed:
-		m.Sort = "failed"
+		m.Sort = sortFailed
 	}
 	return m
 }
