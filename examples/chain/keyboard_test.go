@@ -96,7 +96,7 @@ func tabOrder(b *browser) {
 		}
 	}
 	want := []string{
-		"Repository", "Go documentation", "Telemetry", "leaf", "idempotency key",
+		"Repository", "Go docs", "Telemetry", "leaf", "idempotency key",
 		"Leaf down", "Leaf slow", "10 % failing", "Lost replies", "Recover",
 		"gRPC’s own retries", "Leaf calls per request", "Share of requests that succeed", "hop", "deadline", "budget", "decision",
 		"requests/s", "request", "trace", "attempt", "call", "retried", "requests-native", "requests-hopbound", "All terms",
@@ -160,8 +160,13 @@ func (b *browser) description(expression string) string {
 func arrowKeys(b *browser) {
 	b.do(chromedp.Focus(chromedp.CSS("#tiles .term")))
 	for _, step := range []struct{ key, want string }{
-		{kb.ArrowDown, "leaf calls per request"}, {kb.ArrowRight, "requests that succeed"}, {kb.ArrowLeft, "leaf calls per request"},
-		{kb.ArrowUp, "gRPC’s own retries"}, {kb.ArrowUp, "gRPC’s own retries"}, {kb.End, "99th percentile wait"}, {kb.Home, "gRPC’s own retries"},
+		{kb.ArrowDown, "leaf calls per request"},
+		{kb.ArrowRight, "requests that succeed"},
+		{kb.ArrowLeft, "leaf calls per request"},
+		{kb.ArrowUp, "gRPC’s own retries"},
+		{kb.ArrowUp, "gRPC’s own retries"},
+		{kb.End, "99th percentile wait"},
+		{kb.Home, "gRPC’s own retries"},
 	} {
 		b.press(step.key)
 		if got := evaluate[string](b, stop); got != step.want {
@@ -203,8 +208,11 @@ func requestsByKeyboard(b *browser) {
 		b.t.Errorf("the first row is %q", got)
 	}
 	for _, want := range []struct{ key, kind, why string }{
-		{kb.ArrowDown, "call", "It succeeded."}, {kb.ArrowDown, "attempt", "It succeeded."}, {kb.ArrowDown, "server", "It succeeded."},
-		{kb.End, "server", "hop2"}, {kb.Home, "request", "hopbound-user"},
+		{kb.ArrowDown, "call", "It succeeded."},
+		{kb.ArrowDown, "attempt", "It succeeded."},
+		{kb.ArrowDown, "server", "It succeeded."},
+		{kb.End, "server", "hop2"},
+		{kb.Home, "request", "hopbound-user"},
 	} {
 		b.press(want.key)
 		if got := focused[string](b, "e.dataset.kind"); got != want.kind {

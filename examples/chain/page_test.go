@@ -171,17 +171,11 @@ func TestPageShowsAnOutage(t *testing.T) { //nolint:paralleltest // it takes the
 	}
 	for _, want := range []string{"ms left on arrival", "tokens"} {
 		if !strings.Contains(evaluate[string](b, `document.getElementById("chains").innerText`), want) {
-			t.Errorf("the hops do not tell of %s", want)
+			t.Errorf("the hops do not show %s", want)
 		}
 	}
 	b.shoot("live-down.png")
-	hovered := evaluate[[]float64](b, `(() => {
-		const row = document.querySelector("#rows [data-kind=attempt][data-decision=retried]");
-		row.scrollIntoView({ block: "center" });
-		const box = row.getBoundingClientRect();
-		return [box.x + box.width / 2, box.y + box.height / 2];
-	})()`)
-	b.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, hovered[0], hovered[1]))
+	b.hover("#rows [data-kind=attempt][data-decision=retried]")
 	b.await(`document.getElementById("why").innerText.includes("It failed, and was retried")`)
 	looksRight(b)
 

@@ -14,10 +14,11 @@ import (
 
 // The limits of a traceStore.
 const (
-	maxTraces   = 400              // complete and incomplete
+	maxTraces   = 600              // complete and incomplete
 	maxSpans    = 2000             // per trace
-	maxListed   = 12               // complete traces of requests with a retry
-	maxSimple   = 5                // complete traces of each other sort
+	maxListed   = 12               // in the page's list, requests with a retry
+	maxSimple   = 5                // in the page's list, requests of each other sort
+	unlisted    = 30 * time.Second // how long a trace is kept that is not in the list, because a page may still show it
 	rootTimeout = 30 * time.Second // how long an incomplete trace is kept
 	lateSpans   = time.Second      // how long spans may arrive after the root
 )
@@ -141,7 +142,7 @@ const (
 	sortFailed   = "failed" // without a retry
 )
 
-// summaries returns the requests in the page's list, latest first. It deletes all other complete traces.
+// summaries returns the requests in the page's list, latest first. It deletes old traces of other requests.
 func (s *traceStore) summaries(now time.Time) []summary {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +169,9 @@ func (s *traceStore) summaries(now time.Time) []summary {
 			return false
 		}
 		id, _ := trace.TraceIDFromHex(m.ID) // cannot fail
-		delete(s.traces, id)
+		if now.Sub(s.traces[id].seen) > unlisted {
+			delete(s.traces, id)
+		}
 		return true
 	})
 }

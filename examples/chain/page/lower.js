@@ -17,7 +17,7 @@ export function whyLower(now) {
   }
   if (unpaid > 0) {
     return `Hopbound did not retry ${unpaid} failures of the last ${now.window} seconds, because a budget had no token. ` +
-      "Five successes of the leaf earn one token. After an outage, or after several failures in a row, the bucket takes about a second to fill.";
+      "Five successes of the leaf earn one token. After an outage, or after several failures in a row, the bucket takes one or two seconds to fill.";
   }
   if (rate("deadline") > 0) {
     return `This difference is chance. Each chain draws its own delays, and the share is of about ${Math.round(hopbound.rate * now.window)} requests. No retry can help, because users wait no longer than ${now.timeout} s.`;

@@ -31,15 +31,14 @@ function hide() {
   tip.hidePopover();
 }
 
-// place puts the tip below its term, or above it if there is more room. The tip touches the term, so that the pointer
-// can move onto the tip.
+// place puts the tip above its term, because a term's number is often below it. If there is no room, the tip is below.
+// The tip touches the term, so that the pointer can move onto the tip.
 export function place() {
   if (!shown) return;
   if (!shown.isConnected) return hide();
   const at = shown.getBoundingClientRect(), size = tip.getBoundingClientRect();
-  const below = at.bottom + size.height <= innerHeight || at.top < size.height;
   tip.style.left = `${Math.max(8, Math.min(at.left, document.documentElement.clientWidth - size.width - 8))}px`;
-  tip.style.top = `${below ? at.bottom : at.top - size.height}px`;
+  tip.style.top = `${at.top < size.height ? at.bottom : at.top - size.height}px`;
 }
 
 const of = (event) => event.target.closest?.("[data-term]");

@@ -128,7 +128,7 @@ function why(s) {
 function explain(s) {
   const value = (v) => (typeof v === "number" ? String(Math.round(v * 1000) / 1000) : String(v));
   const facts = [["took", ms(s.took)], ["service", s.service]];
-  if (s.message) facts.push(["message", s.message]);
+  if (s.message && !why(s).includes(s.message)) facts.push(["message", s.message]);
   for (const [name, v] of Object.entries(s.attributes).sort()) facts.push([name, name === "hopbound.decision" ? term(v) : value(v)]);
   for (const e of s.events ?? []) {
     facts.push([e.name, `${ms(e.at - s.began)} after its start: ${Object.entries(e.attributes).map(([k, v]) => `${k} ${value(v)}`).join(", ")}`]);
