@@ -203,6 +203,7 @@ func looksRight(b *browser) {
 	if width := evaluate[float64](b, "document.documentElement.scrollWidth"); width > 360 {
 		b.t.Errorf("the page is %v wide on a phone of 360", width)
 	}
+	b.await(`[...document.querySelectorAll("figure svg")].every((s) => s.viewBox.baseVal.width === s.parentElement.clientWidth)`) // drawn again
 	b.shoot("live-phone.png")
 	b.do(chromedp.EmulateViewport(1280, 1700))
 }
