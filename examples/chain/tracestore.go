@@ -14,9 +14,11 @@ import (
 
 // The limits of a traceStore.
 const (
-	maxTraces   = 400              // complete and incomplete
+	maxTraces   = 600              // complete and incomplete
 	maxSpans    = 2000             // per trace
-	maxListed   = 12               // complete traces of each sort
+	maxListed   = 12               // in the page's list, requests with a retry
+	maxSimple   = 5                // in the page's list, requests of each other sort
+	unlisted    = 30 * time.Second // how long a trace is kept that is not in the list, because a page may still show it
 	rootTimeout = 30 * time.Second // how long an incomplete trace is kept
 	lateSpans   = time.Second      // how long spans may arrive after the root
 )
@@ -130,10 +132,17 @@ type summary struct {
 	Failed   bool   `json:"failed"`
 	Calls    int    `json:"calls"`
 	Attempts int64  `json:"attempts"` // maximum of any call; 0 if unknown
-	Sort     string `json:"sort"`     // plain, repeated or failed; failed means without a retry
+	Sort     string `json:"sort"`
 }
 
-// summaries returns the requests in the page's list, latest first. It deletes all other complete traces.
+// The sorts of requests.
+const (
+	sortPlain    = "plain"
+	sortRepeated = "repeated"
+	sortFailed   = "failed" // without a retry
+)
+
+// summaries returns the requests in the page's list, latest first. It deletes old traces of other requests.
 func (s *traceStore) summaries(now time.Time) []summary {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,23 +165,25 @@ func (s *traceStore) summaries(now time.Time) []summary {
 	kept := map[string]int{}
 	return slices.DeleteFunc(all, func(m summary) bool {
 		kept[m.Sort]++
-		if kept[m.Sort] <= maxListed {
+		if kept[m.Sort] <= maxSimple || m.Sort == sortRepeated && kept[m.Sort] <= maxListed {
 			return false
 		}
 		id, _ := trace.TraceIDFromHex(m.ID) // cannot fail
-		delete(s.traces, id)
+		if now.Sub(s.traces[id].seen) > unlisted {
+			delete(s.traces, id)
+		}
 		return true
 	})
 }
 
 func (t *keptTrace) summary(id trace.TraceID, depth int) summary {
 	root := t.spans[t.root]
-	m := summary{ID: id.String(), Began: root.Began, Took: root.Took, Failed: root.Failed, Calls: t.calls, Attempts: t.maxAttempts, Sort: "plain"}
+	m := summary{ID: id.String(), Began: root.Began, Took: root.Took, Failed: root.Failed, Calls: t.calls, Attempts: t.maxAttempts, Sort: sortPlain}
 	switch {
 	case t.calls > depth:
-		m.Sort = "repeated"
+		m.Sort = sortRepeated
 	case root.Failed:
-		m.Sort = "failed"
+		m.Sort = sortFailed
 	}
 	return m
 }

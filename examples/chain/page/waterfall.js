@@ -1,22 +1,14 @@
-import { make, shape } from "./dom.js";
+import { $, make, shape } from "./dom.js";
+import { explanation, term } from "./terms.js";
+import { rove, settle } from "./keys.js";
 
-const $ = (id) => document.getElementById(id);
 const maxRows = 300;
+const maxIndent = 32;
 const ms = (micros) => `${(micros / 1000).toFixed(micros < 10_000 ? 2 : 0)} ms`;
 
-// The colour and the explanation of each decision.
-const decisions = {
-  done: ["good", "It succeeded."],
-  retried: ["again", "It failed, and was retried."],
-  exhausted: ["bad", "Not retried: the policy allows no more attempts."],
-  budget_empty: ["bad", "Not retried: there was no token for another attempt."],
-  deadline: ["bad", "Not retried: the deadline had passed, or there was no time for another attempt."],
-  not_retryable: ["bad", "Not retried: the policy does not retry this status code."],
-  unsafe: ["bad", "Not retried: a server may have seen the call, and the method is not declared safe to retry."],
-  pushback: ["bad", "Not retried: the server said not to retry."],
-  marked: ["marked", "Not retried: a hop below, next to the failure, has marked it non-retryable."],
-  hedge_lost: ["server", "Cancelled: another attempt replied first."],
-};
+// The colours of decisions; others are "bad".
+const colours = { done: "good", retried: "again", marked: "marked", hedge_lost: "server" };
+
 const reasons = {
   request_tokens: "All tokens of the request were used or lent to other calls, or it had none.",
   target_tokens: "The target budget had no token.",
@@ -25,11 +17,14 @@ const reasons = {
   cancelled: "The application cancelled the call.", committed: "The application had already received a part of the response.",
 };
 
-// showTrace shows a request's spans in rows on one time axis.
+let chosen = null; // the span of the row that has or had the keyboard focus
+
+// showTrace shows a request's spans in rows on one time axis, and moves the keyboard focus to them.
 export function showTrace(name, trace) {
   $("waterfall").hidden = false;
   $("rows").replaceChildren();
-  $("why").replaceChildren("Point at a row, or move the keyboard focus to it, to see its explanation.");
+  $("why").replaceChildren("Point at a row, tap it, or move to it with the arrow keys, to see its explanation.");
+  chosen = null;
   if (!trace) {
     $("w-title").textContent = "This request was deleted. Choose another one.";
     $("w-note").textContent = "";
@@ -44,6 +39,7 @@ export function showTrace(name, trace) {
   const hidden = Math.max(0, rows.length - maxRows) + trace.dropped;
   $("w-note").textContent = hidden ? `Showing ${Math.min(rows.length, maxRows)} of ${rows.length + trace.dropped} spans.` : "";
   $("rows").replaceChildren(...rows.slice(0, maxRows).map((r) => row(r, began, ended)));
+  settle($("rows"));
   $("waterfall").focus();
 }
 
@@ -72,16 +68,21 @@ function row(s, began, ended) {
   const bars = [shape("rect", { class: `bar ${colour(s)}`, x: x(s.began), y: 3, height: 12, width: Math.max(s.took * scale, 3).toFixed(1) })];
   for (const e of s.events ?? []) {
     const pause = e.attributes["hopbound.backoff_ms"];
-    if (e.name === "hopbound.backoff") bars.push(shape("rect", { class: "bar pause", x: x(e.at), y: 5, height: 8, width: Math.max(1000 * pause * scale, 2).toFixed(1) }));
+    if (e.name === "hopbound.backoff" && pause > 0) bars.push(shape("rect", { class: "bar pause", x: x(e.at), y: 5, height: 8, width: Math.max(1000 * pause * scale, 2).toFixed(1) }));
   }
   const text = label(s);
-  const button = make("button", { type: "button", "data-kind": kind(s), "data-decision": decision(s) ?? "", "aria-label": `${text}, ${ms(s.took)}. ${why(s)}` },
-    make("span", { class: "label" }, `${"\u2003".repeat(Math.min(s.depth, 18) / 2)}${text}`),
+  const button = make("button", { type: "button", "data-kind": kind(s), "data-decision": decision(s) ?? "", "aria-label": `${text}, ${ms(s.took)}, level ${s.depth + 1}. ${why(s)}` },
+    make("span", { class: "label" }, text),
     shape("svg", { viewBox: `0 0 ${width} 18`, preserveAspectRatio: "none", "aria-hidden": "true" }, ...bars));
-  const show = () => explain(s);
-  button.addEventListener("pointerenter", show);
-  button.addEventListener("focus", show);
-  button.addEventListener("click", show);
+  button.style.setProperty("--depth", Math.min(s.depth, maxIndent));
+  const choose = () => {
+    chosen = s;
+    for (const other of document.querySelectorAll("#rows button")) other.setAttribute("aria-current", String(other === button));
+    explain(s);
+  };
+  button.addEventListener("pointerenter", () => explain(s));
+  button.addEventListener("focus", choose);
+  button.addEventListener("click", choose);
   return make("li", {}, button);
 }
 
@@ -90,7 +91,7 @@ const decision = (s) => s.attributes["hopbound.decision"];
 function kind(s) {
   if (!s.parent) return "request";
   if (s.kind === "server") return "server";
-  if (s.attributes["hopbound.attempts"] !== undefined) return "call";
+  if (s.attributes["hopbound.attempts"] !== undefined || s.name.startsWith("hopbound.call")) return "call";
   return "attempt";
 }
 
@@ -98,38 +99,46 @@ function colour(s) {
   switch (kind(s)) {
     case "server": return "server";
     case "call": return "call";
-    case "request": return s.failed ? "bad" : "good";
-    default: return decisions[decision(s)]?.[0] ?? (s.failed ? "bad" : "good");
+    case "attempt": if (decision(s)) return colours[decision(s)] ?? "bad";
   }
+  return s.failed ? "bad" : "good";
 }
 
-const attempts = (n) => (n === 1 ? "1 attempt" : `${n} attempts`);
-const caller = (s) => s.service.replace(/^[a-z]+-/, "");
+const attempts = (n) => (n === undefined ? "" : n === 1 ? "1 attempt" : `${n} attempts`);
+const service = (s) => s.service.replace(/^[a-z]+-/, "");
+const words = (...parts) => parts.filter((p) => p !== undefined && p !== "").join(", ");
 
 function label(s) {
-  const code = s.attributes["rpc.response.status_code"] ?? "";
+  const code = s.attributes["rpc.response.status_code"];
   switch (kind(s)) {
     case "request": return `a user’s request: ${s.failed ? "failed" : "succeeded"}`;
-    case "server": return `${caller(s)} serves: ${code}`;
-    case "call": return `${caller(s)} calls: ${decision(s)}, ${attempts(s.attributes["hopbound.attempts"])}`;
-    default: return decision(s) ? `attempt ${s.attributes["hopbound.attempt"]}: ${decision(s)}, ${code}` : `attempt: ${code}`;
+    case "server": return `${service(s)} serves: ${words(code)}`;
+    case "call": return `${service(s)} calls: ${words(decision(s), attempts(s.attributes["hopbound.attempts"]))}`;
+    default: return `attempt${["", s.attributes["hopbound.attempt"]].join(" ").trimEnd()}: ${words(decision(s), code)}`;
   }
 }
 
 function why(s) {
-  const sentence = decisions[decision(s)]?.[1] ?? (s.failed ? "It failed. gRPC does not record whether it was retried." : "It succeeded.");
-  const more = reasons[s.attributes["hopbound.reason"]] ?? "";
-  return kind(s) === "server" || kind(s) === "request" ? (s.failed ? `It failed: ${s.message || s.attributes["rpc.response.status_code"] || ""}` : "It succeeded.") : `${sentence} ${more}`.trim();
+  if (kind(s) === "server" || kind(s) === "request") return s.failed ? `It failed: ${s.message || s.attributes["rpc.response.status_code"] || ""}` : "It succeeded.";
+  if (!decision(s)) return s.failed ? "It failed. gRPC does not record whether it was retried." : "It succeeded.";
+  return `${explanation(decision(s))} ${reasons[s.attributes["hopbound.reason"]] ?? ""}`.trim();
 }
 
 // explain shows the explanation, the attributes and the events of a span.
 function explain(s) {
+  const value = (v) => (typeof v === "number" ? String(Math.round(v * 1000) / 1000) : String(v));
   const facts = [["took", ms(s.took)], ["service", s.service]];
-  if (s.message) facts.push(["message", s.message]);
-  for (const [name, value] of Object.entries(s.attributes).sort()) facts.push([name, typeof value === "number" ? String(Math.round(value * 1000) / 1000) : String(value)]);
+  if (s.message && !why(s).includes(s.message)) facts.push(["message", s.message]);
+  for (const [name, v] of Object.entries(s.attributes).sort()) facts.push([name, name === "hopbound.decision" ? term(v) : value(v)]);
   for (const e of s.events ?? []) {
-    facts.push([e.name, `${ms(e.at - s.began)} after its start: ${Object.entries(e.attributes).map(([k, v]) => `${k} ${typeof v === "number" ? Math.round(v * 1000) / 1000 : v}`).join(", ")}`]);
+    facts.push([e.name, `${ms(e.at - s.began)} after its start: ${Object.entries(e.attributes).map(([k, v]) => `${k} ${value(v)}`).join(", ")}`]);
   }
-  $("why").replaceChildren(make("strong", {}, label(s)), why(s),
-    make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])));
+  $("why").replaceChildren(make("strong", {}, label(s)), make("p", {}, why(s)),
+    make("dl", {}, ...facts.flatMap(([name, v]) => [make("dt", {}, term(name)), make("dd", {}, v)])));
+  settle($("why"));
 }
+
+// After the pointer has passed over other rows, the explanation is of the chosen row again.
+$("rows").addEventListener("pointerleave", () => { if (chosen) explain(chosen); });
+rove($("rows"));
+rove($("why"));
