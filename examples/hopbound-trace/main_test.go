@@ -68,7 +68,7 @@ func TestTreeOfWhatACollectorWrote(t *testing.T) {
 		"   the user                0             –        0            1          1      1.000              marked 1\n",
 		"  service 1                1         1.000        1            1          3      3.000           exhausted 1\n",
 		"  service 2                3         3.000        3            0          0          –                     –\n",
-		"\ncall of the user: marked, UNAVAILABLE after 1 attempt and ",
+		"\ncall of the user to HopService/Pass: marked, UNAVAILABLE after 1 attempt and ",
 		"\n        attempt 1: retried, UNAVAILABLE after ",
 		"\n        backoff of ",
 		"\n        attempt 3: exhausted, UNAVAILABLE after ",

@@ -1,0 +1,111 @@
+package tree
+
+import (
+	"fmt"
+)
+
+// Cause says in a sentence where a failed request failed first: at the deepest failed span that can be reached from
+// the root by failed spans, each the last one below the one before. It returns the empty string if the request did
+// not fail.
+func (t *Tree) Cause() string {
+	if t.root == nil {
+		return ""
+	}
+	n, call := t.root.failing(), (*node)(nil)
+	if n == nil {
+		return ""
+	}
+	for next := n; next != nil; next = n.failedBelow() {
+		n = next
+		if n.span.IsCall() && len(n.children) > 0 {
+			call = n
+		}
+	}
+	return n.failure() + call.givenUp()
+}
+
+// failing returns the node at which to start: the node itself or, if it is a span of the application without a
+// status, one of the topmost failed calls below it.
+func (n *node) failing() *node {
+	if n.span.Failed {
+		return n
+	}
+	if n.span.Kind != Other || n.span.IsCall() || n.span.IsAttempt() {
+		return nil
+	}
+	return n.failedBelow()
+}
+
+// failedBelow returns the node below a failed node whose failure was probably the reason: the one that ended last.
+// Servers do not count some codes as failures; such a server is the reason if its caller has the same code.
+func (n *node) failedBelow() *node {
+	var last *node
+	for _, below := range n.children {
+		if below.event != nil || below.span.IsLost() {
+			continue
+		}
+		code := below.span.Code()
+		if !below.span.Failed && (code == "" || code == "OK" || code != n.span.Code()) {
+			continue
+		}
+		if last == nil || below.ended >= last.ended {
+			last = below
+		}
+	}
+	return last
+}
+
+// failure describes the failure of a node.
+func (n *node) failure() string {
+	s := n.span
+	message := ""
+	if s.Message != "" {
+		message = fmt.Sprintf(" %q", s.Message)
+	}
+	switch {
+	case s.Kind == Server:
+		return fmt.Sprintf("%s answered %s with %s%s.", s.service(), s.Method(), s.Status(), message)
+	case s.IsCall():
+		return fmt.Sprintf("the call of %s to %s ended with %s%s%s.", s.service(), s.Method(), s.Status(), message, n.refusal())
+	case s.IsAttempt() || s.Kind == Client:
+		which := "the call"
+		if number, ok := s.Int("hopbound.attempt"); ok {
+			which = fmt.Sprintf("attempt %d", number)
+		}
+		missing := "; the server it called has no span"
+		for _, below := range n.children {
+			if below.event == nil && below.span.Kind == Server {
+				missing = ""
+			}
+		}
+		return fmt.Sprintf("%s of %s to %s ended with %s%s%s.", which, s.service(), s.Method(), s.Status(), message, missing)
+	default:
+		return fmt.Sprintf("%s: %s ended with %s%s.", s.service(), s.Name, s.Status(), message)
+	}
+}
+
+// refusal says why a call was not made, if it was not.
+func (n *node) refusal() string {
+	for _, below := range n.children {
+		if below.event != nil && below.event.Name == "hopbound.refusal" {
+			return ", " + below.eventText()
+		}
+	}
+	return ""
+}
+
+// givenUp says how a call ended whose attempts failed.
+func (n *node) givenUp() string {
+	if n == nil {
+		return ""
+	}
+	attempts, ok := n.span.Int("hopbound.attempts")
+	if !ok {
+		return ""
+	}
+	text := fmt.Sprintf(" %s made %s", n.span.service(), Plural(attempts, "attempt"))
+	if decision := n.span.decision(); decision != "" {
+		text += ": " + decision
+	}
+	return text + "."
+}
