@@ -1,39 +1,22 @@
 package tree
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // Cause says in a sentence where a failed request failed first: at the deepest failed span that can be reached from
 // the root by failed spans, each the last one below the one before. It returns the empty string if the request did
 // not fail.
 func (t *Tree) Cause() string {
-	if t.root == nil {
+	if t.failed == nil {
 		return ""
 	}
-	n, call := t.root.failing(), (*node)(nil)
-	if n == nil {
-		return ""
-	}
-	for next := n; next != nil; next = n.failedBelow() {
+	var n, call *node
+	for next := t.failed; next != nil; next = n.failedBelow() {
 		n = next
 		if n.span.IsCall() && len(n.children) > 0 {
 			call = n
 		}
 	}
 	return n.failure() + call.givenUp()
-}
-
-// failing returns the node at which to start: the node itself or, if it is a span of the application without a
-// status, one of the topmost failed calls below it.
-func (n *node) failing() *node {
-	if n.span.Failed {
-		return n
-	}
-	if n.span.Kind != Other || n.span.IsCall() || n.span.IsAttempt() {
-		return nil
-	}
-	return n.failedBelow()
 }
 
 // failedBelow returns the node below a failed node whose failure was probably the reason: the one that ended last.

@@ -65,7 +65,7 @@ func (t *Tree) Shares() []Share {
 			parts[n.share()] += n.self
 		}
 	}
-	var shares []Share
+	shares := make([]Share, 0, len(parts))
 	for _, of := range slices.Sorted(maps.Keys(parts)) {
 		shares = append(shares, Share{of, parts[of]})
 	}

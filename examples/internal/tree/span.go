@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -93,7 +94,7 @@ func (s *Span) Code() string {
 	if !ok {
 		return ""
 	}
-	return cmp.Or(code.Code_name[int32(min(max(n, -1), 1<<20))], fmt.Sprint(n)) //nolint:gosec // it is in range
+	return cmp.Or(code.Code_name[int32(min(max(n, -1), 1<<20))], strconv.FormatInt(n, 10))
 }
 
 // Status returns the gRPC code of the span or, if it has none, whether it failed.

@@ -1,8 +1,6 @@
 package tree
 
-import (
-	"time"
-)
+import "time"
 
 // measure sets the times of all nodes, and finds the critical path.
 func (t *Tree) measure(spans []*Span) {
@@ -12,17 +10,19 @@ func (t *Tree) measure(spans []*Span) {
 	}
 	began, ended := Extent(spans, root)
 	t.took = ended.Sub(began)
+	failed := Failed(spans, root)
 	t.root = t.roots[0]
-	for _, n := range t.roots {
-		if n.span == root {
-			t.root = n
-		}
-	}
 	stack := append([]*node(nil), t.roots...)
 	for len(stack) > 0 {
 		n := stack[len(stack)-1]
 		stack = append(stack[:len(stack)-1], n.children...)
 		n.place(began)
+		if n.event == nil && n.span == root {
+			t.root = n
+		}
+		if n.event == nil && n.span == failed {
+			t.failed = n
+		}
 	}
 	t.findPath()
 }

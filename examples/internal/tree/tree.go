@@ -1,17 +1,14 @@
 package tree
 
-import (
-	"cmp"
-	"slices"
-	"time"
-)
+import "time"
 
 // Tree is the tree of the spans of one request.
 type Tree struct {
-	roots []*node
-	root  *node         // the root that stands for the request; nil if there are no spans
-	took  time.Duration // from the start of the request to its end
-	path  []*node       // the critical path, from the request's end back to its start
+	roots  []*node
+	root   *node         // the root that stands for the request; nil if there are no spans
+	failed *node         // what shows that the request failed; nil if it did not
+	took   time.Duration // from the start of the request to its end
+	path   []*node       // the critical path, from the request's end back to its start
 }
 
 // node is a span, or an event of the span above it.
@@ -130,7 +127,8 @@ func (n *node) addEvents() {
 		all = append(all, e)
 	}
 	if len(all) > 0 {
-		n.children = append(all, rest...)
+		all = append(all, rest...)
+		n.children = all
 	}
 }
 
@@ -142,50 +140,4 @@ func before(e *Event, a *Span) bool {
 		return n <= attempt
 	}
 	return e.At.Before(a.Began)
-}
-
-// Root returns the span that stands for a request: its first root or, if that is missing, the one of the topmost
-// spans that ended last, because the last attempt decides. It returns nil if there are no spans.
-func Root(spans []*Span) *Span {
-	known := make(map[string]bool, len(spans))
-	for _, s := range spans {
-		known[s.ID] = true
-	}
-	var root, last *Span
-	for _, s := range spans {
-		switch {
-		case s.Parent == "":
-			if root == nil || cmp.Or(s.Began.Compare(root.Began), cmp.Compare(s.ID, root.ID)) < 0 {
-				root = s
-			}
-		case !known[s.Parent]:
-			if last == nil || cmp.Or(last.Ended.Compare(s.Ended), cmp.Compare(s.ID, last.ID)) < 0 {
-				last = s
-			}
-		}
-	}
-	if root == nil {
-		root = last
-	}
-	if root == nil && len(spans) > 0 { // all are in circles
-		root = slices.MinFunc(spans, func(a, b *Span) int { return cmp.Or(a.Began.Compare(b.Began), cmp.Compare(a.ID, b.ID)) })
-	}
-	return root
-}
-
-// Extent returns when a request began and ended: by its root, or by all of its spans if the root is missing.
-func Extent(spans []*Span, root *Span) (began, ended time.Time) {
-	began, ended = root.Began, root.Ended
-	if root.Parent == "" {
-		return began, ended
-	}
-	for _, s := range spans {
-		if s.Began.Before(began) {
-			began = s.Began
-		}
-		if s.Ended.After(ended) {
-			ended = s.Ended
-		}
-	}
-	return began, ended
 }

@@ -13,7 +13,9 @@ import (
 const MaxDepth = 1000
 
 // Write prints the spans of one trace as a tree, without times. It sorts the spans.
-func Write(out io.Writer, spans []*Span) (leftOut int, err error) { return New(spans).write(out, false) }
+func Write(out io.Writer, spans []*Span) (leftOut int, err error) {
+	return New(spans).write(out, false)
+}
 
 // Write prints the tree. Each line begins with a bar, which shows when the span ran, and with the span's own time if
 // it is on the critical path. Write returns the number of spans below MaxDepth, which it omits.
@@ -34,7 +36,7 @@ func (t *Tree) write(out io.Writer, times bool) (leftOut int, err error) {
 func (w *writer) header() {
 	const start = "0"
 	end := Short(w.took)
-	fmt.Fprintf(w.out, "  |%s%*s| %9s  * is on the critical path\n", start, barWidth-len(start), end, "own time")
+	fmt.Fprintf(w.out, "   |%s%*s| %9s  *: on the critical path, !: failed\n", start, barWidth-len(start), end, "own time")
 }
 
 type writer struct {
@@ -90,16 +92,19 @@ func (w *writer) line(n *node, depth int, text string) {
 	fmt.Fprintf(w.out, "%s%s\n", gutter, Printable(indent+text))
 }
 
-// gutter returns what is before the text of a line: the mark of the critical path, the bar and the node's own time.
+// gutter returns what is before the text of a line: the marks of the critical path and of failures, the bar and the node's own time.
 func (w *writer) gutter(n *node) string {
 	if n == nil {
-		return fmt.Sprintf("  %s %9s  ", strings.Repeat(" ", barWidth+len("||")), "")
+		return fmt.Sprintf("   %s %9s  ", strings.Repeat(" ", barWidth+len("||")), "")
 	}
-	mark, self := " ", ""
+	path, failed, self := " ", " ", ""
 	if n.onPath {
-		mark, self = "*", Short(n.self)
+		path, self = "*", Short(n.self)
 	}
-	return fmt.Sprintf("%s %s %9s  ", mark, n.bar(w.took), self)
+	if n.event == nil && n.span.Failed {
+		failed = "!"
+	}
+	return fmt.Sprintf("%s%s %s %9s  ", path, failed, n.bar(w.took), self)
 }
 
 // barWidth is the number of characters that stand for the time of a request.
