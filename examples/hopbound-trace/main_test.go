@@ -186,7 +186,8 @@ func TestRequestIsChosen(t *testing.T) {
 		{[]string{"-trace", "ffff", path}, 1, "no trace has an id that begins with"},
 		{[]string{path + ".none"}, 1, "no such file"},
 		{[]string{"-nonsense"}, 2, "-nonsense"},
-		{[]string{"-h"}, 0, "-trace"},
+		{[]string{"-h"}, 0, "-failed"},
+		{[]string{"-h"}, 0, "3  something was left out"},
 		{nil, 1, "there are no spans"},
 	} {
 		if code, out, log := runOn("", tc.args...); code != tc.code || !strings.Contains(out+log, tc.want) {

@@ -31,6 +31,8 @@ func summarize(number int, spans []*tree.Span) summary {
 	}
 	if failed := tree.Failed(spans, root); failed != nil {
 		s.failed, s.status = true, failed.Status()
+	} else if root.Code() == "" {
+		s.status = "no error"
 	}
 	clients := 0
 	for _, span := range spans {

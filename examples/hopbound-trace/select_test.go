@@ -27,11 +27,11 @@ func listed(out string) []int {
 	var numbers []int
 	for line := range strings.SplitSeq(out, "\n") {
 		fields := strings.Fields(line)
-		if len(fields) != 8 || !strings.HasPrefix(line, "1970-01-01 00:00:01.000") {
+		if len(fields) < 8 || !strings.HasPrefix(line, "1970-01-01 00:00:01.000") {
 			continue
 		}
 		var n int
-		if _, err := fmt.Sscanf(fields[7], "%x", &n); err == nil {
+		if _, err := fmt.Sscanf(fields[len(fields)-1], "%x", &n); err == nil {
 			numbers = append(numbers, n)
 		}
 	}

@@ -115,7 +115,11 @@ func (r *reader) showList(out io.Writer, o *options, list *selection) error {
 				shown++
 			}
 		}
-		fmt.Fprintf(out, "(%d more, %d of them failed)\n", more, list.failed-shown)
+		fmt.Fprintf(out, "(%d more", more)
+		if n := list.failed - shown; n > 0 {
+			fmt.Fprintf(out, ", %d of them failed", n)
+		}
+		fmt.Fprintln(out, ")")
 	}
 	fmt.Fprintln(out)
 	return nil

@@ -42,8 +42,8 @@ func (n *node) failedBelow() *node {
 func (n *node) failure() string {
 	s := n.span
 	message := ""
-	if s.Message != "" {
-		message = fmt.Sprintf(" %q", s.Message)
+	if text := n.message(); text != "" {
+		message = fmt.Sprintf(" %q", text)
 	}
 	switch {
 	case s.Kind == Server:
@@ -55,16 +55,23 @@ func (n *node) failure() string {
 		if number, ok := s.Int("hopbound.attempt"); ok {
 			which = fmt.Sprintf("attempt %d", number)
 		}
-		missing := "; the server it called has no span"
-		for _, below := range n.children {
-			if below.event == nil && below.span.Kind == Server {
-				missing = ""
-			}
+		missing := ""
+		if n.below(Server) == nil {
+			missing = "; the server it called has no span"
 		}
 		return fmt.Sprintf("%s of %s to %s ended with %s%s%s.", which, s.service(), s.Method(), s.Status(), message, missing)
 	default:
 		return fmt.Sprintf("%s: %s ended with %s%s.", s.service(), s.Name, s.Status(), message)
 	}
+}
+
+// message returns the message of a node's status. A server that does not count the code as a failure has none, but
+// its caller has.
+func (n *node) message() string {
+	if s := n.span; s.Message != "" || s.Kind != Server || n.parent == nil || n.parent.span.Code() != s.Code() {
+		return s.Message
+	}
+	return n.parent.span.Message
 }
 
 // refusal says why a call was not made, if it was not.
@@ -83,7 +90,7 @@ func (n *node) givenUp() string {
 		return ""
 	}
 	attempts, ok := n.span.Int("hopbound.attempts")
-	if !ok {
+	if !ok || attempts == 0 {
 		return ""
 	}
 	text := fmt.Sprintf(" %s made %s", n.span.service(), Plural(attempts, "attempt"))

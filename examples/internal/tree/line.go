@@ -87,7 +87,7 @@ func (n *node) details() []string {
 	if queued, ok := millis(s.Attributes, "hopbound.deadline.excess_ms"); ok && queued >= minQueued {
 		parts = append(parts, "queued for "+Round(queued).String())
 	}
-	if hedge := s.Text("hopbound.hedge"); hedge != "" {
+	if hedge := s.Text("hopbound.hedge"); hedge != "" && s.Text("hopbound.decision") != "hedge_lost" {
 		parts = append(parts, "hedge "+hedge)
 	}
 	if outcome := s.Text("hopbound.idempotency.outcome"); outcome != "" {

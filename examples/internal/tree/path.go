@@ -79,13 +79,13 @@ func (n *node) share() string {
 	switch {
 	case n.event != nil:
 		return "backoff in " + s.service()
+	case s.IsCall() && n.below(Other) == nil && n.below(Client) == nil:
+		return s.service() + " in a call without attempts"
 	case s.IsCall():
 		return s.service() + " between its attempts"
 	case s.IsAttempt() || s.Kind == Client:
-		for _, below := range n.children {
-			if below.event == nil && below.span.Kind == Server {
-				return "between " + s.service() + " and " + below.span.service() + " (network and queues)"
-			}
+		if server := n.below(Server); server != nil {
+			return "between " + s.service() + " and " + server.span.service() + " (network and queues)"
 		}
 		return s.service() + " waiting for " + s.Method() + ", which has no span of a server"
 	case s.Kind == Server:
@@ -93,6 +93,16 @@ func (n *node) share() string {
 	default:
 		return s.service() + ": " + s.Method()
 	}
+}
+
+// below returns the first span of a kind directly below a node, or nil.
+func (n *node) below(kind Kind) *node {
+	for _, below := range n.children {
+		if below.event == nil && below.span.Kind == kind {
+			return below
+		}
+	}
+	return nil
 }
 
 // service returns the name of the span's service.

@@ -72,6 +72,8 @@ func New(spans []*Span) *Tree {
 	t.roots = append(t.roots, circles...)
 	for i := range nodes {
 		nodes[i].fold()
+	}
+	for i := range nodes {
 		nodes[i].addEvents()
 	}
 	t.measure(spans)
