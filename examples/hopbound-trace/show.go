@@ -83,7 +83,12 @@ const timeFormat = "2006-01-02 15:04:05.000"
 
 // showList prints the selected requests.
 func (r *reader) showList(out io.Writer, o *options, list *selection) error {
-	title := countOf(list.failed, list.matched, "request") + " failed. These come first, and then the slowest:"
+	title := countOf(list.failed, list.matched, "request") + " failed. "
+	if list.failed > 0 {
+		title += "These come first, and then the slowest:"
+	} else {
+		title += "The slowest:"
+	}
 	if o.selects() {
 		title = fmt.Sprintf("%s %s:", countOf(list.matched, len(r.store.requests), "request"), o.describe("have"))
 	}

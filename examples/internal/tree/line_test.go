@@ -17,7 +17,7 @@ func text(t *testing.T, spans ...*tree.Span) string {
 	return out.String()
 }
 
-func TestClientSpanOfOtelgrpcIsAPartOfItsAttempt(t *testing.T) {
+func TestSpansOfOtelgrpcAndGRPCAreAPartOfTheirAttempt(t *testing.T) {
 	t.Parallel()
 	attempt := []any{"hopbound.attempt", int64(1), "hopbound.decision", "done", "rpc.response.status_code", "OK"}
 	own := text(
@@ -33,6 +33,18 @@ func TestClientSpanOfOtelgrpcIsAPartOfItsAttempt(t *testing.T) {
 	)
 	if own != below || strings.Count(own, "\n") != 3 {
 		t.Errorf("%s\nis not\n%s", own, below)
+	}
+	grpc := []*tree.Span{
+		span("2", "1", tree.Client, 1, 99), span("2a", "2", tree.Other, 2, 98), span("3", "2a", tree.Server, 20, 80, "hopbound.attempt", int64(1)),
+	}
+	for i, prefix := range []string{"Sent.", "Attempt.", "Recv."} {
+		grpc[i].Name = prefix + "shop.v1.Cart.Pay"
+	}
+	withGRPC := text(t, append(
+		grpc, span("call", "", tree.Other, 0, 100, "hopbound.attempts", int64(1)), span("1", "call", tree.Other, 0, 100, attempt...),
+	)...)
+	if own != withGRPC || grpc[2].Method() != "Cart/Pay" {
+		t.Errorf("%s\nis not\n%s", own, withGRPC)
 	}
 	several := text(
 		t, span("call", "", tree.Other, 0, 100, "hopbound.attempts", int64(1)),

@@ -108,9 +108,15 @@ func (s *Span) Status() string {
 	return "ended"
 }
 
-// Method returns the name of the span without Hopbound's prefix and without the package of a gRPC service.
+// Method returns the name of the span without a prefix and without the package of a gRPC service, such as Cart/Pay.
 func (s *Span) Method() string {
 	name := strings.TrimPrefix(s.Name, callPrefix)
+	for _, prefix := range [...]string{"Sent.", "Attempt.", "Recv."} { // grpc-go's own tracing writes Recv.shop.v1.Cart.Pay
+		if rest, ok := strings.CutPrefix(name, prefix); ok {
+			parts := strings.Split(rest, ".")
+			return strings.Join(parts[max(0, len(parts)-2):], "/")
+		}
+	}
 	service, method, ok := strings.Cut(name, "/")
 	if !ok || strings.ContainsAny(name, " :") {
 		return name

@@ -1,6 +1,9 @@
 package tree
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Tree is the tree of the spans of one request.
 type Tree struct {
@@ -35,8 +38,8 @@ const (
 )
 
 // New returns the tree of the spans of one request, which it sorts. A span whose parent is missing is a root. So is
-// one span of each circle of parents. New folds the CLIENT span of another library, if it is the only one below an
-// attempt, into the attempt. Its cost is that of sorting, even for malformed traces.
+// one span of each circle of parents. New folds the spans that another library has created for an attempt into
+// the attempt. Its cost is that of sorting, even for malformed traces.
 func New(spans []*Span) *Tree {
 	Order(spans)
 	t := &Tree{}
@@ -99,12 +102,12 @@ func (n *node) cutCircle() (first *node) {
 	return first
 }
 
-// fold replaces the only span below an attempt by what is below that span, if it is the CLIENT span that otelgrpc
-// or grpc-go has created for the attempt.
+// fold replaces the only span below an attempt by what is below that span, if otelgrpc or grpc-go has created it for
+// the attempt.
 func (n *node) fold() {
 	for n.span.IsAttempt() && len(n.children) == 1 {
 		inner := n.children[0]
-		if s := inner.span; inner.event != nil || s.Kind != Client || s.IsAttempt() || s.IsCall() || s.Failed && !n.span.Failed && !n.span.IsLost() {
+		if s := inner.span; !s.isOfLibrary() || s.Failed && !n.span.Failed && !n.span.IsLost() {
 			return
 		}
 		n.children = inner.children
@@ -112,6 +115,15 @@ func (n *node) fold() {
 			below.parent = n
 		}
 	}
+}
+
+// isOfLibrary reports whether a span is the CLIENT span of another library, or the span below it for the one attempt
+// that grpc-go makes.
+func (s *Span) isOfLibrary() bool {
+	if s.IsAttempt() || s.IsCall() {
+		return false
+	}
+	return s.Kind == Client || s.Kind == Other && strings.HasPrefix(s.Name, "Attempt.")
 }
 
 // addEvents puts the events of a span among its children.
