@@ -61,10 +61,10 @@ func TestTableAndTraceArePrinted(t *testing.T) {
 	}
 	for _, want := range []string{
 		"leaf calls/request", "wasted leaf ms", "       100 %   hopbound",
-		"\ncall of the user: marked, UNAVAILABLE after 1 attempt and ",
+		"\ncall of the user to HopService/Pass: marked, UNAVAILABLE after 1 attempt and ",
 		"\n  attempt 1: marked, UNAVAILABLE after ",
 		"lent 5 tokens, 2 tokens used below; ",
-		"\n      call of service 1: exhausted, UNAVAILABLE after 3 attempts and ",
+		"\n      call of service 1 to HopService/Pass: exhausted, UNAVAILABLE after 3 attempts and ",
 		"\n        attempt 1: retried, UNAVAILABLE after ",
 		"\n          service 2: UNAVAILABLE after ",
 		" ms after UNAVAILABLE\n        attempt 2: retried, ",

@@ -6,7 +6,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/hopbound/hopbound/examples/internal/tree"
@@ -21,41 +20,39 @@ type hop struct {
 	failed    int // of these
 	calls     int // that it made
 	attempts  int
-	decisions map[string]int // on attempts that failed and were not retried
-	seen      string         // the last trace in which it received a call
+	decisions tally  // on attempts that failed and were not retried
+	seen      string // the last trace in which it received a call
 
 	clients int // CLIENT spans, counted as attempts if the service has no attempts of Hopbound
 }
 
-// writeHops prints a line for each service: how many calls it received per request that reached it, and how
-// many attempts it made for each of its own calls. It prints at most limit lines, and returns how many services
-// it omits.
-func writeHops(out io.Writer, traces map[string]*request, limit int) (leftOut int, err error) {
-	hops := map[string]*hop{}
-	for _, req := range traces {
-		addTrace(hops, req.spans)
-	}
-	all := slices.SortedFunc(maps.Values(hops), func(a, b *hop) int {
+// hopTable counts the spans of each service.
+type hopTable map[string]*hop
+
+// write prints a line for each service: how many calls it received per request that reached it, and how many
+// attempts it made for each of its own calls. It prints at most limit lines, and returns how many services it omits.
+func (t hopTable) write(out io.Writer, limit int) (leftOut int, err error) {
+	all := slices.SortedFunc(maps.Values(t), func(a, b *hop) int {
 		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.name, b.name))
 	})
 	shown := all[:min(len(all), limit)]
-	fmt.Fprintf(out, "%s\n\n", tree.Plural(int64(len(traces)), "request"))
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "hop\tcalls received\tper request\tfailed\tcalls made\tattempts\tper call\tnot retried because\t")
 	for _, h := range shown {
 		fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%d\t%d\t%s\t%s\t\n", tree.Printable(h.name), h.served, ratio(h.served, h.requests),
-			h.failed, h.calls, cmp.Or(h.attempts, h.clients), ratio(h.attempts, h.calls), tree.Printable(reasons(h.decisions)))
+			h.failed, h.calls, cmp.Or(h.attempts, h.clients), ratio(h.attempts, h.calls), tree.Printable(h.decisions.String()))
 	}
 	return len(all) - len(shown), table.Flush()
 }
 
-func addTrace(hops map[string]*hop, spans []*tree.Span) {
+// add counts the spans of one request.
+func (t hopTable) add(spans []*tree.Span) {
 	depths := depthsOf(spans)
 	for _, s := range spans {
-		h := hops[s.Service]
+		h := t[s.Service]
 		if h == nil {
-			h = &hop{name: cmp.Or(s.Service, "(no service.name)"), depth: depths[s], decisions: map[string]int{}}
-			hops[s.Service] = h
+			h = &hop{name: cmp.Or(s.Service, "(no service.name)"), depth: depths[s]}
+			t[s.Service] = h
 		}
 		h.depth = min(h.depth, depths[s])
 		switch decision := s.Text("hopbound.decision"); {
@@ -73,7 +70,7 @@ func addTrace(hops map[string]*hop, spans []*tree.Span) {
 		case s.IsAttempt():
 			h.attempts++
 			if decision != "done" && decision != "retried" && decision != "hedge_lost" {
-				h.decisions[decision]++
+				h.decisions.add(decision)
 			}
 		case s.Kind == tree.Client:
 			h.clients++
@@ -116,26 +113,4 @@ func ratio(part, whole int) string {
 		return "–"
 	}
 	return fmt.Sprintf("%.3f", float64(part)/float64(whole))
-}
-
-// maxReasons is the number of decisions that a line lists. Hopbound has fewer.
-const maxReasons = 16
-
-// reasons lists decisions, the most frequent first.
-func reasons(decisions map[string]int) string {
-	names := slices.SortedFunc(maps.Keys(decisions), func(a, b string) int {
-		return cmp.Or(cmp.Compare(decisions[b], decisions[a]), cmp.Compare(a, b))
-	})
-	others := 0
-	for i, name := range names {
-		if i >= maxReasons {
-			others += decisions[name]
-			continue
-		}
-		names[i] = fmt.Sprintf("%s %d", name, decisions[name])
-	}
-	if others > 0 {
-		names = append(names[:maxReasons], fmt.Sprintf("others %d", others))
-	}
-	return cmp.Or(strings.Join(names, ", "), "–")
 }

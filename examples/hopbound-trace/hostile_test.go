@@ -40,7 +40,7 @@ func TestSpansMayComeBeforeTheirResource(t *testing.T) {
 	input := `{"resourceSpans":[{"scopeSpans":[{"spans":[` + good + `]}],"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"late"}}]}},` +
 		`{"scopeSpans":[{"spans":[` + withID(7, 0) + `]}]}]}`
 	code, out, log := runOn(input)
-	if code != 0 || !strings.Contains(out, "\nlate: server a: ") || !strings.Contains(out, "\n: server a: ") {
+	if code != 0 || !strings.Contains(out, "  late: server a: ") || !strings.Contains(out, "  : server a: ") {
 		t.Errorf("exit %d: %s%s", code, log, out)
 	}
 }
@@ -66,7 +66,19 @@ func TestHostileInputIsReportedAndTheRestIsShown(t *testing.T) {
 			document(withID(1, 0), withID(3, 0)) + "\n" + strings.Repeat(`{"result":`, 5000) + "{}" + strings.Repeat("}", 5000),
 			"standard input:3: left out: nested deeper than 200\n",
 		},
-		"an end that is missing": {strings.TrimSuffix(document(withID(1, 0), withID(3, 0)), "}"), "standard input:2: left out: the rest of the document of line 1: unexpected EOF\n"},
+		"a span of Jaeger that is too large": {
+			jaegerDocument([]string{jaegerSpanOf(1, 0), strings.Replace(jaegerSpanOf(2, 0), `"a"`, `"`+strings.Repeat("x", 1<<20)+`"`, 1), jaegerSpanOf(3, 0)}),
+			"standard input:2: left out: span: larger than 1048576 bytes\n",
+		},
+		"a field of stdouttrace that is too large": {
+			stdoutSpanOf(1, 0) + "\n" + strings.Replace(stdoutSpanOf(2, 0), `"a"`, `"`+strings.Repeat("x", 1<<20)+`"`, 1) + "\n" + stdoutSpanOf(3, 0),
+			"standard input:2: left out: span: larger than 1048576 bytes\n",
+		},
+		"a span of stdouttrace that is nested": {
+			stdoutSpanOf(1, 0) + "\n" + strings.Replace(stdoutSpanOf(2, 0), `"Name":"a"`, `"Events":`+nested, 1) + "\n" + stdoutSpanOf(3, 0),
+			"standard input:2: left out: span: nested deeper than 200\n",
+		},
+		"an end that is missing": {strings.TrimSuffix(document(withID(1, 0), withID(3, 0)), "}"), "standard input:2: left out: the rest of the document of line 1: the input is cut off (unexpected EOF)\n"},
 	} {
 		code, out, log := runOn(tc.input)
 		if code != exitLeftOut || !strings.HasPrefix(log, tc.log) || strings.Count(log, "\n") != 1 || len(log) > 400 {
@@ -97,7 +109,7 @@ func TestWhatHasNoRoomIsReported(t *testing.T) {
 	other := strings.Replace(good, traceID, "11111111111111111111111111111111", 1)
 	input := document(withID(1, 0), withID(2, 1), other, withID(3, 1), other, withID(2, 1))
 	limits := defaultLimits()
-	limits.kept = 2 * sizeOf(&tree.Span{Name: "a"})
+	limits.kept = requestSize + 2*(spanSize+40) + 3*(textSize+10)
 	for _, tc := range []struct {
 		args []string
 		log  []string
@@ -168,6 +180,23 @@ var shapes = map[string]func(i, n int) (id, parent int){
 	"one id":            func(int, int) (int, int) { return 1, 1 },
 }
 
+// jaegerSpanOf returns a span in Jaeger's JSON.
+func jaegerSpanOf(id, parent int) string {
+	return fmt.Sprintf(`{"traceID":"%s","spanID":"%016x","operationName":"a","references":[{"refType":"CHILD_OF","traceID":"%s","spanID":"%016x"}],`+
+		`"startTime":1000,"duration":1000,"tags":[{"key":"span.kind","type":"string","value":"server"}],"logs":[],"processID":"p1"}`, traceID, id, traceID, parent)
+}
+
+func jaegerDocument(spans []string) string {
+	return `{"data":[{"traceID":"` + traceID + `","spans":[` + strings.Join(spans, ",\n") + `],"processes":{"p1":{"serviceName":"shop"}}}]}`
+}
+
+// stdoutSpanOf returns a span as stdouttrace writes it, but for fields that are not read.
+func stdoutSpanOf(id, parent int) string {
+	return fmt.Sprintf(`{"Name":"a","SpanContext":{"TraceID":"%s","SpanID":"%016x"},"Parent":{"TraceID":"%s","SpanID":"%016x"},"SpanKind":2,`+
+		`"StartTime":"2026-01-01T00:00:00Z","EndTime":"2026-01-01T00:00:01Z","Resource":[{"Key":"service.name","Value":{"Type":"STRING","Value":"shop"}}]}`,
+		traceID, id, traceID, parent)
+}
+
 // What is allocated and written shows a cost that grows faster than the input. This
 // test must not run beside others, which allocate too.
 func TestCostIsLinear(t *testing.T) {
@@ -193,13 +222,26 @@ func TestCostIsLinear(t *testing.T) {
 	for name, shape := range shapes {
 		inputs[name] = func(i, n int) string { return withID(shape(i, n)) }
 	}
+	documents := map[string]func(spans []string) string{
+		"Jaeger":      func(spans []string) string { return jaegerDocument(spans) },
+		"stdouttrace": func(spans []string) string { return strings.Join(spans, "\n") },
+	}
+	for _, name := range []string{"a chain", "one parent", "one circle"} {
+		shape := shapes[name]
+		inputs["Jaeger: "+name] = func(i, n int) string { return jaegerSpanOf(shape(i, n)) }
+		inputs["stdouttrace: "+name] = func(i, n int) string { return stdoutSpanOf(shape(i, n)) }
+	}
 	for name, span := range inputs {
+		format, _, _ := strings.Cut(name, ": ")
 		input := func(n int) string {
-			spans := []string{good}
+			var spans []string
 			for i := range n {
 				spans = append(spans, span(i, n))
 			}
-			return document(spans...)
+			if of := documents[format]; of != nil {
+				return of(spans)
+			}
+			return document(append(spans, good)...)
 		}
 		const n = 1000
 		allocated, written := cost(input(n))
@@ -244,22 +286,6 @@ type counter struct{ n int }
 func (c *counter) Write(p []byte) (int, error) {
 	c.n += bytes.Count(p, []byte("\n"))
 	return len(p), nil
-}
-
-func TestRequestIsChosenAmongManyBesideALargeOne(t *testing.T) {
-	t.Parallel()
-	s := newStore("", 1<<40)
-	const n = 100_000
-	for i := range n {
-		for _, trace := range []string{"large", strconv.Itoa(i)} {
-			if _, err := s.add(&tree.Span{Trace: trace, ID: strconv.Itoa(i)}); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if id, err := s.choose(); id != "large" || err != nil {
-		t.Errorf("%q, %v", id, err)
-	}
 }
 
 func TestDepthsAreThoseOfTheWayToTheRoot(t *testing.T) {

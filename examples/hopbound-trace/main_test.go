@@ -68,11 +68,11 @@ func TestTreeOfWhatACollectorWrote(t *testing.T) {
 		"   the user                0             –        0            1          1      1.000              marked 1\n",
 		"  service 1                1         1.000        1            1          3      3.000           exhausted 1\n",
 		"  service 2                3         3.000        3            0          0          –                     –\n",
-		"\ncall of the user: marked, UNAVAILABLE after 1 attempt and ",
-		"\n        attempt 1: retried, UNAVAILABLE after ",
-		"\n        backoff of ",
-		"\n        attempt 3: exhausted, UNAVAILABLE after ",
-		"\n          service 2: UNAVAILABLE after ",
+		"ms  call of the user to HopService/Pass: marked, UNAVAILABLE after 1 attempt and ",
+		"ms          attempt 1: retried, UNAVAILABLE after ",
+		"ms          backoff of ",
+		"ms          attempt 3: exhausted, UNAVAILABLE after ",
+		"ms            service 2: UNAVAILABLE after ",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
@@ -186,7 +186,8 @@ func TestRequestIsChosen(t *testing.T) {
 		{[]string{"-trace", "ffff", path}, 1, "no trace has an id that begins with"},
 		{[]string{path + ".none"}, 1, "no such file"},
 		{[]string{"-nonsense"}, 2, "-nonsense"},
-		{[]string{"-h"}, 0, "-trace"},
+		{[]string{"-h"}, 0, "-failed"},
+		{[]string{"-h"}, 0, "3  something was left out"},
 		{nil, 1, "there are no spans"},
 	} {
 		if code, out, log := runOn("", tc.args...); code != tc.code || !strings.Contains(out+log, tc.want) {
@@ -202,7 +203,13 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte(document(strings.Replace(good, `"kind":2`, `"parentSpanId":"00f067aa0ba902b7","kind":2`, 1))))
 	f.Add([]byte(document(good, good, "5")))
 	f.Add([]byte(document(good)[:200] + "\n" + document(good, strings.Replace(good, "a", "b", 1))))
-	small := limits{value: 300, nesting: 6, kept: 1500, reports: 2, hops: 1}
+	for _, text := range []string{
+		jaegerDocument([]string{jaegerSpanOf(1, 0), jaegerSpanOf(2, 1)}), jaegerSample, stdoutSpanOf(1, 0) + "\n" + stdoutSpanOf(2, 1),
+		"{\n\t" + stdoutSpanOf(1, 0)[1:] + "\n{\n\t" + stdoutSpanOf(2, 2)[1:60], `{"spans":[],"Name":1,"SpanContext":{},"processes":{"":{}}}`,
+	} {
+		f.Add([]byte(text))
+	}
+	small := limits{value: 300, nesting: 6, kept: 1500, request: 1500, reports: 2, hops: 1, list: 1, selected: 1}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, limits := range []limits{defaultLimits(), small} {
 			var out, log bytes.Buffer

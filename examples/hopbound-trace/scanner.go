@@ -80,11 +80,28 @@ func (s *scanner) restart() error {
 	if !s.lineStart || s.depth == 0 || s.depth == 1 && s.list {
 		return nil
 	}
-	const start = `{"resourceSpans"`
-	if ahead, _ := s.in.Peek(len(start)); string(ahead) != start {
+	if ahead, _ := s.in.Peek(maxStart); !isStart(ahead) {
 		return nil
 	}
 	return fmt.Errorf("another document begins in line %d", s.line)
+}
+
+// maxStart is the number of bytes from which isStart recognizes the start of a document.
+const maxStart = 24
+
+// isStart reports whether a line begins with a document of a known format, perhaps written over several lines.
+func isStart(line []byte) bool {
+	rest, ok := bytes.CutPrefix(line, []byte("{"))
+	if !ok {
+		return false
+	}
+	rest = bytes.TrimLeft(rest, " \t\r\n")
+	for _, first := range [...]string{`"resourceSpans":`, `"Name":`, `"data":`} {
+		if bytes.HasPrefix(rest, []byte(first)) {
+			return true
+		}
+	}
+	return false
 }
 
 // expect reads the next byte, which must be want.

@@ -29,7 +29,8 @@ type jsonSpan struct {
 		Attributes   attributes `json:"attributes"`
 	} `json:"events"`
 	Status struct {
-		Code any `json:"code"`
+		Code    any    `json:"code"`
+		Message string `json:"message"`
 	} `json:"status"`
 }
 
@@ -41,42 +42,59 @@ func readSpan(p piece) (*tree.Span, error) {
 	}
 	s := &tree.Span{
 		Name: shorten(j.Name), Kind: readKind(j.Kind), Attributes: j.Attributes.values(),
-		Began: j.StartTimeUnixNano.time(), Ended: j.EndTimeUnixNano.time(),
+		Began: j.StartTimeUnixNano.time(), Ended: j.EndTimeUnixNano.time(), Message: shorten(j.Status.Message),
 		Failed: j.Status.Code == float64(2) || j.Status.Code == "STATUS_CODE_ERROR",
 	}
+	if err := setIDs(s, j.TraceID, j.SpanID, j.ParentSpanID); err != nil {
+		return nil, err
+	}
+	for _, e := range j.Events {
+		addEvent(s, e.Name, e.TimeUnixNano.time(), e.Attributes.values())
+	}
+	return s, checked(s)
+}
+
+// addEvent adds an event of Hopbound. It ignores other events.
+func addEvent(s *tree.Span, name string, at time.Time, attributes map[string]any) {
+	if strings.HasPrefix(name, "hopbound.") {
+		s.Events = append(s.Events, tree.Event{Name: shorten(name), At: at, Attributes: attributes})
+	}
+}
+
+// checked sorts the events of a span, and returns an error if its times are impossible.
+func checked(s *tree.Span) error {
+	slices.SortStableFunc(s.Events, func(a, b tree.Event) int { return a.At.Compare(b.At) })
+	if began, ended := s.Began.UnixNano(), s.Ended.UnixNano(); began <= 0 || ended < began {
+		return fmt.Errorf("it starts at %d and ends at %d", began, ended)
+	}
+	return nil
+}
+
+// The numbers of hexadecimal digits of ids.
+const traceDigits, spanDigits = 32, 16
+
+// setIDs sets the ids of a span. The parent's may be empty or zero.
+func setIDs(s *tree.Span, trace, id, parent string) error {
 	var errs [3]error
-	s.Trace, errs[0] = readID("traceId", j.TraceID, 16)
-	s.ID, errs[1] = readID("spanId", j.SpanID, 8)
-	if j.ParentSpanID != "" {
-		s.Parent, errs[2] = readID("parentSpanId", j.ParentSpanID, 8)
+	s.Trace, errs[0] = readID("traceId", trace, traceDigits)
+	s.ID, errs[1] = readID("spanId", id, spanDigits)
+	if parent != "" {
+		s.Parent, errs[2] = readID("parentSpanId", parent, spanDigits)
 	}
 	if strings.Trim(s.Parent, "0") == "" {
 		s.Parent = ""
 	}
-	if err := errors.Join(errs[:]...); err != nil {
-		return nil, err
-	}
-	if j.StartTimeUnixNano <= 0 || j.EndTimeUnixNano < j.StartTimeUnixNano {
-		return nil, fmt.Errorf("it starts at %d and ends at %d", j.StartTimeUnixNano, j.EndTimeUnixNano)
-	}
-	for _, e := range j.Events {
-		if !strings.HasPrefix(e.Name, "hopbound.") {
-			continue
-		}
-		s.Events = append(s.Events, tree.Event{Name: shorten(e.Name), At: e.TimeUnixNano.time(), Attributes: e.Attributes.values()})
-	}
-	slices.SortStableFunc(s.Events, func(a, b tree.Event) int { return a.At.Compare(b.At) })
-	return s, nil
+	return errors.Join(errs[:]...)
 }
 
 // readID parses an id. OTLP uses hexadecimal digits, and some backends base64.
-func readID(name, text string, size int) (string, error) {
+func readID(name, text string, digits int) (string, error) {
 	raw, err := hex.DecodeString(text)
-	if err != nil || len(raw) != size {
+	if err != nil || len(raw) != digits/2 {
 		raw, err = base64.StdEncoding.DecodeString(text)
 	}
-	if err != nil || len(raw) != size {
-		return "", fmt.Errorf("%s %q is not %d bytes in hexadecimal or base64", name, text, size)
+	if err != nil || len(raw) != digits/2 {
+		return "", fmt.Errorf("%s %q is not %d bytes in hexadecimal or base64", name, text, digits/2)
 	}
 	id := hex.EncodeToString(raw)
 	if strings.Trim(id, "0") == "" && name != "parentSpanId" {
@@ -85,11 +103,12 @@ func readID(name, text string, size int) (string, error) {
 	return id, nil
 }
 
+// readKind returns the kind with a number of OpenTelemetry, a name of OTLP or a name of Jaeger.
 func readKind(kind any) tree.Kind {
 	switch kind {
-	case float64(2), "SPAN_KIND_SERVER":
+	case float64(2), "SPAN_KIND_SERVER", "server":
 		return tree.Server
-	case float64(3), "SPAN_KIND_CLIENT":
+	case float64(3), "SPAN_KIND_CLIENT", "client":
 		return tree.Client
 	default:
 		return tree.Other
@@ -135,14 +154,6 @@ func (a attributes) values() map[string]any {
 		values[shorten(kv.Key)] = value
 	}
 	return values
-}
-
-func isPrinted(key string) bool {
-	switch key {
-	case "service.name", "rpc.response.status_code", "rpc.grpc.status_code", "exception.message":
-		return true
-	}
-	return strings.HasPrefix(key, "hopbound.")
 }
 
 // value returns the value, or nil if Hopbound does not use its kind.

@@ -76,7 +76,7 @@ func TestMemoryIsBoundedWhateverTheSizeOfTheInput(t *testing.T) {
 	skipWithRaceDetector(t)
 	const size, hostile, bound = 128 << 20, 12 << 20, 12 << 20
 	limits := defaultLimits()
-	limits.kept = 2 << 20
+	limits.kept, limits.request = 2<<20, 2<<20
 	filler := func(text string) func([]byte, int) []byte {
 		text = strings.Repeat(text, 1<<16/len(text))
 		return func(to []byte, _ int) []byte { return append(to, text...) }
@@ -110,6 +110,16 @@ func TestMemoryIsBoundedWhateverTheSizeOfTheInput(t *testing.T) {
 		{"a nested span", document(good) + "\n" + head, "", filler(`{"a":[`), hostile, nil, exitLeftOut, "unexpected EOF"},
 		{"a nested value that is not needed", `{"a":`, "", filler(`[`), hostile, nil, exitFailed, "unexpected EOF"},
 		{"lines of nonsense", document(good) + "\n", "", filler("{nonsense}\n"), hostile, nil, exitLeftOut, "more malformed"},
+		{"spans of Jaeger before their process", `{"data":[{"spans":[`, `{}],"processes":{"p1":{"serviceName":"shop"}}}]}`, func(to []byte, i int) []byte {
+			return append(append(to, jaegerSpanOf(i%1000+1, 0)...), ',')
+		}, hostile, nil, exitLeftOut, "is not 16 bytes"},
+		{"processes of Jaeger", jaegerDocument([]string{jaegerSpanOf(1, 0)}) + `{"spans":[],"processes":{`, `"p":{}}}`, func(to []byte, i int) []byte {
+			return fmt.Appendf(to, `"p%d":{"serviceName":"%s"},`, i, padding[:200])
+		}, hostile, nil, exitLeftOut, "processes beyond the first"},
+		{"spans of stdouttrace", "", "", func(to []byte, i int) []byte {
+			return append(append(to, stdoutSpanOf(i+1, i)...), '\n')
+		}, hostile, nil, exitLeftOut, "the limit for all spans is reached"},
+		{"one field of stdouttrace many times", strings.TrimSuffix(stdoutSpanOf(1, 0), "}"), "}", filler(`,"Attributes":[{"Key":"hopbound.x"}]`), hostile, nil, 0, ""},
 		{"one line of nonsense", document(good) + "\n", "", filler("nonsense"), hostile, nil, exitLeftOut, "left out"},
 	} {
 		runtime.GC()
