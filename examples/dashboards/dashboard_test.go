@@ -115,8 +115,35 @@ func TestDashboardCanBeImported(t *testing.T) {
 			}
 		}
 	}
-	if want := []string{"Overview", "One hop: $service", "One method: $method", "Idempotency"}; !slices.Equal(rows, want) {
+	want := []string{"What is wrong now", "Users", "Hops", "Latency", "One hop: $service", "One method: $method", "Idempotency"}
+	if !slices.Equal(rows, want) {
 		t.Errorf("rows %q, want %q", rows, want)
+	}
+}
+
+// Each description says what is healthy and what to look at next. Names in double quotes are other panels or
+// rows. Panels are cited by their names, so no two have the same.
+func TestDescriptionsSayWhatIsHealthyAndWhatToLookAt(t *testing.T) {
+	t.Parallel()
+	panels, titles := readDashboard(t).Panels, map[string]bool{}
+	for _, p := range panels {
+		if titles[p.Title] {
+			t.Errorf("two panels are called %q", p.Title)
+		}
+		titles[p.Title] = true
+	}
+	for _, p := range panels {
+		if p.Type == "row" {
+			continue
+		}
+		if !strings.Contains(p.Description, " Healthy is ") || !regexp.MustCompile(`(?i)\b(if|look at|points to)\b`).MatchString(p.Description) {
+			t.Errorf("%s: the description does not say what is healthy, or what to look at next: %s", p.Title, p.Description)
+		}
+		for _, m := range regexp.MustCompile(`"([^"]+)"`).FindAllStringSubmatch(p.Description, -1) {
+			if !titles[m[1]] {
+				t.Errorf("%s refers to the panel %q, which does not exist", p.Title, m[1])
+			}
+		}
 	}
 }
 

@@ -104,7 +104,7 @@ func queries(t *testing.T) map[string]string {
 	all := map[string]string{}
 	for _, p := range readDashboard(t).Panels {
 		for _, q := range p.Targets {
-			expr := strings.NewReplacer("$__rate_interval", "20s", "$namespace", "hopbound", "$service", ".*", "$method", ".*").Replace(q.Expr)
+			expr := strings.NewReplacer("$__rate_interval", "20s", "$namespace", "hopbound", "$start", ".*", "$service", ".*", "$method", ".*").Replace(q.Expr)
 			all[fmt.Sprintf("panel %d, %s, %s", p.ID, p.Title, q.RefID)] = expr
 		}
 	}
@@ -115,10 +115,12 @@ func queries(t *testing.T) map[string]string {
 // rules use with those that are exported.
 func compareNames(t *testing.T, exported string) {
 	t.Helper()
-	// What the example has no series of: nothing in it is malformed, crashes or lies.
+	// What the example has no series of: nothing in it is malformed, crashes, lies, is installed twice or retried
+	// by another interceptor.
 	known := map[string]bool{
 		"hopbound_malformed_total": true, "hopbound_client_overreports_total": true,
 		"hopbound_idempotency_store_lost_leases_total": true, "hopbound_idempotency_store_taken_over_total": true,
+		"hopbound_installed_twice_total": true, "hopbound_client_other_retries_total": true,
 	}
 	labels := map[string]bool{"le": true, "hopbound_header": true, "hopbound_idempotency_cause": true, "alertname": true, "alertstate": true}
 	for line := range strings.Lines(exported) {
