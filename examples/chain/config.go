@@ -22,6 +22,7 @@ const (
 
 type config struct {
 	depth    int
+	replicas int // of the last service; 0 for one
 	attempts int
 	requests int
 	fail     []float64 // shares of the last service's calls that fail

@@ -22,9 +22,10 @@ import (
 )
 
 const (
-	liveRate    = 10          // users' requests per second, for each stack
-	liveTimeout = time.Second // how long a user waits
-	liveWindow  = 10          // seconds over which the page computes rates and shares
+	liveRate     = 10          // users' requests per second, for each stack
+	liveTimeout  = time.Second // how long a user waits
+	leafReplicas = 3
+	liveWindow   = 10 // seconds over which the page computes rates and shares
 
 	// One in nativeTraces of the native stack's traces is recorded, because each trace has hundreds of
 	// spans while the last service is down.
@@ -71,6 +72,7 @@ func serveLive(ctx context.Context, cfg *config, stdout io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.shutdown(ctx)) }()
 	scraped := prometheus.NewRegistry()
+	cfg.replicas = leafReplicas
 	l := &live{cfg: cfg}
 	l.choose("healthy")
 	for _, s := range cfg.stacks {
@@ -162,7 +164,7 @@ func (l *live) choose(name string) bool {
 		return false
 	}
 	for _, s := range l.stacks {
-		s.chain.leaf.fault.Store(&f)
+		s.chain.leaf.choose(&f)
 	}
 	l.fault.Store(&name)
 	return true
@@ -196,6 +198,9 @@ func (s *liveStack) load(ctx context.Context, timeout time.Duration) {
 
 // request makes one request of a user, in a root span.
 func (s *liveStack) request(ctx context.Context, timeout time.Duration) {
+	if hurried := s.chain.leaf.fault.Load().timeout; hurried > 0 {
+		timeout = hurried
+	}
 	ctx, span := s.tracer.Start(ctx, requestSpan)
 	defer span.End()
 	started, outcome := time.Now(), outcomeOK
@@ -207,14 +212,14 @@ func (s *liveStack) request(ctx context.Context, timeout time.Duration) {
 }
 
 // order orders an item under a new idempotency key. Every third order is sent twice, as by a user who has not
-// received the reply. One order in ten is sent again with another item under the same key, which is a user's
-// mistake. One in ten has no time left.
+// received the reply. One order in two hundred is sent again with another item under the same key, which is a
+// user's mistake, and one in a hundred has no time left.
 func (s *liveStack) order(ctx context.Context, timeout time.Duration, n int) {
 	items := []string{"tea"}
 	switch {
-	case n%10 == 7:
+	case n%100 == 7:
 		timeout = time.Microsecond
-	case n%10 == 1:
+	case n%200 == 1, s.chain.leaf.fault.Load().conflicts:
 		items = append(items, "coffee")
 	case n%3 == 0:
 		items = append(items, "tea")

@@ -36,7 +36,7 @@ func (b builder) of(hop int) providers {
 }
 
 // serverOptions and dialOptions contain all the code that Hopbound needs.
-func (b builder) serverOptions(hop int) ([]grpc.ServerOption, error) {
+func (b builder) serverOptions(hop int, s idempotency.Store) ([]grpc.ServerOption, error) {
 	p := b.of(hop)
 	if b.stack == native {
 		if b.providers == nil {
@@ -46,7 +46,7 @@ func (b builder) serverOptions(hop int) ([]grpc.ServerOption, error) {
 	}
 	server, err := interceptors.NewServer(
 		interceptors.WithTracerProvider(p.traces), interceptors.WithMeterProvider(p.metrics),
-		interceptors.WithIdempotency(idempotency.NewMemory()),
+		interceptors.WithIdempotency(s),
 	)
 	if err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func (b builder) dialOptions(hop int) ([]grpc.DialOption, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.DialOptions(), nil
+	return append(client.DialOptions(), grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`)), nil
 }
 
 // orders returns the policy for orders. Users hedge an order that takes long; the other hops retry.
@@ -101,9 +101,9 @@ func (p providers) otelgrpc() []otelgrpc.Option {
 // attempt.
 func serviceConfig(attempts int) string {
 	if attempts == 1 {
-		return `{}`
+		return `{"loadBalancingConfig": [{"round_robin": {}}]}`
 	}
-	return fmt.Sprintf(`{"methodConfig": [{"name": [{}], "retryPolicy": {
+	return fmt.Sprintf(`{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "retryPolicy": {
 		"maxAttempts": %d, "initialBackoff": "%vs", "maxBackoff": "%vs", "backoffMultiplier": 1,
 		"retryableStatusCodes": ["UNAVAILABLE"]}}]}`, attempts, backoff.Seconds(), backoff.Seconds())
 }

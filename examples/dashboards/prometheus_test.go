@@ -1,19 +1,10 @@
 package dashboards_test
 
 import (
-	"bufio"
-	"bytes"
-	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
-	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -76,7 +67,7 @@ func TestPrometheusHasDataForEveryPanel(t *testing.T) {
 	t.Parallel()
 	prometheus, _ := services.Prometheus(t)
 	chain := startChain(t)
-	p := startPrometheus(t, prometheus, chain)
+	p := startPrometheus(t, prometheus, chain, "rules.yml", "")
 	faults := []string{"failing", "slow", "lost", "down", "healthy"}
 	missing := queries(t)
 	deadline := time.Now().Add(2 * time.Minute)
@@ -160,140 +151,4 @@ func compareNames(t *testing.T, exported string) {
 			t.Errorf("%s is exported, and neither the dashboard nor the rules show it", name)
 		}
 	}
-}
-
-// startChain builds and runs the example, and returns its address.
-func startChain(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "chain")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../chain").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	command := exec.CommandContext(t.Context(), binary, "-ui", "127.0.0.1:0", "-depth", "3")
-	stdout, err := command.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	run(t, command)
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	return regexp.MustCompile(`http://[\d.:]+`).FindString(line)
-}
-
-// run starts a command, and interrupts it when the test ends.
-func run(t *testing.T, command *exec.Cmd) {
-	t.Helper()
-	var stderr bytes.Buffer
-	command.Stderr = &stderr
-	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
-	command.WaitDelay = 10 * time.Second
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = command.Process.Signal(os.Interrupt)
-		if err := command.Wait(); err != nil && t.Failed() {
-			t.Logf("%s: %v\n%s", command.Path, err, stderr.String())
-		}
-	})
-}
-
-// server is a Prometheus under test.
-type server struct {
-	t       *testing.T
-	address string
-}
-
-func startPrometheus(t *testing.T, binary, target string) *server {
-	t.Helper()
-	dir := t.TempDir()
-	here, err := filepath.Abs("rules.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\nscrape_configs: [{job_name: chain, static_configs: [{targets: [%q]}]}]\n",
-		here, strings.TrimPrefix(target, "http://"))
-	path := filepath.Join(dir, "prometheus.yml")
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	if err := listener.Close(); err != nil { // so that Prometheus can have the port
-		t.Fatal(err)
-	}
-	run(t, exec.CommandContext(t.Context(), binary, "--config.file="+path, "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--web.listen-address="+address, "--log.level=error"))
-	s := &server{t: t, address: "http://" + address}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		answer, err := s.ask(http.MethodGet, s.address+"/-/ready")
-		if err == nil && answer != "" {
-			return s
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("Prometheus is not ready: %v", err)
-		}
-	}
-}
-
-// ask returns the body of a good answer, or an error.
-func (s *server) ask(method, address string) (string, error) {
-	r, err := http.NewRequestWithContext(context.Background(), method, address, nil)
-	if err != nil {
-		return "", err
-	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	answer, err := client.Do(r)
-	if err != nil {
-		return "", err
-	}
-	text, err := io.ReadAll(answer.Body)
-	_ = answer.Body.Close()
-	if err == nil && answer.StatusCode >= 300 {
-		err = fmt.Errorf("%s: %s", answer.Status, text)
-	}
-	return string(text), err
-}
-
-func (s *server) get(address string) string {
-	s.t.Helper()
-	text, err := s.ask(http.MethodGet, address)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return text
-}
-
-func (s *server) post(address string) {
-	s.t.Helper()
-	if _, err := s.ask(http.MethodPost, address); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// hasData reports whether a query has a value that is a number.
-func (s *server) hasData(query string) bool {
-	s.t.Helper()
-	var answer struct {
-		Data struct {
-			Result []struct {
-				Value [2]any `json:"value"`
-			} `json:"result"`
-		} `json:"data"`
-	}
-	text := s.get(s.address + "/api/v1/query?query=" + url.QueryEscape(query))
-	if err := json.Unmarshal([]byte(text), &answer); err != nil {
-		s.t.Fatal(err)
-	}
-	for _, r := range answer.Data.Result {
-		if r.Value[1] != "NaN" {
-			return true
-		}
-	}
-	return false
 }

@@ -30,6 +30,12 @@ func Prometheus(t TB) (prometheus, promtool string) {
 	return binary(t, "prometheus"), binary(t, "promtool")
 }
 
+// Alertmanager returns the path of an Alertmanager.
+func Alertmanager(t TB) string {
+	t.Helper()
+	return binary(t, "alertmanager", "/usr/bin/prometheus-alertmanager")
+}
+
 func binary(t TB, name string, patterns ...string) string {
 	t.Helper()
 	path, err := find(name, patterns...)

@@ -12,6 +12,14 @@ const faults = {
   slow: (now) => `The leaf takes 0.6 to 1.2 s per call. Users wait for ${now.timeout} s. The leaf does not notice when they give up.`,
   failing: () => "The leaf fails 10 % of its calls.",
   lost: () => "The leaf loses 10 % of its replies, together with the connection. With Hopbound, a lost reply costs all tokens that its attempt held, because it is unknown how many were used.",
+  lossy: () => "The leaf loses 30 % of its replies, together with the connection.",
+  half: () => "The leaf fails half of its calls.",
+  replica: () => "One of the leaf's three replicas fails all its calls.",
+  dishonest: () => "The leaf reports that it used more tokens than it was lent.",
+  stopped: () => "The service in the middle stood still for 2 s.",
+  hurried: () => "Users wait for only 3 ms.",
+  store: () => "The idempotency stores fail.",
+  conflicts: () => "Users send each order again with another item under the same idempotency key.",
 };
 const percent = (share) => `${(100 * share).toFixed(share > 0.995 && share < 1 ? 1 : 0)} %`;
 
