@@ -1,6 +1,7 @@
 package dashboards_test
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"os"
@@ -19,7 +20,7 @@ func TestRulesDoWhatTheirTestsSay(t *testing.T) {
 	t.Parallel()
 	_, promtool := services.Prometheus(t)
 	for _, args := range [][]string{
-		{"check", "rules", "rules.yml"}, {"test", "rules", "rules_test.yml"}, {"check", "config", "prometheus.yml"},
+		{"check", "rules", "rules.yml"}, {"test", "rules", "rules_test.yml", "quiet_test.yml"}, {"check", "config", "prometheus.yml"},
 	} {
 		if out, err := exec.CommandContext(t.Context(), promtool, args...).CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -27,16 +28,23 @@ func TestRulesDoWhatTheirTestsSay(t *testing.T) {
 	}
 }
 
-// Each alert has a test that makes it fire.
+// Each alert has a test that makes it fire, and a quiet hour in which it does not.
 func TestEachAlertIsTested(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("rules_test.yml")
 	if err != nil {
 		t.Fatal(err)
 	}
+	quiet, err := os.ReadFile("quiet_test.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, r := range rules(t) {
 		if fires := regexp.MustCompile(`alertname: ` + r.Alert + `\n\s+exp_alerts:\n`); r.Alert != "" && !fires.Match(text) {
 			t.Errorf("no test has %s fire", r.Alert)
+		}
+		if r.Alert != "" && !bytes.Contains(quiet, []byte("alertname: "+r.Alert+", exp_alerts: []")) {
+			t.Errorf("no quiet hour evaluates %s", r.Alert)
 		}
 	}
 }
