@@ -162,6 +162,7 @@ func (s *store) spans(req *request, limit int) (spans []*tree.Span, more int) {
 		}
 		p = h.next
 	}
+	tree.Unfold(spans)
 	return spans, more
 }
 

@@ -41,6 +41,7 @@ const (
 // one span of each circle of parents. New folds the spans that another library has created for an attempt into
 // the attempt. Its cost is that of sorting, even for malformed traces.
 func New(spans []*Span) *Tree {
+	Unfold(spans)
 	Order(spans)
 	t := &Tree{}
 	nodes := make([]node, len(spans))
