@@ -104,7 +104,7 @@ func TestIncidentIsFoundByItsAlertsAndItsCause(t *testing.T) {
 	switch *incidentFlag {
 	case "all":
 	case "":
-		names = []string{names[rand.IntN(len(names))]} //nolint:gosec // it need not be secret
+		names = []string{names[rand.IntN(len(names))]}
 		t.Logf("the incident of this run: -incident %q", names[0])
 	default:
 		names = []string{*incidentFlag}
@@ -196,10 +196,10 @@ func (s *server) firing() (names []string) {
 	var answer struct {
 		Data struct {
 			Alerts []struct {
-				State  string
-				Labels map[string]string
-			}
-		}
+				State  string            `json:"state"`
+				Labels map[string]string `json:"labels"`
+			} `json:"alerts"`
+		} `json:"data"`
 	}
 	if err := json.Unmarshal([]byte(s.get(s.address+"/api/v1/alerts")), &answer); err != nil {
 		s.t.Fatal(err)
@@ -242,7 +242,9 @@ func (s *server) requests(chain string) (ids []string) {
 		s.t.Fatal(err)
 	}
 	var page struct {
-		Traces map[string][]struct{ ID string }
+		Traces map[string][]struct {
+			ID string `json:"id"`
+		} `json:"traces"`
 	}
 	if err := json.Unmarshal([]byte(strings.TrimPrefix(line, "data: ")), &page); err != nil {
 		s.t.Fatal(err)
@@ -271,7 +273,10 @@ func receivePages(t *testing.T) *pager {
 	t.Helper()
 	p := &pager{groups: map[string]bool{}}
 	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		var sent struct{ GroupKey, Status string }
+		var sent struct {
+			GroupKey string `json:"groupKey"`
+			Status   string `json:"status"`
+		}
 		if json.NewDecoder(r.Body).Decode(&sent) == nil && r.URL.Path == "/pager" && sent.Status == "firing" {
 			p.mu.Lock()
 			defer p.mu.Unlock()

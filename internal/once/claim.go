@@ -318,7 +318,8 @@ func (c *claim) retryLater(code codes.Code, reason, message string) error {
 func (c *claim) step(name telemetry.Step, timeout time.Duration, take func(ctx context.Context) error) error {
 	started := time.Now()
 	detached := context.WithoutCancel(c.call.Request)
-	var ctx, bounds context.Context = nil, detached
+	var ctx context.Context
+	bounds := detached
 	if name == telemetry.StepBegin || name == telemetry.StepLook {
 		bounds = c.call.Request // the timeout is not longer than the caller's
 	}

@@ -71,10 +71,10 @@ func (c *Call) startSpan(ctx context.Context, a *Attempt, client, late bool) (co
 	if late {
 		opts = append(slices.Clip(opts), trace.WithTimestamp(a.Started))
 	}
-	ctx, span := c.client.trace.tracer.Start(ctx, c.method.Name, opts...)
+	ctx, span := c.client.trace.tracer.Start(ctx, c.method.Name, opts...) //nolint:spancheck // EndAttempt ends it
 	span.SetAttributes(c.attributesOf(ctx, a)...)
 	span.SetAttributes(c.target.server...)
-	return ctx, span
+	return ctx, span //nolint:spancheck // as above
 }
 
 // attributesOf returns the attributes that an attempt has from its start.

@@ -71,11 +71,6 @@ const (
 	HedgeLost    Decision = "hedge_lost"    // another attempt of the call answered first
 )
 
-// decisions are all decisions, in the order of their series.
-var decisions = [...]Decision{ //nolint:gochecknoglobals // a table that nothing changes
-	Done, Retried, Exhausted, BudgetEmpty, Deadline, NotRetryable, Unsafe, Pushback, Marked, HedgeLost,
-}
-
 // Reasons that complete a decision.
 const (
 	ReasonCode          = "code"            // the policy does not name the status code

@@ -151,7 +151,7 @@ func (c *Call) countAttempt(ctx context.Context, a *Attempt, e *AttemptEnd) {
 
 // decided returns the attributes of what was decided, and others.
 func (c *Call) decided(e *AttemptEnd, others ...attribute.KeyValue) []attribute.KeyValue {
-	kvs := append(others, attrDecision.String(string(e.Decision)), attrMode.String(modeName(c.observed)))
+	kvs := append([]attribute.KeyValue{attrDecision.String(string(e.Decision)), attrMode.String(modeName(c.observed))}, others...)
 	if reason := e.reason(); reason != "" {
 		kvs = append(kvs, attrReason.String(reason))
 	}

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -99,7 +100,7 @@ func (b *bounded) get(failed bool, sets ...attribute.Set) *labels {
 // method is left out first, so that sums by target stay exact.
 func (b *bounded) byMethodAndTarget(failed bool, method, target string, rest ...attribute.KeyValue) *labels {
 	set := func(method, target string) attribute.Set {
-		return attribute.NewSet(append(rest[:len(rest):len(rest)], attrGRPCMethod.String(method), attrGRPCTarget.String(target))...)
+		return attribute.NewSet(append(slices.Clip(rest), attrGRPCMethod.String(method), attrGRPCTarget.String(target))...)
 	}
 	return b.get(failed, set(method, target), set(other, target), set(other, other))
 }
@@ -107,7 +108,7 @@ func (b *bounded) byMethodAndTarget(failed bool, method, target string, rest ...
 // by returns labels with a name and other attributes. Without room, the name is "other".
 func (b *bounded) by(failed bool, key attribute.Key, name string, rest ...attribute.KeyValue) *labels {
 	set := func(name string) attribute.Set {
-		return attribute.NewSet(append(rest[:len(rest):len(rest)], key.String(name))...)
+		return attribute.NewSet(append(slices.Clip(rest), key.String(name))...)
 	}
 	return b.get(failed, set(name), set(other))
 }

@@ -139,7 +139,7 @@ func countsByTarget(t *testing.T, reader *sdkmetric.ManualReader) map[string]int
 				for _, p := range h.DataPoints {
 					target, _ := p.Attributes.Value("grpc.target")
 					code, _ := p.Attributes.Value("grpc.status")
-					counts[target.AsString()+" "+code.AsString()] += int64(p.Count) //nolint:gosec // it is small
+					counts[target.AsString()+" "+code.AsString()] += int64(p.Count)
 				}
 			}
 		}
