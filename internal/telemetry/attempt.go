@@ -37,7 +37,8 @@ func (c *Call) StartAttempt(ctx context.Context, a *Attempt) (_ context.Context,
 			c.countStart(ctx)
 		}
 	}
-	later := c.span != nil && (c.client.folds || unknown && c.client.attemptKind == trace.SpanKindUnspecified)
+	folds := c.client.folds && (c.handlers == nil || !c.handlers.hidden)
+	later := c.span != nil && (folds || unknown && c.client.attemptKind == trace.SpanKindUnspecified)
 	if unknown || later {
 		a.watcher = &watcher{call: c, attempt: *a, later: later, own: trace.SpanContextFromContext(ctx).SpanID()}
 	}
@@ -50,7 +51,7 @@ func (c *Call) StartAttempt(ctx context.Context, a *Attempt) (_ context.Context,
 			a.watcher.own = a.span.SpanContext().SpanID()
 		}
 	}
-	return ctx, c.client.trace.context(ctx, c.handlers != nil && c.handlers.repeats)
+	return ctx, c.client.trace.context(ctx, c.handlers != nil && c.handlers.sends)
 }
 
 // clientSpan reports whether attempts are CLIENT spans. They are INTERNAL if a stats handler creates a
@@ -156,14 +157,17 @@ func (c *Call) EndAttempt(ctx context.Context, a *Attempt, e *AttemptEnd) {
 	if c.client.count != nil {
 		c.countAttempt(ctx, a, e)
 	}
+	span, folded := a.span, false
+	if a.watcher != nil {
+		var later trace.Span
+		if later, folded = a.watcher.end(c.ctx, e.Reached); span == nil {
+			span = later
+		}
+	}
 	if c.span == nil {
 		return
 	}
-	span, folded := a.span, false
-	if span == nil {
-		span, folded = a.watcher.end(c.ctx)
-	}
-	if folded {
+	if span == nil && folded {
 		c.event("hopbound.attempt", append(e.attributes(a), AttrAttempt.Int(a.Number),
 			semconv.RPCResponseStatusCode(codeName(hoperr.Code(e.Err))))...)
 		return

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,8 +23,9 @@ import (
 
 // handlers is what the stats handlers of a connection do, as far as one attempt showed.
 type handlers struct {
+	hidden  bool // they cannot be seen: an interceptor has replaced the watcher by its own credentials
 	spans   bool // they create a span below that of each attempt
-	repeats bool // they add their trace context to that of the attempt
+	sends   bool // they send a trace context of their own
 	metrics bool // they are those of grpc-go's stats/opentelemetry, which export the metrics of gRFC A66
 }
 
@@ -57,6 +59,7 @@ type watcher struct {
 	later   bool         // the attempt's span starts here, and its trace context is sent from here
 
 	mu     sync.Mutex
+	asked  bool
 	span   trace.Span // started here; nil if there is none
 	folded bool       // the span of a stats handler has the attempt's attributes
 	ended  bool
@@ -71,15 +74,18 @@ func (w *watcher) GetRequestMetadata(ctx context.Context, uri ...string) (kv map
 	below := span.SpanContext().IsValid() && span.SpanContext().SpanID() != w.own
 	sent, _ := metadata.FromOutgoingContext(ctx)
 	if conn := w.call.conn; conn != nil && conn.Load() == nil {
+		others := func(traceparent string) bool { return !strings.Contains(traceparent, w.own.String()) }
 		conn.Store(&handlers{
-			spans: below, repeats: len(sent["traceparent"]) > 1, metrics: strings.Contains(fmt.Sprint(ctx), "opentelemetry.clientRPCInfoKey"),
+			spans: below, sends: slices.ContainsFunc(sent["traceparent"], others),
+			metrics: strings.Contains(fmt.Sprint(ctx), "opentelemetry.clientRPCInfoKey"),
 		})
-	}
-	if !w.later || err != nil {
-		return kv, err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.asked = true
+	if !w.later || err != nil {
+		return kv, err
+	}
 	switch {
 	case below:
 		w.folded = true
@@ -113,11 +119,14 @@ func (w *watcher) RequireTransportSecurity() bool {
 
 // end returns the span of an attempt that has ended, or that it has none. One that was not sent starts
 // its span now.
-func (w *watcher) end(ctx context.Context) (span trace.Span, folded bool) {
+func (w *watcher) end(ctx context.Context, reached bool) (span trace.Span, folded bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ended = true
-	if w.span == nil && !w.folded {
+	if reached && !w.asked && w.call.conn != nil {
+		w.call.conn.Store(&handlers{hidden: true})
+	}
+	if w.later && w.span == nil && !w.folded {
 		_, w.span = w.call.startSpan(ctx, &w.attempt, true, true)
 	}
 	return w.span, w.span == nil

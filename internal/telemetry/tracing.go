@@ -84,15 +84,15 @@ func codeName(code codes.Code) string {
 // Millis returns a duration in milliseconds.
 func Millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// context returns the metadata that carries the trace. If a stats handler repeats the W3C trace
-// context, it is left out, because receivers may take either value.
-func (t *tracing) context(ctx context.Context, repeats bool) []string {
+// context returns the metadata that carries the trace. If a stats handler sends a W3C trace context of its
+// own, none is added, because receivers may take either of two values.
+func (t *tracing) context(ctx context.Context, sends bool) []string {
 	if t == nil {
 		return nil
 	}
 	kv := make(pairs, 0, 4)
 	t.propagators.Inject(ctx, &kv)
-	if repeats {
+	if sends {
 		for i := len(kv) - 2; i >= 0; i -= 2 {
 			if kv[i] == "traceparent" || kv[i] == "tracestate" {
 				kv = slices.Delete(kv, i, i+2)

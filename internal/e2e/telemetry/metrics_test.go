@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -195,5 +196,40 @@ func TestBalancesAreObservedAsLongAsTheirClient(t *testing.T) {
 	for strings.Contains(harness.Collected(t, reader), "hopbound.budget.balance") { // or the test times out
 		runtime.GC()
 		time.Sleep(time.Millisecond) // for the cleanup, which has a goroutine of its own
+	}
+}
+
+// The buckets of headroom are narrow where deadlines are: a percentile that Prometheus estimates from them
+// is off by at most a quarter.
+func TestBucketsOfHeadroomFitDeadlines(t *testing.T) {
+	t.Parallel()
+	for _, deadline := range []time.Duration{
+		50 * ms, 100 * ms, 200 * ms, 250 * ms, 500 * ms, time.Second, 1500 * ms, 2 * time.Second, 3 * time.Second, 5 * time.Second, 10 * time.Second, 15 * time.Second, 30 * time.Second,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			reader, meter := harness.Metered()
+			n := harness.Serve(t, func(context.Context) error { return nil }, harness.NewServer(t, meter).ServerOptions()...)
+			do := harness.Idempotent(n.Dial(harness.NewClient(t).DialOptions()...))
+			if err := harness.Within(t, do, deadline-deadline/200); err != nil {
+				t.Fatal(err)
+			}
+			var all metricdata.ResourceMetrics
+			if err := reader.Collect(t.Context(), &all); err != nil {
+				t.Fatal(err)
+			}
+			for _, scope := range all.ScopeMetrics {
+				for _, m := range scope.Metrics {
+					h, ok := m.Data.(metricdata.Histogram[float64])
+					if !ok || m.Name != "hopbound.server.deadline.headroom" {
+						continue
+					}
+					i := slices.IndexFunc(h.DataPoints[0].BucketCounts, func(n uint64) bool { return n > 0 })
+					lower, upper := h.DataPoints[0].Bounds[i-1], h.DataPoints[0].Bounds[i]
+					if real := h.DataPoints[0].Sum; real-lower > real/4 || upper-lower > real/4 {
+						t.Errorf("%v is estimated between %v and %v s", deadline, lower, upper)
+					}
+				}
+			}
+		})
 	}
 }
