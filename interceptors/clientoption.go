@@ -37,8 +37,8 @@ func (f clientOption) applyClient(s *clientSettings) { f(s) }
 
 // WithAttemptSpans sets the kind of attempt spans. By default, they are CLIENT spans. On a connection whose
 // stats handler, such as otelgrpc's, creates a CLIENT span below each attempt, they are INTERNAL spans by
-// default. The first attempt of a connection shows whether there is such a handler, so that its own span is
-// always a CLIENT span by default. If that matters, set [trace.SpanKindInternal].
+// default. The first attempt of a connection shows whether there is such a handler. If there is one, the first
+// attempt has no span of its own, and the handler's span has its attributes.
 func WithAttemptSpans(kind trace.SpanKind) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if kind != trace.SpanKindInternal && kind != trace.SpanKindClient {
@@ -51,7 +51,7 @@ func WithAttemptSpans(kind trace.SpanKind) ClientOption {
 // WithFoldedAttempts creates no spans of attempts. The CLIENT span that otelgrpc's stats handler creates
 // for each attempt has the attributes with which the attempt started, and an event hopbound.attempt of the
 // call's span says what was decided when it ended. A call with two retries then has seven spans instead
-// of ten. Without such a stats handler, attempts have no spans.
+// of ten. Without such a stats handler, attempts have CLIENT spans of their own.
 func WithFoldedAttempts() ClientOption {
 	return clientOption(func(s *clientSettings) { s.foldAttempts = true })
 }

@@ -75,7 +75,7 @@ const (
 const (
 	ReasonCode          = "code"            // the policy does not name the status code
 	ReasonCancelled     = "cancelled"       // the application cancelled the call
-	ReasonCommitted     = "committed"       // the application has had a part of the stream's response
+	ReasonCommitted     = "committed"       // the application has had a part of the stream's response, or more was sent than is kept
 	ReasonLocal         = "local"           // the failure was made on this side
 	ReasonPanicked      = "panicked"        // something below panicked
 	ReasonPassed        = "passed"          // the deadline has passed

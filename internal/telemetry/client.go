@@ -136,7 +136,7 @@ func (c *Call) Malformed(key string) {
 // Overreported counts a reply that reports more tokens as used than were lent.
 func (c *Call) Overreported() {
 	if n := c.client.count; n != nil {
-		n.over.Add(c.ctx, 1, newLabels(attrGRPCTarget.String(c.target.label)).add...)
+		n.over.Add(c.ctx, 1, n.own.over.by(true, attrGRPCTarget, c.target.label).add...)
 	}
 }
 
@@ -146,7 +146,7 @@ func (c *Call) OtherRetries() {
 		c.span.SetAttributes(attrOtherRetries.Bool(true))
 	}
 	if n := c.client.count; n != nil {
-		n.others.Add(c.ctx, 1, newLabels(attrGRPCMethod.String(c.method.Label())).add...)
+		n.others.Add(c.ctx, 1, c.byMethod(c.pair()).add...)
 	}
 	c.client.otherRetries.warn(c.ctx, c.client.settings.Log(),
 		"another client interceptor retries this method, and Hopbound does not retry these calls; remove the other interceptor",

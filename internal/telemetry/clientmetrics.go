@@ -29,7 +29,7 @@ type clientCounters struct {
 	others          metric.Int64Counter
 	over            metric.Int64Counter
 
-	sets struct{ pairs, attemptDuration, callDuration, calls, attempts, decisions bounded }
+	own struct{ pairs, attemptDuration, callDuration, calls, attempts, decisions, over bounded }
 }
 
 func newClientCounters(s *Settings) (*clientCounters, error) {
@@ -115,7 +115,7 @@ func (c *Call) byTarget() *targetSeries { return &c.target.modes[modeIndex(c.obs
 // countStart counts an attempt that starts.
 func (c *Call) countStart(ctx context.Context) {
 	n, p := c.client.count, c.pair()
-	n.started.Add(ctx, 1, p.both.get(func() *labels { return n.sets.pairs.byMethodAndTarget(false, p.method, c.target.label) }).add...)
+	n.started.Add(ctx, 1, p.both.get(func() *labels { return n.own.pairs.byMethodAndTarget(false, p.method, c.target.label) }).add...)
 }
 
 // countAttempt counts an attempt that has ended.
@@ -125,10 +125,10 @@ func (c *Call) countAttempt(ctx context.Context, a *Attempt, e *AttemptEnd) {
 		s.called.Store(true)
 	}
 	byTarget := func() *labels {
-		return n.sets.attempts.by(e.Decision != Done, attrGRPCTarget, c.target.label, c.decided(e, attrReached.Bool(e.Reached))...)
+		return n.own.attempts.by(e.Decision != Done, attrGRPCTarget, c.target.label, c.decided(e, attrReached.Bool(e.Reached))...)
 	}
 	byMethod := func() *labels {
-		return n.sets.decisions.by(e.Decision != Done, attrGRPCMethod, p.method, c.decided(e)...)
+		return n.own.decisions.by(e.Decision != Done, attrGRPCMethod, p.method, c.decided(e)...)
 	}
 	if e.Decision == Done {
 		n.attempts.Add(ctx, 1, s.done.get(byTarget).add...)
@@ -145,7 +145,7 @@ func (c *Call) countAttempt(ctx context.Context, a *Attempt, e *AttemptEnd) {
 	}
 	code := hoperr.Code(e.Err)
 	n.attemptDuration.Record(ctx, e.Ended.Sub(a.Started).Seconds(), p.attempts.get(code, func(name string) *labels {
-		return n.sets.attemptDuration.byMethodAndTarget(code != codes.OK, p.method, c.target.label, attrGRPCStatus.String(name))
+		return n.own.attemptDuration.byMethodAndTarget(code != codes.OK, p.method, c.target.label, attrGRPCStatus.String(name))
 	}).record...)
 }
 
@@ -166,10 +166,10 @@ func (c *Call) countEnd(e *CallEnd) {
 		root = 1
 	}
 	n.calls.Add(c.ctx, 1, s.calls[root].get(code, func(name string) *labels {
-		return n.sets.calls.by(code != codes.OK, attrGRPCTarget, c.target.label, attrGRPCStatus.String(name),
+		return n.own.calls.by(code != codes.OK, attrGRPCTarget, c.target.label, attrGRPCStatus.String(name),
 			attrRoot.Bool(c.root), attrMode.String(modeName(c.observed)))
 	}).add...)
-	both := func() *labels { return n.sets.pairs.byMethodAndTarget(false, p.method, c.target.label) }
+	both := func() *labels { return n.own.pairs.byMethodAndTarget(false, p.method, c.target.label) }
 	switch extra := e.Attempts - 1; {
 	case extra > 0 && e.Hedged:
 		n.hedges.Record(c.ctx, int64(extra), p.both.get(both).record...)
@@ -181,13 +181,14 @@ func (c *Call) countEnd(e *CallEnd) {
 	}
 	if c.exportsGRPC() {
 		n.callDuration.Record(c.ctx, e.Took.Seconds(), p.calls.get(code, func(name string) *labels {
-			return n.sets.callDuration.byMethodAndTarget(code != codes.OK, p.method, c.target.label, attrGRPCStatus.String(name))
+			return n.own.callDuration.byMethodAndTarget(code != codes.OK, p.method, c.target.label, attrGRPCStatus.String(name))
 		}).record...)
 	}
 }
 
+// byMethod returns the labels of instruments that have nothing but the method.
 func (c *Call) byMethod(p *pairSeries) *labels {
-	return p.only.get(func() *labels { return newLabels(attrGRPCMethod.String(p.method)) })
+	return p.only.get(func() *labels { return c.client.count.sets.methods.by(false, attrGRPCMethod, p.method) })
 }
 
 // Target is a target in metrics and spans.

@@ -88,6 +88,8 @@ type counters struct {
 	rejections     metric.Int64Counter
 	ignored        metric.Int64Counter
 	installedTwice metric.Int64Counter
+
+	sets struct{ rejections, ignored, installedTwice, methods bounded }
 }
 
 func newCounters(i *instruments, side string) counters {
@@ -100,14 +102,14 @@ func newCounters(i *instruments, side string) counters {
 }
 
 func (c *counters) rejected(ctx context.Context, m *Method, observe bool, reason string) {
-	c.rejections.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.Label()), attrSide.String(c.side),
+	c.rejections.Add(ctx, 1, c.sets.rejections.by(true, attrGRPCMethod, m.Label(), attrSide.String(c.side),
 		attrReason.String(reason), attrMode.String(modeName(observe))).add...)
 }
 
 func (c *counters) countTwice(ctx context.Context, m *Method) {
-	c.installedTwice.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.Label()), attrSide.String(c.side)).add...)
+	c.installedTwice.Add(ctx, 1, c.sets.installedTwice.by(true, attrGRPCMethod, m.Label(), attrSide.String(c.side)).add...)
 }
 
 func (c *counters) malformed(ctx context.Context, m *Method, key string) {
-	c.ignored.Add(ctx, 1, newLabels(attrGRPCMethod.String(m.Label()), attrSide.String(c.side), attrHeader.String(key)).add...)
+	c.ignored.Add(ctx, 1, c.sets.ignored.by(true, attrGRPCMethod, m.Label(), attrSide.String(c.side), attrHeader.String(key)).add...)
 }

@@ -41,7 +41,8 @@ func newStoreCounters(i *instruments, kind string) storeCounters {
 // takenOver says that an earlier run may have had an effect.
 func (in *Incoming) KeyedCall(ctx context.Context, key idempotency.Key, outcome KeyOutcome, takenOver bool) {
 	if n := in.server.count; n != nil {
-		n.keyed.Add(ctx, 1, newLabels(attrGRPCMethod.String(in.method.Label()), attrKeyOutcome.String(string(outcome)),
+		failed := outcome != KeyExecuted && outcome != KeyReplayed && outcome != KeyJoined
+		n.keyed.Add(ctx, 1, n.own.keyed.by(failed, attrGRPCMethod, in.method.Label(), attrKeyOutcome.String(string(outcome)),
 			attrMode.String(modeName(in.observed))).add...)
 	}
 	if in.span == nil {

@@ -234,11 +234,11 @@ func (in *Incoming) countEnd(ctx context.Context, code codes.Code, took, late ti
 		root = 1
 	}
 	n.calls.Add(ctx, 1, s.calls[root].get(code, func(name string) *labels {
-		return n.sets.calls.by(code != codes.OK, attrGRPCMethod, s.method, attrGRPCStatus.String(name), attrRoot.Bool(in.root), attrMode.String(s.mode))
+		return n.own.calls.by(code != codes.OK, attrGRPCMethod, s.method, attrGRPCStatus.String(name), attrRoot.Bool(in.root), attrMode.String(s.mode))
 	}).add...)
 	if theirs := in.server.grpcMetrics.Load(); theirs == nil || !*theirs {
 		n.duration.Record(ctx, took.Seconds(), s.durations.get(code, func(name string) *labels {
-			return n.sets.duration.by(code != codes.OK, attrGRPCMethod, s.method, attrGRPCStatus.String(name))
+			return n.own.duration.by(code != codes.OK, attrGRPCMethod, s.method, attrGRPCStatus.String(name))
 		}).record...)
 	}
 	if late > 0 {

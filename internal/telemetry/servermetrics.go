@@ -18,7 +18,7 @@ type serverCounters struct {
 	steps    metric.Float64Histogram
 	store    storeCounters
 
-	sets struct{ duration, calls bounded }
+	own struct{ duration, calls, keyed bounded }
 }
 
 func newServerCounters(s *Settings, storeKind string) (*serverCounters, error) {
@@ -70,6 +70,6 @@ type serverSeries struct {
 // series returns the series of the call's method.
 func (in *Incoming) series() *serverSeries {
 	return in.server.series[modeIndex(in.observed)].Get(in.method.Label(), func(method string) *serverSeries {
-		return &serverSeries{method: method, mode: modeName(in.observed), only: newLabels(attrGRPCMethod.String(method))}
+		return &serverSeries{method: method, mode: modeName(in.observed), only: in.server.count.sets.methods.by(false, attrGRPCMethod, method)}
 	})
 }
