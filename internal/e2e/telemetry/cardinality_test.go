@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // shape is traffic of a client: each method is called at each target, and fails in ordinary ways.
@@ -31,6 +32,7 @@ func failures() []codes.Code {
 func (s shape) run(t *testing.T, client *interceptors.Client, server *interceptors.Server) map[string]int64 {
 	t.Helper()
 	ended := map[string]int64{}
+	serve := func(context.Context, any) (any, error) { return &emptypb.Empty{}, nil }
 	for target := range s.targets {
 		name := fmt.Sprintf("passthrough:///target-%d", target)
 		cc, err := grpc.NewClient(name, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -45,9 +47,9 @@ func (s shape) run(t *testing.T, client *interceptors.Client, server *intercepto
 					func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return failure }, grpc.StaticMethod())
 				ended[name+" "+codeNames()[status.Code(err)]]++
 				ctx := metadata.NewIncomingContext(t.Context(), metadata.MD{})
-				_, _ = server.UnaryInterceptor()(metadata.NewIncomingContext(t.Context(), metadata.Pairs("hop-context", "malformed")), nil, &grpc.UnaryServerInfo{FullMethod: full}, func(context.Context, any) (any, error) { return nil, nil })
+				_, _ = server.UnaryInterceptor()(metadata.NewIncomingContext(t.Context(), metadata.Pairs("hop-context", "malformed")), nil, &grpc.UnaryServerInfo{FullMethod: full}, serve)
 				late, cancel := context.WithTimeout(ctx, -1)
-				_, _ = server.UnaryInterceptor()(late, nil, &grpc.UnaryServerInfo{FullMethod: full}, func(context.Context, any) (any, error) { return nil, nil })
+				_, _ = server.UnaryInterceptor()(late, nil, &grpc.UnaryServerInfo{FullMethod: full}, serve)
 				cancel()
 				_, _ = server.UnaryInterceptor()(ctx, nil, &grpc.UnaryServerInfo{FullMethod: full}, func(context.Context, any) (any, error) { return nil, failure })
 			}

@@ -225,7 +225,7 @@ func TestBucketsOfHeadroomFitDeadlines(t *testing.T) {
 					}
 					i := slices.IndexFunc(h.DataPoints[0].BucketCounts, func(n uint64) bool { return n > 0 })
 					lower, upper := h.DataPoints[0].Bounds[i-1], h.DataPoints[0].Bounds[i]
-					if real := h.DataPoints[0].Sum; real-lower > real/4 || upper-lower > real/4 {
+					if left := h.DataPoints[0].Sum; left-lower > left/4 || upper-lower > left/4 {
 						t.Errorf("%v is estimated between %v and %v s", deadline, lower, upper)
 					}
 				}
