@@ -7,6 +7,7 @@ import (
 
 	"github.com/hopbound/hopbound/internal/hoperr"
 	"github.com/hopbound/hopbound/internal/inbound"
+	"github.com/hopbound/hopbound/internal/outbound"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -32,6 +33,17 @@ func Overloaded(ctx context.Context, code codes.Code, after time.Duration) error
 	inbound.Push(ctx, ms)
 	return hoperr.New(code, hoperr.Overloaded, "the server is overloaded",
 		&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Duration(ms) * time.Millisecond)})
+}
+
+// Refuse returns err, and tells the client that an interceptor after its own has not sent the attempt whose
+// context is ctx, for example because a circuit breaker is open. The attempt costs no token, it is not
+// retried, and a failure that the handler returns because of it is marked non-retryable. If ctx belongs to no
+// attempt, or err is nil, Refuse does nothing but return err.
+func Refuse(ctx context.Context, err error) error {
+	if err != nil {
+		outbound.Refuse(ctx)
+	}
+	return err
 }
 
 // DoNotRetry returns err, and tells the caller of the call whose context is ctx not to retry it, whatever

@@ -30,6 +30,7 @@ type Attempt struct {
 	Peer    peer.Peer
 
 	Making   atomic.Bool // the attempt is being handed to gRPC
+	refused  atomic.Bool // an interceptor below did not send it
 	Finished atomic.Bool // gRPC has finished it, and has filled in what it receives
 	Opened   bool        // it is a stream that could be opened
 	Expired  bool        // its own timeout has ended it; set for streams, whose context does not tell
@@ -114,6 +115,13 @@ func (c *attemptContext) Value(key any) any {
 		return &c.call.tried
 	}
 	return c.Context.Value(key)
+}
+
+// Refuse records that an interceptor below did not send the attempt that ctx belongs to.
+func Refuse(ctx context.Context) {
+	if c, ok := ctx.Value(request.AttemptKey{}).(*attemptContext); ok {
+		c.attempt.refused.Store(true)
+	}
 }
 
 // Logged contains the fields of an attempt that logs show.

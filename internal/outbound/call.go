@@ -298,7 +298,7 @@ func (c *Call) cause(panicked bool) request.Cause {
 	switch lateOrLost := c.Decision == telemetry.Deadline || c.abandoned || panicked; {
 	case lateOrLost && c.outOfRequestTime():
 		return request.RequestEnded
-	case !lateOrLost && c.Decision == telemetry.NotRetryable:
+	case !lateOrLost && c.Decision == telemetry.NotRetryable && c.Reason != telemetry.ReasonRefused:
 		return request.NotRetryable
 	case c.noTokens:
 		return request.NoTokens

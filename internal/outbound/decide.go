@@ -93,6 +93,10 @@ func (c *Call) verdict(a *Attempt, err error, retries func(codes.Code) bool) tel
 		c.Reason = telemetry.ReasonCancelled
 		return telemetry.NotRetryable
 	}
+	if a.refused.Load() {
+		c.Reason = telemetry.ReasonRefused
+		return telemetry.NotRetryable
+	}
 	push, code := parsePushback(a.receivedTrailer()), hoperr.Code(err)
 	if push.stop || retries(code) {
 		c.target.throttle.failed()

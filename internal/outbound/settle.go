@@ -25,9 +25,10 @@ func (c *Call) Settle(a *Attempt, err error) {
 	c.ended, a.ended = now, now
 	a.received = a.Finished.Load()
 	c.readReport(a)
-	reached := err == nil || a.reached()
+	refused := err != nil && a.refused.Load()
+	reached := err == nil || !refused && a.reached()
 	a.touched = reached
-	a.unsent = !reached && (!a.ready || !c.ready())
+	a.unsent = !reached && (refused || !a.ready || !c.ready())
 	c.settleLoan(a, err, reached)
 	c.seen = c.seen || reached
 	if err == nil || a.Answered {

@@ -77,6 +77,7 @@ const (
 	ReasonCancelled     = "cancelled"       // the application cancelled the call
 	ReasonCommitted     = "committed"       // the application has had a part of the stream's response, or more was sent than is kept
 	ReasonLocal         = "local"           // the failure was made on this side
+	ReasonRefused       = "refused"         // an interceptor after Hopbound's did not send the attempt
 	ReasonPanicked      = "panicked"        // something below panicked
 	ReasonPassed        = "passed"          // the deadline has passed
 	ReasonTooShort      = "too_short"       // no time remains for the pause and another attempt

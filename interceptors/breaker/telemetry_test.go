@@ -1,0 +1,92 @@
+package breaker_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/interceptors/breaker"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// A change of the state is an event of the attempt's span and counts in metrics.
+func TestChangesAreInTracesAndMetrics(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		recorder, reader := tracetest.NewSpanRecorder(), sdkmetric.NewManualReader()
+		client, err := interceptors.NewClient(interceptors.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))),
+			interceptors.WithAttemptSpans(trace.SpanKindClient))
+		if err != nil {
+			t.Fatal(err)
+		}
+		down := true
+		l := &leaf{next: func(context.Context) error {
+			if down {
+				return status.Error(codes.Unavailable, "down")
+			}
+			return nil
+		}}
+		b := newBreaker(t, breaker.ConsecutiveFailures(1), breaker.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))))
+		c := connect(t, l, nil, append(client.DialOptions(), b.DialOptions()...)...)
+		_ = call(t.Context(), c, false)
+		if got := sums(t, reader, "hopbound.breaker.open"); !slices.Equal(got, []string{"1"}) {
+			t.Errorf("open breakers: %q", got)
+		}
+		time.Sleep(6 * time.Second)
+		down = false
+		_ = call(t.Context(), c, false)
+		if got := sums(t, reader, "hopbound.breaker.open"); !slices.Equal(got, []string{"0"}) {
+			t.Errorf("open breakers: %q", got)
+		}
+		if got := sums(t, reader, "hopbound.breaker.changes"); !slices.Equal(got, []string{"closed 1", "half-open 1", "open 1"}) {
+			t.Errorf("changes: %q", got)
+		}
+		var events []string
+		for _, s := range recorder.Ended() {
+			for _, e := range s.Events() {
+				if e.Name == "hopbound.breaker" {
+					events = append(events, e.Attributes[0].Value.AsString())
+				}
+			}
+		}
+		if !slices.Equal(events, []string{"open", "closed"}) {
+			t.Errorf("events: %q", events)
+		}
+	})
+}
+
+// sums returns the values of a counter, each after the state if there is one.
+func sums(t *testing.T, reader *sdkmetric.ManualReader, name string) (values []string) {
+	t.Helper()
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(context.Background(), &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			sum, ok := m.Data.(metricdata.Sum[int64])
+			if !ok || m.Name != name {
+				continue
+			}
+			for _, p := range sum.DataPoints {
+				text := fmt.Sprint(p.Value)
+				if state, ok := p.Attributes.Value("hopbound.breaker.state"); ok {
+					text = state.AsString() + " " + text
+				}
+				values = append(values, text)
+			}
+		}
+	}
+	slices.Sort(values)
+	return values
+}

@@ -1,0 +1,50 @@
+package calls_test
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/internal/e2e/harness"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// An attempt that a later interceptor refuses costs no token and is not retried, and the caller's caller
+// does not retry the failure either, whatever its code.
+func TestRefusedAttemptCostsNothingAndIsNotRetried(t *testing.T) {
+	t.Parallel()
+	var refusals atomic.Int64
+	refuse := grpc.WithChainUnaryInterceptor(func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ grpc.UnaryInvoker, _ ...grpc.CallOption) error {
+		refusals.Add(1)
+		return interceptors.Refuse(ctx, status.Error(codes.Unavailable, "the breaker is open"))
+	})
+	leaf := &harness.Counter{}
+	reader, meter := harness.Metered()
+	b := harness.FixedBudget()
+	down := harness.Idempotent(harness.Serve(t, leaf.Handle).Dial(append(harness.NewClient(t, harness.FastRetry(), meter, interceptors.WithBudget(b)).DialOptions(), refuse)...))
+	var calls atomic.Int64
+	hop := harness.Serve(t, func(ctx context.Context) error {
+		calls.Add(1)
+		return status.Error(status.Code(down(ctx)), "the hop's own words")
+	}, harness.NewServer(t).ServerOptions()...)
+	before := harness.Balance(b)
+	err := harness.Idempotent(hop.Dial(harness.NewClient(t, harness.FastRetry()).DialOptions()...))(t.Context())
+	if status.Code(err) != codes.Unavailable || refusals.Load() != 1 || calls.Load() != 1 || leaf.Calls.Load() != 0 {
+		t.Errorf("%v after %d refusals, %d calls of the hop and %d of the leaf", err, refusals.Load(), calls.Load(), leaf.Calls.Load())
+	}
+	if got := harness.Balance(b); got != before {
+		t.Errorf("the budget went from %v to %v", before, got)
+	}
+	for attrs := range harness.Sums(t, reader, "hopbound.client.attempts") {
+		if !strings.Contains(attrs, "hopbound.decision=not_retryable") || !strings.Contains(attrs, "hopbound.reached=false") || !strings.Contains(attrs, "hopbound.reason=refused") {
+			t.Errorf("counted %s", attrs)
+		}
+	}
+	if interceptors.Refuse(t.Context(), nil) != nil {
+		t.Error("no error became one")
+	}
+}
