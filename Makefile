@@ -5,7 +5,7 @@ SHELL := bash
 
 BIN := $(CURDIR)/.tmp/bin
 export PATH := $(BIN):$(PATH)
-MODULES := . ./bench ./examples ./idempotency/boltstore ./idempotency/crashtest ./idempotency/pgstore ./idempotency/redisstore ./idempotency/sqlitestore ./idempotency/storetest ./internal/e2e ./internal/oteltest
+MODULES := $(shell sed -n "s/^\t\.\/\(.*\)/.\/\1/p; s/^\t\.$$/./p" go.work)
 PACKAGES := $(addsuffix /...,$(MODULES))
 FUZZTIME ?= 10s
 

@@ -2,8 +2,8 @@ package breaker_test
 
 import (
 	"context"
-	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,7 +79,7 @@ func sums(t *testing.T, reader *sdkmetric.ManualReader, name string) (values []s
 				continue
 			}
 			for _, p := range sum.DataPoints {
-				text := fmt.Sprint(p.Value)
+				text := strconv.FormatInt(p.Value, 10)
 				if state, ok := p.Attributes.Value("hopbound.breaker.state"); ok {
 					text = state.AsString() + " " + text
 				}
