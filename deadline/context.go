@@ -16,6 +16,14 @@ func Remaining(ctx context.Context) (time.Duration, bool) {
 	return time.Until(t), true
 }
 
+// Waiting reports whether the caller of a handler still waits: ctx is not cancelled, and its deadline has not
+// passed. A handler that takes work from a queue of its own asks it before it starts the work, because the
+// caller may have given up meanwhile. It is true for a context that is never cancelled.
+func Waiting(ctx context.Context) bool {
+	left, limited := Remaining(ctx)
+	return ctx.Err() == nil && (!limited || left > 0)
+}
+
 type reserveKey struct{}
 
 // WithReserve returns a context whose calls keep d in reserve for their replies' way back: the deadline
