@@ -28,6 +28,7 @@ const (
 	ReasonStreamIdle          = hoperr.StreamIdle          // STREAM_IDLE: no message was sent or received for longer than the server allows
 	ReasonSendTimeout         = hoperr.SendTimeout         // SEND_TIMEOUT: the client did not read, so that a message could not be sent in time
 	ReasonOverloaded          = hoperr.Overloaded          // OVERLOADED: the server is overloaded
+	ReasonRateLimited         = "RATE_LIMITED"             // RATE_LIMITED: too many calls in a second
 	ReasonBulkheadFull        = "BULKHEAD_FULL"            // BULKHEAD_FULL: too many calls are running and waiting, or this one would wait for too long
 	ReasonBreakerOpen         = "BREAKER_OPEN"             // BREAKER_OPEN: a circuit breaker did not send the attempt
 	ReasonCancelled           = hoperr.Canceled            // CANCELLED: the call was cancelled while no attempt was under way
