@@ -30,23 +30,21 @@ type Attempt struct {
 	Peer    peer.Peer
 
 	Making   atomic.Bool // the attempt is being handed to gRPC
-	refused  atomic.Bool // an interceptor below did not send it
 	Finished atomic.Bool // gRPC has finished it, and has filled in what it receives
 	Opened   bool        // it is a stream that could be opened
 	Expired  bool        // its own timeout has ended it; set for streams, whose context does not tell
 	Answered bool        // it is a stream that had answered when the application ended it
 	Timeout  time.Duration
 
-	recorded telemetry.Attempt
-	self     attemptContext
-	n        int // from 1
-	started  time.Time
-	paid     bool          // it was paid for before it was made
-	charge   charge        // what it was paid with
-	ready    bool          // the connection was ready
-	loan     budget.Loan   // of tokens to the callee
-	allowed  time.Duration // until the deadline that the callee is told; 0 if there is none
-	hedge    string        // telemetry.HedgeResultWon or HedgeResultLost, if others were made at the same time
+	record  telemetry.Attempt // with the number, from 1, and the start
+	self    attemptContext
+	paid    bool          // it was paid for before it was made
+	charge  charge        // what it was paid with
+	ready   bool          // the connection was ready
+	refused atomic.Bool   // an interceptor below did not send it
+	loan    budget.Loan   // of tokens to the callee
+	allowed time.Duration // until the deadline that the callee is told; 0 if there is none
+	hedge   string        // telemetry.HedgeResultWon or HedgeResultLost, if others were made at the same time
 
 	lastBelow    atomic.Uint32 // the code of the last call that gRPC has finished for the attempt, as a request.Codes
 	earlierBelow atomic.Uint32 // the codes of earlier ones
@@ -65,7 +63,7 @@ type Attempt struct {
 }
 
 // Number returns the attempt's number, from 1, or 0 if it was not started.
-func (a *Attempt) Number() int { return a.n }
+func (a *Attempt) Number() int { return a.record.Number }
 
 // Loan returns the tokens that the attempt lends to its callee.
 func (a *Attempt) Loan() *budget.Loan { return &a.loan }
@@ -76,27 +74,27 @@ func (a *Attempt) Loan() *budget.Loan { return &a.loan }
 func (c *Call) Begin(a *Attempt, hedges int) (ctx context.Context, cancel context.CancelFunc) {
 	c.attempts++
 	a.self = attemptContext{Context: c.Context, call: c, attempt: a} // before anything below can panic
-	a.n, a.paid, a.charge = c.attempts, c.paid, c.charge
+	a.record.Number, a.paid, a.charge = c.attempts, c.paid, c.charge
 	c.paid = false
-	a.started = c.started
-	if a.n > 1 {
-		a.started = time.Now()
+	a.record.Started = c.started
+	if a.record.Number > 1 {
+		a.record.Started = time.Now()
 	}
 	a.loan = c.allotment.Lend(hedges)
 	a.ready = c.ready()
 	ctx = c.Context
 	if a.Timeout = c.attemptTimeout(a); a.Timeout > 0 && !c.Streaming {
-		ctx, cancel = context.WithDeadline(ctx, a.started.Add(a.Timeout))
+		ctx, cancel = context.WithDeadline(ctx, a.record.Started.Add(a.Timeout))
 	}
 	header, reserve := c.header(ctx, a)
-	a.recorded = telemetry.Attempt{Number: a.n, Lent: a.loan.Tokens(), Started: a.started, Reserve: reserve}
-	ctx, carrier := c.telemetry.StartAttempt(ctx, &a.recorded)
+	a.record.Lent, a.record.Reserve = a.loan.Tokens(), reserve
+	ctx, carrier := c.telemetry.StartAttempt(ctx, &a.record)
 	a.self.Context = c.outgoing(ctx, a, carrier, header) //nolint:fatcontext // each attempt has its own
 	return &a.self, cancel
 }
 
 // Watch adds to the options of an attempt what its telemetry needs.
-func (a *Attempt) Watch(opts []grpc.CallOption) []grpc.CallOption { return a.recorded.Watch(opts) }
+func (a *Attempt) Watch(opts []grpc.CallOption) []grpc.CallOption { return a.record.Watch(opts) }
 
 // attemptContext is the context of an attempt. It is a part of the attempt, so that it costs no
 // allocation.
@@ -138,7 +136,7 @@ func AttemptOf(ctx context.Context) (Logged, bool) {
 	if !ok {
 		return Logged{}, false
 	}
-	return Logged{c.attempt.n, c.attempt.loan.Tokens(), c.call.Observe, c.call.sentKey()}, true
+	return Logged{c.attempt.record.Number, c.attempt.loan.Tokens(), c.call.Observe, c.call.sentKey()}, true
 }
 
 // invoke makes one attempt of a unary call.
@@ -167,7 +165,7 @@ func (c *Call) invoke(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInv
 // learnLatency records how long an attempt took, for the shared timeouts of later attempts. The real
 // latency of an attempt that timed out is unknown; it counts as slightly longer than the timeout.
 func (c *Call) learnLatency(a *Attempt, err error) {
-	switch took := a.ended.Sub(a.started); {
+	switch took := a.ended.Sub(a.record.Started); {
 	case err == nil:
 		c.latency().add(a.ended, took)
 	case a.Timeout > 0 && a.ranOut(err):
@@ -177,7 +175,7 @@ func (c *Call) learnLatency(a *Attempt, err error) {
 
 // attemptTimeout returns the attempt's own timeout, or 0 if the attempt may take as long as the call.
 func (c *Call) attemptTimeout(a *Attempt) time.Duration {
-	remaining, ok := c.remaining(a.started)
+	remaining, ok := c.remaining(a.record.Started)
 	timeout := c.policy.AttemptTimeout
 	if c.Observe {
 		return 0
@@ -204,7 +202,7 @@ func (c *Call) sharedTimeout(a *Attempt, remaining time.Duration, more int) time
 		share -= backoff.Bound(c.backoffs + 1 + i)
 	}
 	timeout := max(share, remaining/2) / time.Duration(more+1)
-	if usual, known := c.latency().p95(a.started); known {
+	if usual, known := c.latency().p95(a.record.Started); known {
 		timeout = max(timeout, 2*usual)
 	}
 	return timeout
@@ -215,23 +213,23 @@ func (c *Call) mayFollow(a *Attempt) int {
 	if !c.safe() {
 		return 0
 	}
-	affordable := c.budget.Affords(a.started, c.target.name, c.timeoutCause())
-	return max(0, min(c.policy.Attempts()-a.n, a.loan.Tokens()+c.allotment.Free(), affordable))
+	affordable := c.budget.Affords(a.record.Started, c.target.name, c.timeoutCause())
+	return max(0, min(c.policy.Attempts()-a.record.Number, a.loan.Tokens()+c.allotment.Free(), affordable))
 }
 
 // header returns the hop-context of an attempt, and the time that is kept in reserve. The timestamp is
 // rounded down and the deadline up to a millisecond, so that calls within one millisecond send the same
 // value, which HPACK encodes as one byte.
 func (c *Call) header(ctx context.Context, a *Attempt) (h wire.Context, reserve time.Duration) {
-	sent, id := c.client.clock.Read(a.started, c.client.mono(a.started))
-	h = wire.Context{Sent: sent - sent%1000, ClockID: id, HasSent: sent >= 0, Attempt: a.n}
+	sent, id := c.client.clock.Read(a.record.Started, c.client.mono(a.record.Started))
+	h = wire.Context{Sent: sent - sent%1000, ClockID: id, HasSent: sent >= 0, Attempt: a.record.Number}
 	if !c.Observe {
 		h.Budget, h.HasBudget = a.loan.Tokens(), true
 	}
 	h.Keyed = (c.wouldKey || c.keyedAbove) && c.sentKey() == "" || c.forwardsKey()
 	if d, ok := ctx.Deadline(); ok {
-		remaining := d.Sub(a.started)
-		reserve = c.reserve(a.started, remaining)
+		remaining := d.Sub(a.record.Started)
+		reserve = c.reserve(a.record.Started, remaining)
 		a.allowed = remaining - reserve
 		until := sent + a.allowed.Microseconds() + 999
 		h.Deadline, h.HasDeadline = until-until%1000, true
@@ -243,8 +241,8 @@ func (c *Call) header(ctx context.Context, a *Attempt) (h wire.Context, reserve 
 func (c *Call) outgoing(ctx context.Context, a *Attempt, carrier []string, h wire.Context) context.Context {
 	var buf [wire.MaxLen]byte
 	kv := append(append(make([]string, 0, 10), carrier...), wire.ContextKey, string(h.Append(buf[:0])))
-	if a.n > 1 {
-		kv = append(kv, previousAttemptsKey, strconv.Itoa(a.n-1))
+	if a.record.Number > 1 {
+		kv = append(kv, previousAttemptsKey, strconv.Itoa(a.record.Number-1))
 	}
 	if c.hasKey {
 		kv = append(kv, idempotency.Header, string(c.key))
@@ -254,7 +252,7 @@ func (c *Call) outgoing(ctx context.Context, a *Attempt, carrier []string, h wir
 
 // EndAttempt records the end of an attempt.
 func (c *Call) EndAttempt(a *Attempt, err error, d telemetry.Decision) {
-	c.telemetry.EndAttempt(&a.self, &a.recorded, &telemetry.AttemptEnd{
+	c.telemetry.EndAttempt(&a.self, &a.record, &telemetry.AttemptEnd{
 		Err: err, Decision: d, Reason: c.Reason, Reached: a.touched, Peer: a.backend(),
 		Used: a.loan.Used(), Unknown: a.unknown, Hedge: a.hedge, Ended: a.ended,
 	})
@@ -278,5 +276,5 @@ func (c *Call) EndPanicked(a *Attempt) {
 // RecordMessages records how many messages of a stream were sent and received in an attempt, and what
 // committed the stream to it.
 func (c *Call) RecordMessages(a *Attempt, sent, received int64, committedBy string) {
-	c.telemetry.Messages(&a.recorded, sent, received, committedBy)
+	c.telemetry.Messages(&a.record, sent, received, committedBy)
 }

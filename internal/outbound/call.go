@@ -262,7 +262,7 @@ func (c *Call) transit(now time.Time) time.Duration { return c.target.reserve.Ge
 
 // End ends the call, and records a failure with the request that the call belongs to.
 func (c *Call) End(err error) {
-	panicked := c.last.n > 0 && !c.last.settled
+	panicked := c.last.record.Number > 0 && !c.last.settled
 	if panicked {
 		c.EndPanicked(c.last)
 	}

@@ -234,7 +234,7 @@ func (h *race) won(r *Runner) {
 		r.hedge = telemetry.HedgeResultWon
 	}
 	if c.policy.Hedge.Delay == policy.AtP95 {
-		c.latency().add(time.Now(), time.Since(r.started))
+		c.latency().add(time.Now(), time.Since(r.record.Started))
 	}
 	if !h.goesOn {
 		c.Settle(&r.Attempt, nil)
@@ -350,7 +350,7 @@ func (h *race) lost(r *Runner) {
 	r.hedge = telemetry.HedgeResultLost
 	// An attempt that was slower than the delay is learned as slightly slower, because its real
 	// latency is unknown. If many are, the delay grows step by step.
-	if h.delayed && r.err != nil && r.ended.Sub(r.started) >= h.delay && c.policy.Hedge.Delay == policy.AtP95 {
+	if h.delayed && r.err != nil && r.ended.Sub(r.record.Started) >= h.delay && c.policy.Hedge.Delay == policy.AtP95 {
 		c.latency().add(c.ended, h.delay+h.delay/100)
 	}
 	c.EndAttempt(&r.Attempt, r.err, telemetry.HedgeLost)

@@ -36,7 +36,7 @@ func (c *Call) Settle(a *Attempt, err error) {
 		c.target.throttle.succeeded()
 	}
 	if a.report.HasElapsed && !c.Streaming { // the time of a stream includes that of its application
-		mono, trip := c.client.mono(now), now.Sub(a.started)
+		mono, trip := c.client.mono(now), now.Sub(a.record.Started)
 		server := time.Duration(min(a.report.Elapsed, trip.Microseconds())) * time.Microsecond
 		c.target.reserve.Learn(mono, trip, server)
 		c.target.transit.Learn(mono, trip-server)
@@ -135,7 +135,7 @@ func (c *Call) lost(a *Attempt) bool {
 // DEADLINE_EXCEEDED that arrives before half of the time has passed has another cause.
 func (a *Attempt) ranOut(err error) bool {
 	return a.Expired || hoperr.Code(err) == codes.DeadlineExceeded && a.allowed > 0 &&
-		a.ended.Sub(a.started) >= a.allowed/2
+		a.ended.Sub(a.record.Started) >= a.allowed/2
 }
 
 // ready reports whether the call's connection has a backend. If it has, an attempt that was not sent
