@@ -164,12 +164,14 @@ func (c *Call) EndAttempt(ctx context.Context, a *Attempt, e *AttemptEnd) {
 			span = later
 		}
 	}
-	if c.span == nil {
+	switch {
+	case c.span == nil:
 		return
-	}
-	if span == nil && folded {
+	case span == nil && folded:
 		c.event("hopbound.attempt", append(e.attributes(a), AttrAttempt.Int(a.Number),
 			semconv.RPCResponseStatusCode(codeName(hoperr.Code(e.Err))))...)
+		return
+	case span == nil: // the tracer has panicked when it was to start
 		return
 	}
 	span.SetAttributes(e.attributes(a)...)
