@@ -2,6 +2,7 @@ package telemetry_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hopbound/hopbound/interceptors"
@@ -10,11 +11,11 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// panicking panics when the span of an attempt is to start.
-type panicking struct{ sdktrace.SpanProcessor }
+// panicking panics when the span of an attempt is to start, while it is told to.
+type panicking struct{ on *atomic.Bool }
 
-func (panicking) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
-	if s.Name() == "hopbound.test.v1.TestService/Idempotent" {
+func (p panicking) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
+	if p.on.Load() && s.Name() == "hopbound.test.v1.TestService/Idempotent" {
 		panic("the processor's own words")
 	}
 }
@@ -28,10 +29,15 @@ func TestPanicOfATracerIsPassedOn(t *testing.T) {
 	for name, opts := range map[string][]interceptors.ClientOption{
 		"own spans": {interceptors.WithAttemptSpans(trace.SpanKindClient)}, "spans that start later": {}, "folded": {interceptors.WithFoldedAttempts()},
 	} {
-		provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(panicking{}))
+		var on atomic.Bool
+		provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(panicking{&on}))
 		n := harness.Serve(t, func(context.Context) error { return nil })
 		client := harness.NewClient(t, append(opts, interceptors.WithTracerProvider(provider))...)
 		do := harness.Idempotent(n.Dial(client.DialOptions()...))
+		if err := do(t.Context()); err != nil { // whose attempt shows the connection's stats handlers
+			t.Fatal(err)
+		}
+		on.Store(true)
 		func() {
 			defer func() {
 				if got := recover(); got != "the processor's own words" {
