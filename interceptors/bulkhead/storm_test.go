@@ -125,6 +125,9 @@ func hopboundClient(t *testing.T) []grpc.DialOption {
 // spend the tokens of their budget, once. With an unbounded queue in the handler, the storm goes on.
 func TestStormEndsWithItsCause(t *testing.T) {
 	t.Parallel()
+	if raceDetector {
+		t.Skip("it makes some 20,000 requests, and other tests look for races")
+	}
 	slow := func(since time.Duration) (time.Duration, bool) {
 		if since > stormHealthy && since < stormHealthy+stormTrigger {
 			return 10 * stormJob, false
