@@ -31,8 +31,14 @@ func Overloaded(ctx context.Context, code codes.Code, after time.Duration) error
 		ms++
 	}
 	inbound.Push(ctx, ms)
-	return hoperr.New(code, hoperr.Overloaded, "the server is overloaded",
-		&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Duration(ms) * time.Millisecond)})
+	return TryLater(code, hoperr.Overloaded, "the server is overloaded", time.Duration(ms)*time.Millisecond)
+}
+
+// TryLater returns the error of a call that an interceptor rejects or refuses, with an ErrorInfo of Hopbound's domain
+// and a reason, and the time after which the call may succeed as RetryInfo. It is for authors of interceptors; it sends
+// no pushback.
+func TryLater(code codes.Code, reason, message string, after time.Duration) error {
+	return hoperr.New(code, reason, message, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
 }
 
 // Refuse returns err, and tells the client that an interceptor after its own has not sent the attempt whose

@@ -115,7 +115,7 @@ func TestIncidentIsFoundByItsAlertsAndItsCause(t *testing.T) {
 	for _, name := range names {
 		i, ok := incidents()[name]
 		if !ok {
-			t.Fatalf("-incident %q: there is none; there are %q", name, slices.Sorted(maps.Keys(incidents())))
+			t.Fatalf("-incident %q: no such incident; there are %q", name, slices.Sorted(maps.Keys(incidents())))
 		}
 		t.Run(name, func(t *testing.T) {
 			chain := startChain(t)

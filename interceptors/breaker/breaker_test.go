@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,68 +14,22 @@ import (
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/interceptors/breaker"
+	"github.com/hopbound/hopbound/interceptors/internal/companiontest"
 	"go.uber.org/goleak"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/test/bufconn"
 	"pgregory.net/rapid"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	target = "passthrough:///leaf"
-	check  = "/grpc.health.v1.Health/Check"
-	watch  = "/grpc.health.v1.Health/Watch"
+	target = companiontest.Target
+	check  = companiontest.Check
+	watch  = companiontest.Watch
 )
-
-// leaf is a server whose calls end as it is told.
-type leaf struct {
-	healthpb.UnimplementedHealthServer
-	calls atomic.Int64
-	next  func(ctx context.Context) error
-}
-
-func (l *leaf) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
-	l.calls.Add(1)
-	return &healthpb.HealthCheckResponse{}, l.next(ctx)
-}
-
-func (l *leaf) Watch(_ *healthpb.HealthCheckRequest, ss grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
-	l.calls.Add(1)
-	if err := ss.Send(&healthpb.HealthCheckResponse{}); err != nil {
-		return err
-	}
-	return l.next(ss.Context())
-}
-
-// connect serves the leaf in memory, and connects to it with some options.
-func connect(t *testing.T, l healthpb.HealthServer, serve []grpc.ServerOption, dial ...grpc.DialOption) healthpb.HealthClient {
-	t.Helper()
-	listener := bufconn.Listen(1 << 16)
-	server := grpc.NewServer(append(serve, grpc.WaitForHandlers(true))...)
-	healthpb.RegisterHealthServer(server, l)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(listener)
-	}()
-	cc, err := grpc.NewClient(target, append(dial, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cc.Close()
-		server.Stop()
-		<-done
-	})
-	return healthpb.NewHealthClient(cc)
-}
 
 func newBreaker(t testing.TB, opts ...breaker.Option) *breaker.Breaker {
 	t.Helper()
@@ -89,15 +42,7 @@ func newBreaker(t testing.TB, opts ...breaker.Option) *breaker.Breaker {
 
 // refused reports whether an error is that of an open breaker, and how long it says to wait.
 func refused(err error) (wait time.Duration, ok bool) {
-	for _, d := range status.Convert(err).Details() {
-		switch d := d.(type) {
-		case *errdetails.ErrorInfo:
-			ok = ok || d.GetDomain() == "hopbound" && d.GetReason() == interceptors.ReasonBreakerOpen
-		case *errdetails.RetryInfo:
-			wait = d.GetRetryDelay().AsDuration()
-		}
-	}
-	return wait, ok && status.Code(err) == codes.Unavailable
+	return companiontest.Rejected(err, codes.Unavailable, interceptors.ReasonBreakerOpen)
 }
 
 // step is one call of a table test: what the leaf does with it, and what is expected.
@@ -162,19 +107,19 @@ func TestStatesOfABreaker(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var now step
-				l := &leaf{next: func(context.Context) error {
+				l := &companiontest.Server{Handle: func(context.Context) error {
 					time.Sleep(now.took)
 					return status.Error(now.code, "")
 				}}
 				b := newBreaker(t, tc.opts...)
-				c := connect(t, l, nil, b.DialOptions()...)
+				c := companiontest.Connect(t, l, nil, b.DialOptions()...)
 				for i, s := range tc.steps {
 					time.Sleep(s.after)
 					now = s
-					before := l.calls.Load()
+					before := l.Calls.Load()
 					_, err := c.Check(t.Context(), &healthpb.HealthCheckRequest{})
-					if _, no := refused(err); no != s.refused || l.calls.Load()-before != map[bool]int64{true: 0, false: 1}[s.refused] {
-						t.Errorf("step %d: %v, %d calls", i, err, l.calls.Load()-before)
+					if _, no := refused(err); no != s.refused || l.Calls.Load()-before != map[bool]int64{true: 0, false: 1}[s.refused] {
+						t.Errorf("step %d: %v, %d calls", i, err, l.Calls.Load()-before)
 					}
 					if got := b.State(target, check); got != s.state {
 						t.Errorf("step %d: it is %s, want %s", i, got, s.state)
@@ -189,7 +134,7 @@ func TestStatesOfABreaker(t *testing.T) {
 func TestRefusalCostsNothingAndIsMarked(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &leaf{next: func(context.Context) error { return status.Error(codes.Unavailable, "down") }}
+		l := &companiontest.Server{Handle: func(context.Context) error { return status.Error(codes.Unavailable, "down") }}
 		tokens := budget.New(budget.MinPerSecond(0))
 		client := func(opts ...interceptors.ClientOption) []grpc.DialOption {
 			c, err := interceptors.NewClient(append(opts, interceptors.WithPolicy(interceptors.MethodPolicies{"": {
@@ -201,18 +146,18 @@ func TestRefusalCostsNothingAndIsMarked(t *testing.T) {
 			return c.DialOptions()
 		}
 		b := newBreaker(t, breaker.ConsecutiveFailures(2))
-		down := connect(t, l, nil, append(client(interceptors.WithBudget(tokens)), b.DialOptions()...)...)
+		down := companiontest.Connect(t, l, nil, append(client(interceptors.WithBudget(tokens)), b.DialOptions()...)...)
 		server, err := interceptors.NewServer()
 		if err != nil {
 			t.Fatal(err)
 		}
-		hop := &leaf{next: func(ctx context.Context) error {
+		hop := &companiontest.Server{Handle: func(ctx context.Context) error {
 			_, err := down.Check(ctx, &healthpb.HealthCheckRequest{})
 			return err
 		}}
-		up := connect(t, hop, server.ServerOptions(), client()...)
-		if _, err := up.Check(t.Context(), &healthpb.HealthCheckRequest{}); status.Code(err) != codes.Unavailable || l.calls.Load() != 2 || hop.calls.Load() != 1 {
-			t.Errorf("%v after %d attempts and %d calls", err, l.calls.Load(), hop.calls.Load())
+		up := companiontest.Connect(t, hop, server.ServerOptions(), client()...)
+		if _, err := up.Check(t.Context(), &healthpb.HealthCheckRequest{}); status.Code(err) != codes.Unavailable || l.Calls.Load() != 2 || hop.Calls.Load() != 1 {
+			t.Errorf("%v after %d attempts and %d calls", err, l.Calls.Load(), hop.Calls.Load())
 		}
 		before := tokens.Balance(target)
 		time.Sleep(time.Second)
@@ -220,8 +165,8 @@ func TestRefusalCostsNothingAndIsMarked(t *testing.T) {
 		if wait, ok := refused(err); !ok || wait < 3*time.Second || wait > 4*time.Second {
 			t.Errorf("the user is told %v, %v", wait, err)
 		}
-		if l.calls.Load() != 2 || hop.calls.Load() != 2 || tokens.Balance(target) != before {
-			t.Errorf("%d attempts, %d calls, and %v tokens of %v", l.calls.Load(), hop.calls.Load(), tokens.Balance(target), before)
+		if l.Calls.Load() != 2 || hop.Calls.Load() != 2 || tokens.Balance(target) != before {
+			t.Errorf("%d attempts, %d calls, and %v tokens of %v", l.Calls.Load(), hop.Calls.Load(), tokens.Balance(target), before)
 		}
 	})
 }
@@ -230,44 +175,31 @@ func TestRefusalCostsNothingAndIsMarked(t *testing.T) {
 func TestMarkedFailuresDoNotCount(t *testing.T) {
 	t.Parallel()
 	for _, stream := range []bool{false, true} {
-		l := &leaf{next: func(ctx context.Context) error {
+		l := &companiontest.Server{Handle: func(ctx context.Context) error {
 			return interceptors.DoNotRetry(ctx, status.Error(codes.Unavailable, "a hop below is down"))
 		}}
 		b := newBreaker(t, breaker.ConsecutiveFailures(1))
-		c := connect(t, l, nil, b.DialOptions()...)
+		c := companiontest.Connect(t, l, nil, b.DialOptions()...)
 		for range 5 {
-			_ = call(t.Context(), c, stream)
+			_ = companiontest.Call(t.Context(), c, stream)
 		}
-		if l.calls.Load() != 5 {
-			t.Errorf("stream %v: %d calls", stream, l.calls.Load())
+		if l.Calls.Load() != 5 {
+			t.Errorf("stream %v: %d calls", stream, l.Calls.Load())
 		}
 	}
-}
-
-// call makes a unary call or a stream.
-func call(ctx context.Context, c healthpb.HealthClient, stream bool) error {
-	if !stream {
-		_, err := c.Check(ctx, &healthpb.HealthCheckRequest{})
-		return err
-	}
-	ss, err := c.Watch(ctx, &healthpb.HealthCheckRequest{})
-	for err == nil {
-		_, err = ss.Recv()
-	}
-	return err
 }
 
 func TestStreamsCountWhenTheyEnd(t *testing.T) {
 	t.Parallel()
-	l := &leaf{next: func(context.Context) error { return status.Error(codes.Unavailable, "down") }}
+	l := &companiontest.Server{Handle: func(context.Context) error { return status.Error(codes.Unavailable, "down") }}
 	b := newBreaker(t, breaker.ConsecutiveFailures(3))
-	c := connect(t, l, nil, b.DialOptions()...)
+	c := companiontest.Connect(t, l, nil, b.DialOptions()...)
 	for range 3 {
-		if err := call(t.Context(), c, true); status.Code(err) != codes.Unavailable {
+		if err := companiontest.Call(t.Context(), c, true); status.Code(err) != codes.Unavailable {
 			t.Error(err)
 		}
 	}
-	if _, ok := refused(call(t.Context(), c, true)); !ok || b.State(target, watch) != breaker.Open || b.State(target, check) != breaker.Closed {
+	if _, ok := refused(companiontest.Call(t.Context(), c, true)); !ok || b.State(target, watch) != breaker.Open || b.State(target, check) != breaker.Closed {
 		t.Errorf("Watch is %s, Check is %s", b.State(target, watch), b.State(target, check))
 	}
 }
@@ -277,28 +209,28 @@ func TestAbandonedProbeGivesItsPlaceBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		healthy := false
-		l := &leaf{next: func(ctx context.Context) error {
+		l := &companiontest.Server{Handle: func(ctx context.Context) error {
 			if healthy {
 				<-ctx.Done()
 			}
 			return status.Error(codes.Unavailable, "down")
 		}}
 		b := newBreaker(t, breaker.ConsecutiveFailures(1))
-		c := connect(t, l, nil, b.DialOptions()...)
-		_ = call(t.Context(), c, true)
+		c := companiontest.Connect(t, l, nil, b.DialOptions()...)
+		_ = companiontest.Call(t.Context(), c, true)
 		time.Sleep(6 * time.Second)
 		healthy = true
 		ctx, cancel := context.WithCancel(t.Context())
 		if _, err := c.Watch(ctx, &healthpb.HealthCheckRequest{}); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := refused(call(t.Context(), c, true)); !ok {
+		if _, ok := refused(companiontest.Call(t.Context(), c, true)); !ok {
 			t.Error("there is a second probe")
 		}
 		cancel()
 		synctest.Wait()
 		healthy = false
-		if err := call(t.Context(), c, true); status.Convert(err).Message() != "down" {
+		if err := companiontest.Call(t.Context(), c, true); status.Convert(err).Message() != "down" {
 			t.Errorf("the place of the probe is lost: %v", err)
 		}
 	})
@@ -311,10 +243,10 @@ func TestBreakersArePerTargetOrPerMethod(t *testing.T) {
 		if perTarget {
 			opts = append(opts, breaker.PerTarget())
 		}
-		l := &leaf{next: func(context.Context) error { return status.Error(codes.Unavailable, "down") }}
-		c := connect(t, l, nil, newBreaker(t, opts...).DialOptions()...)
-		_ = call(t.Context(), c, false)
-		if _, no := refused(call(t.Context(), c, true)); no != perTarget {
+		l := &companiontest.Server{Handle: func(context.Context) error { return status.Error(codes.Unavailable, "down") }}
+		c := companiontest.Connect(t, l, nil, newBreaker(t, opts...).DialOptions()...)
+		_ = companiontest.Call(t.Context(), c, false)
+		if _, no := refused(companiontest.Call(t.Context(), c, true)); no != perTarget {
 			t.Errorf("per target %v: the other method is refused: %v", perTarget, no)
 		}
 	}
@@ -325,7 +257,7 @@ func TestChangesAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var changes []string
 		down := true
-		l := &leaf{next: func(context.Context) error {
+		l := &companiontest.Server{Handle: func(context.Context) error {
 			if down {
 				return status.Error(codes.Unavailable, "down")
 			}
@@ -334,11 +266,11 @@ func TestChangesAreReported(t *testing.T) {
 		b := newBreaker(t, breaker.ConsecutiveFailures(1), breaker.OnChange(func(target, method string, from, to breaker.State) {
 			changes = append(changes, fmt.Sprint(target, method, " ", from, " to ", to))
 		}))
-		c := connect(t, l, nil, b.DialOptions()...)
-		_ = call(t.Context(), c, false)
+		c := companiontest.Connect(t, l, nil, b.DialOptions()...)
+		_ = companiontest.Call(t.Context(), c, false)
 		time.Sleep(6 * time.Second)
 		down = false
-		_ = call(t.Context(), c, false)
+		_ = companiontest.Call(t.Context(), c, false)
 		want := []string{target + check + " closed to open", target + check + " open to half-open", target + check + " half-open to closed"}
 		if !slices.Equal(changes, want) {
 			t.Errorf("changes %q", changes)

@@ -16,13 +16,14 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 )
+
+// maxCircuits is how many breakers are kept.
+const maxCircuits = 4096
 
 // Breaker is a set of circuit breakers, one for each target and method. At most 4,096 are kept; the one that
 // was used least recently is dropped, and begins closed when it is used again. It is safe for concurrent use.
@@ -58,7 +59,7 @@ func New(opts ...Option) (*Breaker, error) {
 		errs = append(errs, o(b.settings))
 	}
 	var err error
-	b.circuits, err = lru.NewWithEvict(b.settings.limit, func(_ circuitKey, c *circuit) { c.dropped() })
+	b.circuits, err = lru.NewWithEvict(maxCircuits, func(_ circuitKey, c *circuit) { c.dropped() })
 	errs = append(errs, err)
 	if p := b.settings.meters; p != nil {
 		meter := p.Meter("github.com/hopbound/hopbound/interceptors/breaker")
@@ -334,11 +335,6 @@ func stateOf(s gobreaker.State) State {
 // refuse returns the error of a refused attempt, with the time until the next probe.
 func (c *circuit) refuse(ctx context.Context) error {
 	wait := max(0, time.Until(time.Unix(0, c.openedAt.Load()).Add(c.set.settings.openFor)))
-	st, err := status.New(codes.Unavailable, "hopbound: the circuit breaker of "+c.key.target+c.key.method+" is open").WithDetails(
-		&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: interceptors.ReasonBreakerOpen},
-		&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)})
-	if err != nil {
-		return interceptors.Refuse(ctx, status.Error(codes.Unavailable, "hopbound: the circuit breaker is open"))
-	}
-	return interceptors.Refuse(ctx, st.Err())
+	return interceptors.Refuse(ctx, interceptors.TryLater(codes.Unavailable, interceptors.ReasonBreakerOpen,
+		"the circuit breaker of "+c.key.target+c.key.method+" is open", wait))
 }

@@ -33,7 +33,6 @@ type settings struct {
 	probes      uint32
 	codes       []codes.Code
 	perTarget   bool
-	limit       int
 	meters      metric.MeterProvider
 	onChange    func(target, method string, from, to State)
 }
@@ -52,7 +51,6 @@ func defaults() *settings {
 		openFor:     5 * time.Second,
 		probes:      1,
 		codes:       []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Internal, codes.Unknown, codes.DataLoss, codes.ResourceExhausted},
-		limit:       4096,
 	}
 }
 

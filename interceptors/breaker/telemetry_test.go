@@ -2,6 +2,7 @@ package breaker_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"testing"
@@ -10,11 +11,13 @@ import (
 
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/interceptors/breaker"
+	"github.com/hopbound/hopbound/interceptors/internal/companiontest"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -30,21 +33,21 @@ func TestChangesAreInTracesAndMetrics(t *testing.T) {
 			t.Fatal(err)
 		}
 		down := true
-		l := &leaf{next: func(context.Context) error {
+		l := &companiontest.Server{Handle: func(context.Context) error {
 			if down {
 				return status.Error(codes.Unavailable, "down")
 			}
 			return nil
 		}}
 		b := newBreaker(t, breaker.ConsecutiveFailures(1), breaker.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))))
-		c := connect(t, l, nil, append(client.DialOptions(), b.DialOptions()...)...)
-		_ = call(t.Context(), c, false)
+		c := companiontest.Connect(t, l, nil, append(client.DialOptions(), b.DialOptions()...)...)
+		_ = companiontest.Call(t.Context(), c, false)
 		if got := sums(t, reader, "hopbound.breaker.open"); !slices.Equal(got, []string{"1"}) {
 			t.Errorf("open breakers: %q", got)
 		}
 		time.Sleep(6 * time.Second)
 		down = false
-		_ = call(t.Context(), c, false)
+		_ = companiontest.Call(t.Context(), c, false)
 		if got := sums(t, reader, "hopbound.breaker.open"); !slices.Equal(got, []string{"0"}) {
 			t.Errorf("open breakers: %q", got)
 		}
@@ -63,6 +66,24 @@ func TestChangesAreInTracesAndMetrics(t *testing.T) {
 			t.Errorf("events: %q", events)
 		}
 	})
+}
+
+// A breaker that is forgotten, because there are too many, is not counted as open any more.
+func TestForgottenBreakerIsNotOpen(t *testing.T) {
+	t.Parallel()
+	reader := sdkmetric.NewManualReader()
+	b := newBreaker(t, breaker.ConsecutiveFailures(1), breaker.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))))
+	attempt := func(method string, failure error) {
+		_ = b.UnaryInterceptor()(t.Context(), method, nil, nil, nil,
+			func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return failure })
+	}
+	attempt("/s/down", status.Error(codes.Unavailable, "down"))
+	for i := range 4096 {
+		attempt(fmt.Sprintf("/s/m%d", i), nil)
+	}
+	if got := sums(t, reader, "hopbound.breaker.open"); !slices.Equal(got, []string{"0"}) || b.State("", "/s/down") != breaker.Closed {
+		t.Errorf("open breakers: %q, and the first is %s", got, b.State("", "/s/down"))
+	}
 }
 
 // sums returns the values of a counter, each after the state if there is one.

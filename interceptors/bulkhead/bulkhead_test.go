@@ -3,7 +3,6 @@ package bulkhead_test
 import (
 	"context"
 	"errors"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -12,66 +11,19 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/interceptors/bulkhead"
+	"github.com/hopbound/hopbound/interceptors/internal/companiontest"
 	"go.uber.org/goleak"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/test/bufconn"
 	"pgregory.net/rapid"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const ms = time.Millisecond
-
-// service is a server whose handlers are functions.
-type service struct {
-	healthpb.UnimplementedHealthServer
-	check func(ctx context.Context) error
-	watch func(ctx context.Context) error
-}
-
-func (s service) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
-	return &healthpb.HealthCheckResponse{}, s.check(ctx)
-}
-
-func (s service) Watch(_ *healthpb.HealthCheckRequest, ss grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
-	if err := ss.Send(&healthpb.HealthCheckResponse{}); err != nil {
-		return err
-	}
-	return s.watch(ss.Context())
-}
-
-// connect serves in memory, and connects with some options.
-func connect(t *testing.T, s service, serve []grpc.ServerOption, dial ...grpc.DialOption) healthpb.HealthClient {
-	t.Helper()
-	listener := bufconn.Listen(1 << 16)
-	server := grpc.NewServer(append(serve, grpc.WaitForHandlers(true))...)
-	healthpb.RegisterHealthServer(server, s)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(listener)
-	}()
-	cc, err := grpc.NewClient("passthrough:///leaf", append(dial, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cc.Close()
-		server.Stop()
-		<-done
-	})
-	return healthpb.NewHealthClient(cc)
-}
 
 func newBulkhead(t testing.TB, limit int, opts ...bulkhead.Option) *bulkhead.Bulkhead {
 	t.Helper()
@@ -84,15 +36,7 @@ func newBulkhead(t testing.TB, limit int, opts ...bulkhead.Option) *bulkhead.Bul
 
 // full reports whether an error is that of a full bulkhead, and how long it says to wait.
 func full(err error) (wait time.Duration, ok bool) {
-	for _, d := range status.Convert(err).Details() {
-		switch d := d.(type) {
-		case *errdetails.ErrorInfo:
-			ok = ok || d.GetDomain() == "hopbound" && d.GetReason() == interceptors.ReasonBulkheadFull
-		case *errdetails.RetryInfo:
-			wait = d.GetRetryDelay().AsDuration()
-		}
-	}
-	return wait, ok && status.Code(err) == codes.ResourceExhausted
+	return companiontest.Rejected(err, codes.ResourceExhausted, interceptors.ReasonBulkheadFull)
 }
 
 // calls runs calls through a server's interceptor, without a network.
@@ -219,115 +163,6 @@ func TestMethodsMayHavePlacesOfTheirOwn(t *testing.T) {
 			t.Errorf("the same method: %v, another one: %v", *same, *other)
 		}
 	})
-}
-
-// A full server asks its caller to wait, and does not say that a write may have happened.
-func TestServerSendsPushback(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		server, err := interceptors.NewServer()
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := newBulkhead(t, 1, bulkhead.Queue(0))
-		c := connect(t, service{check: func(context.Context) error { time.Sleep(100 * ms); return nil }}, append(server.ServerOptions(), b.ServerOptions()...))
-		var wg sync.WaitGroup
-		check := func(opts ...grpc.CallOption) error {
-			_, err := c.Check(t.Context(), &healthpb.HealthCheckRequest{}, opts...)
-			return err
-		}
-		wg.Go(func() { _ = check() })
-		wg.Wait() // calls usually take 100 ms
-		wg.Go(func() { _ = check() })
-		synctest.Wait()
-		var trailer metadata.MD
-		wait, ok := full(check(grpc.Trailer(&trailer)))
-		if pushback := trailer.Get("grpc-retry-pushback-ms"); !ok || wait != 100*ms || !slices.Equal(pushback, []string{"100"}) {
-			t.Errorf("told to wait for %v, with the pushback %q", wait, pushback)
-		}
-		wg.Wait()
-	})
-}
-
-// At a client, a call without a place is not sent, costs no token, and is not retried.
-func TestClientDoesNotSendWhatHasNoPlace(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		tokens := budget.New(budget.MinPerSecond(0))
-		client, err := interceptors.NewClient(interceptors.WithBudget(tokens), interceptors.WithPolicy(interceptors.MethodPolicies{"": {
-			Retry: &interceptors.RetryPolicy{MaxAttempts: 3, Codes: []codes.Code{codes.ResourceExhausted}},
-		}}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := newBulkhead(t, 1, bulkhead.Queue(0))
-		var served atomic.Int64
-		c := connect(t, service{check: func(context.Context) error {
-			served.Add(1)
-			time.Sleep(100 * ms)
-			return nil
-		}}, nil, append(client.DialOptions(), b.DialOptions()...)...)
-		var wg sync.WaitGroup
-		wg.Go(func() { _, _ = c.Check(t.Context(), &healthpb.HealthCheckRequest{}) })
-		synctest.Wait()
-		before := tokens.Balance("passthrough:///leaf")
-		if _, err := c.Check(t.Context(), &healthpb.HealthCheckRequest{}); err == nil {
-			t.Error("a second call was sent")
-		} else if _, ok := full(err); !ok {
-			t.Error(err)
-		}
-		if served.Load() != 1 || tokens.Balance("passthrough:///leaf") != before {
-			t.Errorf("%d calls were served, and %v tokens of %v are left", served.Load(), tokens.Balance("passthrough:///leaf"), before)
-		}
-		wg.Wait()
-	})
-}
-
-func TestStreamsTakePlacesOnlyIfAsked(t *testing.T) {
-	t.Parallel()
-	for _, side := range []string{"client", "server"} {
-		for _, counted := range []bool{false, true} {
-			synctest.Test(t, func(t *testing.T) {
-				opts := []bulkhead.Option{bulkhead.Queue(0)}
-				if counted {
-					opts = append(opts, bulkhead.WithStreams())
-				}
-				b := newBulkhead(t, 1, opts...)
-				var serve []grpc.ServerOption
-				var dial []grpc.DialOption
-				if side == "server" {
-					serve = b.ServerOptions()
-				} else {
-					dial = b.DialOptions()
-				}
-				c := connect(t, service{watch: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}, serve, dial...)
-				watch := func(ctx context.Context) error {
-					ss, err := c.Watch(ctx, &healthpb.HealthCheckRequest{})
-					if err == nil {
-						_, err = ss.Recv()
-					}
-					return err
-				}
-				ctx, cancel := context.WithCancel(t.Context())
-				if err := watch(ctx); err != nil {
-					t.Fatal(err)
-				}
-				second, cancelSecond := context.WithCancel(t.Context())
-				if _, ok := full(watch(second)); ok != counted {
-					t.Errorf("%s, counted %v: the second stream is rejected: %v", side, counted, ok)
-				}
-				cancelSecond()
-				cancel()
-				synctest.Wait()
-				third, cancelThird := context.WithCancel(t.Context())
-				if err := watch(third); err != nil {
-					t.Errorf("%s: the first stream has kept its place: %v", side, err)
-				}
-				cancelThird()
-				synctest.Wait()
-			})
-		}
-	}
 }
 
 // While latency is as it was, more places come to be used; when calls take ten times as long, places become fewer.

@@ -16,11 +16,9 @@ import (
 	"github.com/hopbound/hopbound/interceptors"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // maxQueues is how many targets and methods have places of their own. The one that was used least recently is
@@ -329,13 +327,7 @@ func (q *queue) reject(ctx context.Context, reason string, wait time.Duration) e
 	if q.server {
 		_ = interceptors.Overloaded(ctx, codes.ResourceExhausted, wait) // sends the pushback
 	}
-	st, err := status.New(codes.ResourceExhausted, "hopbound: too many calls are running").WithDetails(
-		&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: interceptors.ReasonBulkheadFull},
-		&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)})
-	if err != nil {
-		return idempotency.NoEffect(status.Error(codes.ResourceExhausted, "hopbound: too many calls are running"))
-	}
-	return idempotency.NoEffect(st.Err())
+	return idempotency.NoEffect(interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonBulkheadFull, "too many calls are running", wait))
 }
 
 // metrics are the instruments of a bulkhead, which are nil if there is no meter provider.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/interceptors/internal/companiontest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -43,7 +44,7 @@ func runStorm(t *testing.T, bounded bool, trigger func(begun time.Duration) (job
 	began := time.Now()
 	places := make(chan struct{}, stormWorkers)
 	var leafCalls atomic.Int64
-	leaf := service{check: func(ctx context.Context) error {
+	leaf := &companiontest.Server{Handle: func(ctx context.Context) error {
 		if !bounded { // a queue that does not look whether callers still wait
 			places <- struct{}{}
 			defer func() { <-places }()
@@ -63,10 +64,10 @@ func runStorm(t *testing.T, bounded bool, trigger func(begun time.Duration) (job
 	if bounded {
 		serve = append(serve, newBulkhead(t, stormWorkers).ServerOptions()...)
 	}
-	next := connect(t, leaf, serve, hopboundClient(t)...)
+	next := companiontest.Connect(t, leaf, serve, hopboundClient(t)...)
 	for range 2 {
 		down := next
-		next = connect(t, service{check: func(ctx context.Context) error {
+		next = companiontest.Connect(t, &companiontest.Server{Handle: func(ctx context.Context) error {
 			_, err := down.Check(ctx, &healthpb.HealthCheckRequest{})
 			return err
 		}}, hopboundServer(t), hopboundClient(t)...)

@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/hopbound/hopbound v0.0.0
+	github.com/hopbound/hopbound/interceptors/internal/companiontest v0.0.0
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/metric v1.47.0
 	go.opentelemetry.io/otel/sdk/metric v1.45.0
@@ -32,3 +33,5 @@ require (
 )
 
 replace github.com/hopbound/hopbound => ../..
+
+replace github.com/hopbound/hopbound/interceptors/internal/companiontest => ../internal/companiontest

@@ -19,7 +19,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // Limiter limits rates of calls. It is safe for concurrent use. Make it with [New].
@@ -220,13 +219,7 @@ func (l *Limiter) take(ctx context.Context, limiters []*rate.Limiter, pause time
 
 // rateLimited returns the error of a call that is not accepted or not sent.
 func rateLimited(message string, wait time.Duration) error {
-	st, err := status.New(codes.ResourceExhausted, "hopbound: "+message).WithDetails(
-		&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: interceptors.ReasonRateLimited},
-		&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)})
-	if err != nil {
-		return status.Error(codes.ResourceExhausted, "hopbound: "+message)
-	}
-	return st.Err()
+	return interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonRateLimited, message, wait)
 }
 
 // slowDown stops calls to the target for as long as a failure asks for.

@@ -3,16 +3,16 @@ package ratelimit_test
 import (
 	"context"
 	"errors"
-	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hopbound/hopbound/budget"
+	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/interceptors/internal/companiontest"
 	"github.com/hopbound/hopbound/interceptors/ratelimit"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -20,11 +20,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"pgregory.net/rapid"
 )
@@ -44,15 +41,7 @@ func newLimiter(t testing.TB, opts ...ratelimit.Option) *ratelimit.Limiter {
 
 // limited reports whether an error is that of a rate limit, and how long it says to wait.
 func limited(err error) (wait time.Duration, ok bool) {
-	for _, d := range status.Convert(err).Details() {
-		switch d := d.(type) {
-		case *errdetails.ErrorInfo:
-			ok = ok || d.GetDomain() == "hopbound" && d.GetReason() == interceptors.ReasonRateLimited
-		case *errdetails.RetryInfo:
-			wait = d.GetRetryDelay().AsDuration()
-		}
-	}
-	return wait, ok && status.Code(err) == codes.ResourceExhausted
+	return companiontest.Rejected(err, codes.ResourceExhausted, interceptors.ReasonRateLimited)
 }
 
 // serve makes a call through a server's interceptor.
@@ -160,59 +149,6 @@ func TestCancelledCallGivesItsTokenBack(t *testing.T) {
 	})
 }
 
-// health is a server whose handlers end as they are told.
-type health struct {
-	healthpb.UnimplementedHealthServer
-	calls atomic.Int64
-	next  func(ctx context.Context) error
-}
-
-func (h *health) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
-	h.calls.Add(1)
-	return &healthpb.HealthCheckResponse{}, h.next(ctx)
-}
-
-func (h *health) Watch(_ *healthpb.HealthCheckRequest, ss grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
-	h.calls.Add(1)
-	return h.next(ss.Context())
-}
-
-func connect(t *testing.T, h *health, opts []grpc.ServerOption, dial ...grpc.DialOption) healthpb.HealthClient {
-	t.Helper()
-	listener := bufconn.Listen(1 << 16)
-	server := grpc.NewServer(append(opts, grpc.WaitForHandlers(true))...)
-	healthpb.RegisterHealthServer(server, h)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(listener)
-	}()
-	cc, err := grpc.NewClient("passthrough:///shop", append(dial, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cc.Close()
-		server.Stop()
-		<-done
-	})
-	return healthpb.NewHealthClient(cc)
-}
-
-// call makes a unary call or a stream.
-func call(ctx context.Context, c healthpb.HealthClient, stream bool, opts ...grpc.CallOption) error {
-	if !stream {
-		_, err := c.Check(ctx, &healthpb.HealthCheckRequest{}, opts...)
-		return err
-	}
-	ss, err := c.Watch(ctx, &healthpb.HealthCheckRequest{}, opts...)
-	if err == nil {
-		_, err = ss.Recv()
-	}
-	return err
-}
-
 // A server's rejection tells its caller when to come again; unary calls and streams share a rate.
 func TestServerSendsPushback(t *testing.T) {
 	t.Parallel()
@@ -221,18 +157,18 @@ func TestServerSendsPushback(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := &health{next: func(context.Context) error { return nil }}
-		c := connect(t, h, append(server.ServerOptions(), newLimiter(t, ratelimit.Rate(2, 1), ratelimit.MaxWait(0)).ServerOptions()...))
-		_ = call(t.Context(), c, false)
+		h := &companiontest.Server{Handle: func(context.Context) error { return nil }}
+		c := companiontest.Connect(t, h, append(server.ServerOptions(), newLimiter(t, ratelimit.Rate(2, 1), ratelimit.MaxWait(0)).ServerOptions()...))
+		_ = companiontest.Call(t.Context(), c, false)
 		for _, stream := range []bool{false, true} {
 			var trailer metadata.MD
-			wait, ok := limited(call(t.Context(), c, stream, grpc.Trailer(&trailer)))
+			wait, ok := limited(companiontest.Call(t.Context(), c, stream, grpc.Trailer(&trailer)))
 			if pushback := trailer.Get("grpc-retry-pushback-ms"); !ok || wait != 500*ms || !slices.Equal(pushback, []string{"500"}) {
 				t.Errorf("stream %v: told to wait for %v, %v, with the pushback %q", stream, wait, ok, pushback)
 			}
 		}
-		if h.calls.Load() != 1 {
-			t.Errorf("%d calls were served", h.calls.Load())
+		if h.Calls.Load() != 1 {
+			t.Errorf("%d calls were served", h.Calls.Load())
 		}
 	})
 }
@@ -244,7 +180,7 @@ func TestClientSlowsDownWhenATargetAsks(t *testing.T) {
 	for _, stream := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			asks := true
-			h := &health{next: func(context.Context) error {
+			h := &companiontest.Server{Handle: func(context.Context) error {
 				if !asks {
 					return nil
 				}
@@ -258,22 +194,22 @@ func TestClientSlowsDownWhenATargetAsks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := connect(t, h, nil, append(client.DialOptions(), newLimiter(t, ratelimit.MaxWait(time.Minute)).DialOptions()...)...)
-			if err := call(t.Context(), c, stream); status.Convert(err).Message() != "too much" {
+			c := companiontest.Connect(t, h, nil, append(client.DialOptions(), newLimiter(t, ratelimit.MaxWait(time.Minute)).DialOptions()...)...)
+			if err := companiontest.Call(t.Context(), c, stream); status.Convert(err).Message() != "too much" {
 				t.Fatal(err)
 			}
 			asks = false
-			before := tokens.Balance("passthrough:///shop")
+			before := tokens.Balance(companiontest.Target)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			if wait, ok := limited(call(ctx, c, stream)); !ok || wait != 2*time.Second {
+			if wait, ok := limited(companiontest.Call(ctx, c, stream)); !ok || wait != 2*time.Second {
 				t.Errorf("a call with a second was told to wait for %v, %v", wait, ok)
 			}
-			if h.calls.Load() != 1 || tokens.Balance("passthrough:///shop") != before {
-				t.Errorf("%d calls were sent, and %v tokens of %v are left", h.calls.Load(), tokens.Balance("passthrough:///shop"), before)
+			if h.Calls.Load() != 1 || tokens.Balance(companiontest.Target) != before {
+				t.Errorf("%d calls were sent, and %v tokens of %v are left", h.Calls.Load(), tokens.Balance(companiontest.Target), before)
 			}
 			began := time.Now()
-			if err := call(t.Context(), c, stream); stream == (err == nil) || time.Since(began) != 2*time.Second { // the stream ends with EOF
+			if err := companiontest.Call(t.Context(), c, stream); err != nil || time.Since(began) != 2*time.Second {
 				t.Errorf("a call that could wait did so for %v: %v", time.Since(began), err)
 			}
 		})
@@ -354,6 +290,41 @@ func TestRejectionsAreCounted(t *testing.T) {
 	if !ok || sum.DataPoints[0].Value != 2 {
 		t.Errorf("counted %v", all.ScopeMetrics[0].Metrics)
 	}
+}
+
+// A write under a key that is rejected was certainly not made: the next run is not told of a possible effect.
+func TestRejectedWriteHasNoEffect(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server, err := interceptors.NewServer(interceptors.WithIdempotency(idempotency.NewMemory(), idempotency.SharedKeys()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := interceptors.NewClient()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var takenOver []bool
+		s := &companiontest.Server{Handle: func(ctx context.Context) error {
+			takenOver = append(takenOver, idempotency.TakenOver(ctx))
+			time.Sleep(100 * ms)
+			return nil
+		}}
+		l := newLimiter(t, ratelimit.Rate(1, 1), ratelimit.MaxWait(0))
+		c := companiontest.Connect(t, s, append(server.ServerOptions(), l.ServerOptions()...), client.DialOptions()...)
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = companiontest.Call(t.Context(), c, false) })
+		synctest.Wait()
+		ctx := idempotency.WithKey(t.Context(), "an order")
+		if _, ok := limited(companiontest.Call(ctx, c, false)); !ok {
+			t.Error("the write was not rejected")
+		}
+		time.Sleep(time.Minute)
+		if err := companiontest.Call(ctx, c, false); err != nil || len(takenOver) != 2 || takenOver[1] {
+			t.Errorf("%v, told of a possible effect: %v", err, takenOver)
+		}
+		wg.Wait()
+	})
 }
 
 func TestInvalidOptionsAreAllReported(t *testing.T) {

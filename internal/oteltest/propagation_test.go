@@ -63,6 +63,28 @@ func (token) GetRequestMetadata(context.Context, ...string) (map[string]string, 
 }
 func (token) RequireTransportSecurity() bool { return false }
 
+// secret is a token that must not be sent in plain text.
+type secret struct{ token }
+
+func (secret) RequireTransportSecurity() bool { return true }
+
+// A credential that requires an encrypted connection is never sent without one.
+func TestSecretsOfCallsAreNotSentInPlainText(t *testing.T) {
+	t.Parallel()
+	for _, opts := range [][]interceptors.ClientOption{nil, {interceptors.WithFoldedAttempts()}} {
+		cc := serve(t, func(context.Context) error {
+			t.Error("the call was sent")
+			return nil
+		})(client(t, append(opts, interceptors.WithTracerProvider(sdktrace.NewTracerProvider()))...)...)
+		for range 2 {
+			_, err := testv1.NewTestServiceClient(cc).Idempotent(t.Context(), &testv1.IdempotentRequest{}, grpc.PerRPCCredentials(secret{}))
+			if status.Code(err) != codes.Unauthenticated {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // A credential that the application gives a call is sent with it. One that an interceptor after Hopbound
 // gives it hides the stats handlers; from the second call on, traces are whole again.
 func TestCredentialsOfCallsAreSent(t *testing.T) {

@@ -142,9 +142,9 @@ const (
 	CauseTakenOver  = "record_lost"  // the lease was renewed: the store lost the record, or an operator released it
 )
 
-// modeIndex is the place of a mode in arrays.
-func modeIndex(observe bool) int {
-	if observe {
+// index is the place in an array of what is, or is not.
+func index(is bool) int {
+	if is {
 		return 1
 	}
 	return 0

@@ -110,7 +110,7 @@ func (c *Call) pair() *pairSeries {
 	return c.target.pairs.Get(c.method.Label(), func(method string) *pairSeries { return &pairSeries{method: method} })
 }
 
-func (c *Call) byTarget() *targetSeries { return &c.target.modes[modeIndex(c.observed)] }
+func (c *Call) byTarget() *targetSeries { return &c.target.modes[index(c.observed)] }
 
 // countStart counts an attempt that starts.
 func (c *Call) countStart(ctx context.Context) {
@@ -132,7 +132,7 @@ func (c *Call) countAttempt(ctx context.Context, a *Attempt, e *AttemptEnd) {
 	}
 	if e.Decision == Done {
 		n.attempts.Add(ctx, 1, s.done.get(byTarget).add...)
-		n.decisions.Add(ctx, 1, p.done[modeIndex(c.observed)].get(byMethod).add...)
+		n.decisions.Add(ctx, 1, p.done[index(c.observed)].get(byMethod).add...)
 	} else {
 		n.attempts.Add(ctx, 1, byTarget().add...)
 		n.decisions.Add(ctx, 1, byMethod().add...)
@@ -161,11 +161,8 @@ func (c *Call) decided(e *AttemptEnd, others ...attribute.KeyValue) []attribute.
 // countEnd counts the call, which has ended.
 func (c *Call) countEnd(e *CallEnd) {
 	n, p, s := c.client.count, c.pair(), c.byTarget()
-	code, root := hoperr.Code(e.Err), 0
-	if c.root {
-		root = 1
-	}
-	n.calls.Add(c.ctx, 1, s.calls[root].get(code, func(name string) *labels {
+	code := hoperr.Code(e.Err)
+	n.calls.Add(c.ctx, 1, s.calls[index(c.root)].get(code, func(name string) *labels {
 		return n.own.calls.by(code != codes.OK, attrGRPCTarget, c.target.label, attrGRPCStatus.String(name),
 			attrRoot.Bool(c.root), attrMode.String(modeName(c.observed)))
 	}).add...)

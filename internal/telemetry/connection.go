@@ -159,14 +159,14 @@ func (c *Call) exportsGRPC() bool {
 // serverAddress is the address of a server as a target names it.
 type serverAddress []attribute.KeyValue
 
+// serverAddressOf takes the target as gRPC writes it: with a scheme.
 func serverAddressOf(target string) serverAddress {
+	if path, ok := strings.CutPrefix(target, "unix:"); ok {
+		return serverAddress{semconv.ServerAddress(strings.TrimPrefix(path, "//"))}
+	}
 	endpoint := target
 	if _, rest, ok := strings.Cut(target, "://"); ok {
-		if _, path, ok := strings.Cut(rest, "/"); ok {
-			endpoint = path
-		}
-	} else if scheme, rest, ok := strings.Cut(target, ":"); ok && (scheme == "unix" || scheme == "unix-abstract") {
-		endpoint = rest
+		_, endpoint, _ = strings.Cut(rest, "/")
 	}
 	host, port, err := net.SplitHostPort(endpoint)
 	if err != nil {

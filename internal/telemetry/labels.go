@@ -69,18 +69,16 @@ func maxSets() [2][2]int { return [2][2]int{{1000, 300}, {50, 100}} }
 
 // get returns the labels for the first of some attribute sets for which there is room, from the most
 // to the least detailed. For the last, there always is: its values must be few.
-func (b *bounded) get(failed bool, sets ...attribute.Set) *labels {
+func (b *bounded) get(failed bool, levels int, setOf func(level int) attribute.Set) *labels {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	class := 0
-	if failed {
-		class = 1
-	}
-	for level, set := range sets {
+	class := index(failed)
+	for level := range levels {
+		set := setOf(level)
 		if known := b.made[set.Equivalent()]; known != nil {
 			return known
 		}
-		if last := level == len(sets)-1; !last {
+		if last := level == levels-1; !last {
 			if b.used[level][class] >= maxSets()[level][class] {
 				continue
 			}
@@ -99,16 +97,15 @@ func (b *bounded) get(failed bool, sets ...attribute.Set) *labels {
 // byMethodAndTarget returns labels with a method, a target and other attributes. Without room, the
 // method is left out first, so that sums by target stay exact.
 func (b *bounded) byMethodAndTarget(failed bool, method, target string, rest ...attribute.KeyValue) *labels {
-	set := func(method, target string) attribute.Set {
-		return attribute.NewSet(append(slices.Clip(rest), attrGRPCMethod.String(method), attrGRPCTarget.String(target))...)
-	}
-	return b.get(failed, set(method, target), set(other, target), set(other, other))
+	return b.get(failed, 3, func(level int) attribute.Set {
+		names := [...][2]string{{method, target}, {other, target}, {other, other}}[level]
+		return attribute.NewSet(append(slices.Clip(rest), attrGRPCMethod.String(names[0]), attrGRPCTarget.String(names[1]))...)
+	})
 }
 
 // by returns labels with a name and other attributes. Without room, the name is "other".
 func (b *bounded) by(failed bool, key attribute.Key, name string, rest ...attribute.KeyValue) *labels {
-	set := func(name string) attribute.Set {
-		return attribute.NewSet(append(slices.Clip(rest), key.String(name))...)
-	}
-	return b.get(failed, set(name), set(other))
+	return b.get(failed, 2, func(level int) attribute.Set {
+		return attribute.NewSet(append(slices.Clip(rest), key.String([...]string{name, other}[level]))...)
+	})
 }

@@ -28,7 +28,7 @@ type Server struct {
 
 	installedTwice logOnce
 	uncuttable     logOnce
-	splitTrace     logOnce
+	traceChecked   atomic.Bool // whether a stats handler continues callers' traces was looked at
 	storeFailures  logLimit
 	rejections     logLimit
 	ignored        logLimit
@@ -119,15 +119,19 @@ func (in *Incoming) startSpan(ctx context.Context, outside bool) context.Context
 	return ctx
 }
 
-// checkTrace warns if a stats handler has started a trace of its own although the caller sent one.
+// checkTrace warns if a stats handler has started a trace of its own although the caller sent one. It looks at
+// the first call whose caller sent one.
 func (in *Incoming) checkTrace(ctx context.Context, span trace.Span, outside bool) {
 	s := in.server
-	if outside || s.splitTrace.done.Load() {
+	if outside || s.traceChecked.Load() {
 		return
 	}
 	sent := trace.SpanContextFromContext(s.trace.propagators.Extract(context.Background(), incomingMetadata{ctx}))
-	if sent.IsValid() && sent.TraceID() != span.SpanContext().TraceID() {
-		s.splitTrace.warn(ctx, s.settings.Log(), "a stats handler does not continue the caller's trace, so that each hop has a trace of its own; "+
+	if !sent.IsValid() || s.traceChecked.Swap(true) {
+		return
+	}
+	if sent.TraceID() != span.SpanContext().TraceID() {
+		s.settings.Log().WarnContext(ctx, "hopbound: a stats handler does not continue the caller's trace, so that each hop has a trace of its own; "+
 			"set a propagator: otel.SetTextMapPropagator(propagation.TraceContext{}), or otelgrpc.WithPropagators", "side", sideServer, "method", "/"+in.method.Name)
 	}
 }
@@ -229,11 +233,7 @@ var errLate = status.Error(codes.DeadlineExceeded, "the call ended after its dea
 
 func (in *Incoming) countEnd(ctx context.Context, code codes.Code, took, late time.Duration) {
 	n, s := in.server.count, in.series()
-	root := 0
-	if in.root {
-		root = 1
-	}
-	n.calls.Add(ctx, 1, s.calls[root].get(code, func(name string) *labels {
+	n.calls.Add(ctx, 1, s.calls[index(in.root)].get(code, func(name string) *labels {
 		return n.own.calls.by(code != codes.OK, attrGRPCMethod, s.method, attrGRPCStatus.String(name), attrRoot.Bool(in.root), attrMode.String(s.mode))
 	}).add...)
 	if theirs := in.server.grpcMetrics.Load(); theirs == nil || !*theirs {

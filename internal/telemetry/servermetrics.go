@@ -69,7 +69,7 @@ type serverSeries struct {
 
 // series returns the series of the call's method.
 func (in *Incoming) series() *serverSeries {
-	return in.server.series[modeIndex(in.observed)].Get(in.method.Label(), func(method string) *serverSeries {
+	return in.server.series[index(in.observed)].Get(in.method.Label(), func(method string) *serverSeries {
 		return &serverSeries{method: method, mode: modeName(in.observed), only: in.server.count.sets.methods.by(false, attrGRPCMethod, method)}
 	})
 }
