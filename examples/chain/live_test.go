@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/examples/internal/services"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"

@@ -15,7 +15,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/examples/internal/services"
 )
 
 // screenshots is where pictures of the page are written; empty is nowhere.

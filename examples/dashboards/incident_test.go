@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/examples/internal/services"
 )
 
 // incidentFlag chooses incidents: go test ./examples/dashboards -run Incident -incident all

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/examples/internal/services"
 	"go.yaml.in/yaml/v3"
 )
 

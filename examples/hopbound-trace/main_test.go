@@ -13,7 +13,7 @@ import (
 	"testing/iotest"
 	"unicode"
 
-	"github.com/hopbound/hopbound/internal/services"
+	"github.com/hopbound/hopbound/examples/internal/services"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"google.golang.org/grpc"

@@ -105,12 +105,18 @@ func calls() map[string]func(ctx context.Context, cc *grpc.ClientConn) error {
 	}
 }
 
-// serve serves in memory until the test ends, and returns a way to connect.
+// serve serves the test service in memory until the test ends, and returns a way to connect.
 func serve(t testing.TB, handle func(ctx context.Context) error, opts ...grpc.ServerOption) func(opts ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	return register(t, func(s *grpc.Server) { testv1.RegisterTestServiceServer(s, service{handle: handle}) }, opts...)
+}
+
+// register serves services in memory until the test ends, and returns a way to connect.
+func register(t testing.TB, services func(s *grpc.Server), opts ...grpc.ServerOption) func(opts ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	listener := bufconn.Listen(1 << 16)
 	server := grpc.NewServer(append(opts, grpc.WaitForHandlers(true))...)
-	testv1.RegisterTestServiceServer(server, service{handle: handle})
+	services(server)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/interceptors"
-	"github.com/hopbound/hopbound/internal/services"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"go.opentelemetry.io/otel/attribute"
@@ -56,11 +55,11 @@ func (r *receiver) Export(_ context.Context, req ptraceotlp.ExportRequest) (ptra
 func TestBackendGetsEverySpanOfAFailingChain(t *testing.T) {
 	t.Parallel()
 	backend := &receiver{}
-	address := services.GRPC(t, func(s *grpc.Server) { ptraceotlp.RegisterGRPCServer(s, backend) })
+	toBackend := register(t, func(s *grpc.Server) { ptraceotlp.RegisterGRPCServer(s, backend) })()
 	recorder := tracetest.NewSpanRecorder()
 	var providers []*sdktrace.TracerProvider
 	provider := func(service string) interceptors.Option {
-		exporter, err := otlptracegrpc.New(t.Context(), otlptracegrpc.WithEndpoint(address), otlptracegrpc.WithInsecure())
+		exporter, err := otlptracegrpc.New(t.Context(), otlptracegrpc.WithGRPCConn(toBackend))
 		if err != nil {
 			t.Fatal(err)
 		}

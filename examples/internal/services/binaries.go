@@ -6,37 +6,28 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"testing"
 )
 
-// TB is the part of [testing.TB] that the package uses, so that benchmarks
-// that are commands can use it too.
-type TB interface {
-	Helper()
-	Fatal(args ...any)
-	Fatalf(format string, args ...any)
-	Skipf(format string, args ...any)
-	Cleanup(f func())
-}
-
 // Chromium returns the path of a browser that runs without a screen.
-func Chromium(t TB) string {
+func Chromium(t testing.TB) string {
 	t.Helper()
 	return binary(t, "chromium", "/usr/bin/google-chrome*", "/usr/lib/chromium*/chromium")
 }
 
 // Prometheus returns the paths of a Prometheus and of its promtool.
-func Prometheus(t TB) (prometheus, promtool string) {
+func Prometheus(t testing.TB) (prometheus, promtool string) {
 	t.Helper()
 	return binary(t, "prometheus"), binary(t, "promtool")
 }
 
 // Alertmanager returns the path of an Alertmanager.
-func Alertmanager(t TB) string {
+func Alertmanager(t testing.TB) string {
 	t.Helper()
 	return binary(t, "alertmanager", "/usr/bin/prometheus-alertmanager")
 }
 
-func binary(t TB, name string, patterns ...string) string {
+func binary(t testing.TB, name string, patterns ...string) string {
 	t.Helper()
 	path, err := find(name, patterns...)
 	if err != nil {
@@ -46,7 +37,7 @@ func binary(t TB, name string, patterns ...string) string {
 }
 
 // missing ends a test because something is not installed.
-func missing(t TB, what string) {
+func missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("HOPBOUND_REQUIRE_SERVICES") == "1" {
 		t.Fatalf("%s, and HOPBOUND_REQUIRE_SERVICES is set", what)

@@ -2,13 +2,14 @@ package services
 
 import (
 	"net"
+	"testing"
 
 	"google.golang.org/grpc"
 )
 
 // GRPC runs a gRPC server on a loopback port until the test ends, and returns its
 // address.
-func GRPC(t TB, register func(s *grpc.Server)) string {
+func GRPC(t testing.TB, register func(s *grpc.Server)) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
 	if err != nil {
