@@ -22,3 +22,8 @@ func NoRetry() grpc.CallOption { return UsePolicy(Policy{Retry: &RetryPolicy{Max
 // over a key in the context; see [idempotency.WithKey]. Without a [Client] on the connection, it has no
 // effect.
 func UseKey(key idempotency.Key) grpc.CallOption { return outbound.KeyOption{Key: key} }
+
+// Reached returns a call option that, when the call ends, sets *to to whether a server may have seen it. If none has,
+// the call has had no effect and has used none of its target. Without a [Client] on the connection, *to keeps its
+// value; let it be true before the call.
+func Reached(to *bool) grpc.CallOption { return outbound.ReachedOption{To: to} }

@@ -31,5 +31,6 @@ const (
 	ReasonRateLimited         = "RATE_LIMITED"             // RATE_LIMITED: too many calls in a second
 	ReasonBulkheadFull        = "BULKHEAD_FULL"            // BULKHEAD_FULL: too many calls are running and waiting, or this one would wait for too long
 	ReasonBreakerOpen         = "BREAKER_OPEN"             // BREAKER_OPEN: a circuit breaker did not send the attempt
+	ReasonDegraded            = hoperr.Degraded            // DEGRADED: the server has turned the feature off, because it or its caller is degraded
 	ReasonCancelled           = hoperr.Canceled            // CANCELLED: the call was cancelled while no attempt was under way
 )

@@ -37,6 +37,7 @@ const (
 	StreamIdle          = "STREAM_IDLE"
 	SendTimeout         = "SEND_TIMEOUT"
 	Overloaded          = "OVERLOADED"
+	Degraded            = "DEGRADED"
 	Canceled            = "CANCELLED"
 )
 

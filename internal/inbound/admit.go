@@ -36,7 +36,7 @@ func (s *Server) admit(ctx context.Context, fullMethod string, registered, learn
 	}
 	c.outside = s.isOutside(ctx)
 	header, malformed := c.readHeader(ctx)
-	c.request.Attempt, c.keyExpected = header.Attempt, header.Keyed
+	c.request.Attempt, c.request.Degraded, c.keyExpected = header.Attempt, header.Level, header.Keyed
 	if header.HasBudget {
 		c.request.IsHop = true
 		c.request.Allotment.Receive(header.Budget)

@@ -222,7 +222,7 @@ func (c *Call) mayFollow(a *Attempt) int {
 // value, which HPACK encodes as one byte.
 func (c *Call) header(ctx context.Context, a *Attempt) (h wire.Context, reserve time.Duration) {
 	sent, id := c.client.clock.Read(a.record.Started, c.client.mono(a.record.Started))
-	h = wire.Context{Sent: sent - sent%1000, ClockID: id, HasSent: sent >= 0, Attempt: a.record.Number}
+	h = wire.Context{Sent: sent - sent%1000, ClockID: id, HasSent: sent >= 0, Attempt: a.record.Number, Level: request.Level(ctx)}
 	if !c.Observe {
 		h.Budget, h.HasBudget = a.loan.Tokens(), true
 	}

@@ -69,6 +69,7 @@ type Call struct {
 	ended    time.Time
 
 	seen      bool          // a server may have seen an attempt
+	reached   *bool         // where the user wants to know that; may be nil
 	paid      bool          // the next attempt is paid for
 	charge    charge        // what it was paid with
 	pause     time.Duration // the last pause
@@ -285,6 +286,9 @@ func (c *Call) End(err error) {
 		end.KeyHash = key.Hash()
 	}
 	c.telemetry.End(&end)
+	if c.reached != nil {
+		*c.reached = c.seen
+	}
 	if c.Release != nil {
 		c.Release()
 	}

@@ -21,6 +21,12 @@ type KeyOption struct {
 	Key idempotency.Key
 }
 
+// ReachedOption is a call option that tells whether a server may have seen the call.
+type ReachedOption struct {
+	grpc.EmptyCallOption
+	To *bool
+}
+
 // takeOptions sorts the user's call options, and returns the policy among them. It keeps options
 // that receive a part of the reply, or run when the call finishes, for the end of the call, because
 // gRPC would apply them to each attempt.
@@ -34,6 +40,8 @@ func (c *Call) takeOptions(opts []grpc.CallOption) (own *policy.Policy) {
 			c.invalid = errors.Join(c.invalid, o.Err)
 		case KeyOption:
 			c.key, c.hasKey = o.Key, true
+		case ReachedOption:
+			c.reached = o.To
 		case grpc.OnFinishCallOption:
 			earlier := c.OnFinish
 			c.OnFinish = func(err error) {

@@ -23,9 +23,10 @@ type Request struct {
 	WouldRun bool
 
 	// These are for logs, and are set before the handler runs.
-	Attempt int             // from 1; 0 if the caller does not say
-	IsHop   bool            // the caller lent tokens, perhaps 0
-	Key     idempotency.Key // if it is not in the metadata
+	Attempt  int             // from 1; 0 if the caller does not say
+	IsHop    bool            // the caller lent tokens, perhaps 0
+	Degraded int             // the level that the caller has sent
+	Key      idempotency.Key // if it is not in the metadata
 }
 
 type contextKey struct{}
@@ -43,8 +44,25 @@ func (r *Request) Value(key any) any {
 		return nil
 	case budget.ContextKey:
 		return &r.Allotment
+	case LevelKey:
+		return r
 	}
 	return r.Context.Value(key)
+}
+
+// LevelKey is the key under which a context holds a value with a method Level() int, the level of degradation of what
+// it belongs to.
+type LevelKey struct{}
+
+// Level returns the level of degradation that the caller has sent.
+func (r *Request) Level() int { return r.Degraded }
+
+// Level returns the level of degradation of what ctx belongs to, from 0, which is normal.
+func Level(ctx context.Context) int {
+	if l, ok := ctx.Value(LevelKey{}).(interface{ Level() int }); ok {
+		return l.Level()
+	}
+	return 0
 }
 
 // FromContext returns the request that ctx belongs to, or nil if there is none or it has ended.

@@ -30,6 +30,9 @@ type Context struct {
 	// mode.
 	Keyed bool
 
+	// Level is how far the request is degraded: 0 is normal, and MaxLevel is the highest.
+	Level int
+
 	// Attempt is the number of the attempt in the sender's call, from 1. It is 0 if the header has
 	// none.
 	Attempt int
@@ -55,6 +58,9 @@ func (c *Context) Append(dst []byte) []byte {
 	}
 	if c.Keyed {
 		dst = append(dst, ";k=1"...)
+	}
+	if c.Level > 0 {
+		dst = appendNumber(dst, ";l=", int64(c.Level), MaxLevel)
 	}
 	return dst
 }
@@ -96,6 +102,9 @@ func ParseContext(value string) (Context, bool) {
 		case "k":
 			n, ok = parseUint(text, 1)
 			c.Keyed = n == 1
+		case "l":
+			n, ok = parseUint(text, MaxLevel)
+			c.Level = int(n) //nolint:gosec // bounded by MaxLevel
 		}
 		if !ok {
 			return Context{}, false

@@ -12,6 +12,9 @@ const (
 	MaxMicros = 1<<63 - 1
 )
 
+// MaxLevel is the highest level of degradation.
+const MaxLevel = 3
+
 // version is the first field of both values. A value with another version is malformed.
 const version = "1"
 

@@ -60,6 +60,9 @@ func contextFields(c wire.Context) map[string]json.RawMessage {
 	if c.Keyed {
 		out["k"] = number(1)
 	}
+	if c.Level > 0 {
+		out["l"] = number(int64(c.Level))
+	}
 	return out
 }
 

@@ -32,12 +32,13 @@ type Server struct {
 	healthpb.UnimplementedHealthServer
 	Calls  atomic.Int64
 	Handle func(ctx context.Context) error
+	Status healthpb.HealthCheckResponse_ServingStatus // of replies
 }
 
 // Check implements the unary call.
 func (s *Server) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
 	s.Calls.Add(1)
-	return &healthpb.HealthCheckResponse{}, s.Handle(ctx)
+	return &healthpb.HealthCheckResponse{Status: s.Status}, s.Handle(ctx)
 }
 
 // Watch implements the stream.
@@ -51,6 +52,12 @@ func (s *Server) Watch(_ *healthpb.HealthCheckRequest, ss grpc.ServerStreamingSe
 
 // Connect serves in memory until the test ends, and connects.
 func Connect(t testing.TB, s *Server, serve []grpc.ServerOption, dial ...grpc.DialOption) healthpb.HealthClient {
+	t.Helper()
+	return healthpb.NewHealthClient(Dial(t, s, serve, dial...))
+}
+
+// Dial serves in memory until the test ends, and returns a connection.
+func Dial(t testing.TB, s *Server, serve []grpc.ServerOption, dial ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	listener := bufconn.Listen(1 << 16)
 	server := grpc.NewServer(append(serve, grpc.WaitForHandlers(true))...)
@@ -70,7 +77,7 @@ func Connect(t testing.TB, s *Server, serve []grpc.ServerOption, dial ...grpc.Di
 		server.Stop()
 		<-done
 	})
-	return healthpb.NewHealthClient(cc)
+	return cc
 }
 
 // Call makes the unary call, or the stream and reads it to its end.

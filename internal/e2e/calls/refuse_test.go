@@ -8,6 +8,7 @@ import (
 
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
+	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -48,3 +49,38 @@ func TestRefusedAttemptCostsNothingAndIsNotRetried(t *testing.T) {
 		t.Error("no error became one")
 	}
 }
+
+func TestReachedSaysWhetherAServerSawTheCall(t *testing.T) {
+	t.Parallel()
+	refuse := grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if ctx.Value(refused{}) != nil {
+			return interceptors.Refuse(ctx, status.Error(codes.Unavailable, "the breaker is open"))
+		}
+		return invoker(ctx, method, req, reply, cc, opts...)
+	})
+	leaf := &harness.Counter{}
+	cc := harness.Serve(t, leaf.Handle).Dial(append(harness.NewClient(t).DialOptions(), refuse)...)
+	client := testv1.NewTestServiceClient(cc)
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for name, tc := range map[string]struct {
+		ctx     context.Context //nolint:containedctx // of a test case
+		reached bool
+	}{
+		"served":                  {t.Context(), true},
+		"refused":                 {context.WithValue(t.Context(), refused{}, true), false},
+		"cancelled before it":     {ended, false},
+		"rejected for its policy": {t.Context(), false},
+	} {
+		reached := !tc.reached
+		opts := []grpc.CallOption{interceptors.Reached(&reached)}
+		if name == "rejected for its policy" {
+			opts = append(opts, interceptors.UsePolicy(interceptors.Policy{Timeout: -5}))
+		}
+		if _, _ = client.Idempotent(tc.ctx, &testv1.IdempotentRequest{}, opts...); reached != tc.reached {
+			t.Errorf("%s: reached is %v", name, reached)
+		}
+	}
+}
+
+type refused struct{}

@@ -1,0 +1,2 @@
+// Package degrade tests how levels of degradation pass through a chain of services.
+package degrade
