@@ -9,6 +9,7 @@ import (
 
 	"github.com/hopbound/hopbound/examples/internal/cutlistener"
 	"github.com/hopbound/hopbound/idempotency"
+	faults "github.com/hopbound/hopbound/interceptors/fault"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -29,9 +30,9 @@ type fault struct {
 	conflicts   bool          // users send each order again with another item under the same key
 }
 
-// faults returns the faults that can be chosen while a chain runs, by name. The page has buttons for the first
+// choices returns the faults that can be chosen while a chain runs, by name. The page has buttons for the first
 // five. POST /fault/NAME chooses any of them.
-func faults() map[string]fault {
+func choices() map[string]fault {
 	return map[string]fault{
 		"healthy": {},
 		"down":    {fail: 1},
@@ -54,14 +55,31 @@ func faults() map[string]fault {
 type leaf struct {
 	*counters
 	fault   atomic.Pointer[fault]
+	failing *faults.Faults                             // share of the calls that fail
 	stopped atomic.Int64                               // until when the service in the middle stands still, in Unix nanoseconds
 	closing chan struct{}                              // closed when the chain ends
 	waste   func(ctx context.Context, d time.Duration) // records wasted work; nil if it is not recorded
 }
 
+// newLeaf returns the last service of a chain with a fault.
+func newLeaf(c *counters, f *fault) (*leaf, error) {
+	failing, err := faults.New(nil)
+	if err != nil {
+		return nil, err
+	}
+	l := &leaf{counters: c, failing: failing, closing: make(chan struct{})}
+	l.choose(f)
+	return l, failing.Enable()
+}
+
 // choose sets the fault of the chain.
 func (l *leaf) choose(f *fault) {
 	l.fault.Store(f)
+	var rules []faults.Rule
+	if f.fail > 0 { // the service works on the call, and fails then
+		rules = append(rules, faults.Rule{Name: "down", Message: "the last service is down", Share: f.fail, LoseReply: true})
+	}
+	_ = l.failing.Set(rules...) // these are valid
 	if f.stop > 0 {
 		l.stopped.Store(time.Now().Add(f.stop).UnixNano())
 	}
@@ -121,11 +139,10 @@ func (l *leaf) answer(ctx context.Context, r *replica, f *fault) error {
 	if f.dishonest {
 		_ = grpc.SetTrailer(ctx, metadata.Pairs("hop-report", "1;u=1000;e=1")) // it cannot fail before the handler has returned
 	}
-	chance := rand.Float64() //nolint:gosec // it need not be secret
 	switch {
-	case chance < f.fail, f.replicaDown && r.first:
+	case f.replicaDown && r.first:
 		return status.Error(codes.Unavailable, "the last service is down")
-	case chance < f.fail+f.lose:
+	case rand.Float64() < f.lose: //nolint:gosec // it need not be secret
 		r.conns.Cut(ctx)
 	}
 	return nil

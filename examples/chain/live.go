@@ -159,7 +159,7 @@ func (l *live) run(ctx context.Context, listener net.Listener, scraped *promethe
 
 // choose sets the fault of both chains. It returns false if there is no fault with the name.
 func (l *live) choose(name string) bool {
-	f, ok := faults()[name]
+	f, ok := choices()[name]
 	if !ok {
 		return false
 	}

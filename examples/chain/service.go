@@ -87,8 +87,9 @@ type chain struct {
 // start starts the services of a chain, and connects the users to the first.
 func start(ctx context.Context, cfg *config, b builder, f fault) (_ *chain, err error) {
 	c := &chain{}
-	c.leaf = &leaf{counters: &c.counters, closing: make(chan struct{})}
-	c.leaf.fault.Store(&f)
+	if c.leaf, err = newLeaf(&c.counters, &f); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			c.close()
@@ -124,6 +125,9 @@ func (c *chain) serveHop(ctx context.Context, cfg *config, b builder, number int
 		opts, err := b.serverOptions(number, outcomes)
 		if err != nil {
 			return nil, err
+		}
+		if isLast {
+			opts = append(opts, c.leaf.failing.ServerOptions()...)
 		}
 		address, err := c.serve(ctx, h, opts)
 		if err != nil {

@@ -46,7 +46,7 @@ func incidents() map[string]incident {
 		"the leaf is down": {
 			fault: "down", fires: []string{"HopboundErrorBudgetBurn", "HopboundTargetFailing", "HopboundBudgetExhausted"},
 			silent: nothingElse(), cause: `hopbound:client_target_failures:ratio_rate5m{` + above + `} > 0.9 unless on () count(hopbound:client_target_failures:ratio_rate5m > 0.1) > 1`,
-			span: `"the last service is down"`,
+			span: `"the last service is down (injected by fault down)"`,
 		},
 		"the leaf is slow": {
 			fault: "slow", fires: []string{"HopboundErrorBudgetBurn", "HopboundWastedWork"},

@@ -366,7 +366,11 @@ func (s selected) lose(ctx context.Context) error {
 
 func (s selected) fail(ctx context.Context, kind string, code codes.Code) error {
 	s.record(ctx, kind)
-	return status.Error(code, "injected by fault "+s.rule.Name)
+	message := "injected by fault " + s.rule.Name
+	if s.rule.Message != "" {
+		message = s.rule.Message + " (" + message + ")"
+	}
+	return status.Error(code, message)
 }
 
 // record labels the call in its trace, and counts the fault.

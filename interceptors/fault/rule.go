@@ -34,6 +34,9 @@ type Rule struct {
 	// LoseReply it is the failure after the reply is lost.
 	Code codes.Code
 
+	// Message, if set, precedes "injected by fault NAME" in the message of failures.
+	Message string
+
 	// LoseReply lets the call reach its server and its handler run, and loses the reply. The call then fails with Code,
 	// or with UNAVAILABLE if that is OK, and without the server's trailer, as if the connection had broken.
 	LoseReply bool
