@@ -9,6 +9,7 @@ import (
 	"github.com/hopbound/hopbound/internal/inbound"
 	"github.com/hopbound/hopbound/internal/outbound"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
@@ -50,6 +51,20 @@ func Refuse(ctx context.Context, err error) error {
 		outbound.Refuse(ctx)
 	}
 	return err
+}
+
+// Refused reports whether an interceptor has called [Refuse] for the attempt whose context is ctx. It is for authors of
+// interceptors that come before such an interceptor: a refused attempt says nothing about its target.
+func Refused(ctx context.Context) bool { return outbound.Refused(ctx) }
+
+// TargetOf returns the canonical target of an attempt, as metrics have it, or the empty string if cc is nil. It is for
+// authors of interceptors: after a [Client] on the connection, it makes no allocation, as
+// [grpc.ClientConn.CanonicalTarget] does.
+func TargetOf(ctx context.Context, cc *grpc.ClientConn) string {
+	if target := outbound.TargetOf(ctx); target != "" || cc == nil {
+		return target
+	}
+	return cc.CanonicalTarget()
 }
 
 // DoNotRetry returns err, and tells the caller of the call whose context is ctx not to retry it, whatever

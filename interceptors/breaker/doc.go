@@ -21,7 +21,8 @@
 //
 // A call fails if its code is one of [Codes]. Other codes, such as NOT_FOUND, are successes of the target. A
 // call that was cancelled, or whose failure is marked non-retryable because a hop below the target has failed,
-// counts as neither: the breaker of that hop is the one to open.
+// counts as neither: the breaker of that hop is the one to open. Nor does an attempt that an interceptor after the breaker
+// has refused, because there was no place in a bulkhead for example.
 //
 // Nothing but this folder's three files belongs here: doc.go, option.go and interceptor.go. The idea of a
 // circuit breaker is Michael Nygard's (Release It!, 2007).

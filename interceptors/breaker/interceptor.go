@@ -101,33 +101,50 @@ func (b *Breaker) key(target, method string) circuitKey {
 // UnaryInterceptor returns the interceptor of unary calls.
 func (b *Breaker) UnaryInterceptor() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
-		done, err := b.allow(ctx, cc, method)
+		p, err := b.allow(ctx, cc, method)
 		if err != nil {
 			return err
 		}
-		var trailer metadata.MD
+		trailer := emptyTrailer(opts)
+		if trailer == nil {
+			trailer = new(metadata.MD)
+			opts = append(slices.Clip(opts), grpc.Trailer(trailer))
+		}
 		started, returned := time.Now(), false
 		defer func() {
 			if !returned { // something below has panicked
 				err = errUnknown
 			}
-			done(outcome{err, time.Since(started), trailer})
+			p.done(ctx, outcome{err, time.Since(started), *trailer})
 		}()
-		err = invoker(ctx, method, req, reply, cc, append(slices.Clip(opts), grpc.Trailer(&trailer))...)
+		err = invoker(ctx, method, req, reply, cc, opts...)
 		returned = true
 		return err
 	}
 }
 
+// emptyTrailer returns where a call option, such as that of Hopbound's client, receives the trailer, or nil if there is
+// none. One that is not empty may keep what it has received from an earlier call.
+func emptyTrailer(opts []grpc.CallOption) *metadata.MD {
+	for _, o := range opts {
+		if o, ok := o.(grpc.TrailerCallOption); ok && len(*o.TrailerAddr) == 0 {
+			return o.TrailerAddr
+		}
+	}
+	return nil
+}
+
 // StreamInterceptor returns the interceptor of streams. A stream counts when it ends.
 func (b *Breaker) StreamInterceptor() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		done, err := b.allow(ctx, cc, method)
+		p, err := b.allow(ctx, cc, method)
 		if err != nil {
 			return nil, err
 		}
 		var once sync.Once
-		end := func(err error, trailer metadata.MD) { once.Do(func() { done(outcome{err: err, trailer: trailer}) }) }
+		end := func(err error, trailer metadata.MD) {
+			once.Do(func() { p.done(ctx, outcome{err: err, trailer: trailer}) })
+		}
 		// A stream whose status nobody receives ends with its context.
 		opts = append(slices.Clip(opts), grpc.OnFinish(func(err error) {
 			if status.Code(err) == codes.Canceled {
@@ -178,37 +195,46 @@ var (
 	errExcluded = errors.New("excluded")
 )
 
-// allow returns a function that must be called with the outcome, or the error of a refused attempt.
-func (b *Breaker) allow(ctx context.Context, cc *grpc.ClientConn, method string) (done func(outcome), err error) {
-	target := ""
-	if cc != nil {
-		target = cc.CanonicalTarget()
-	}
-	c := b.circuit(b.key(target, method))
-	failed, err := c.failures.Allow()
-	if err != nil {
-		return nil, c.refuse(ctx)
+// pass is the permission to send an attempt. Its end must be reported with done.
+type pass struct {
+	circuit *circuit
+	failed  func(error)
+	slow    func(error) // nil if slow calls do not matter
+}
+
+// allow returns a pass, or the error of a refused attempt.
+func (b *Breaker) allow(ctx context.Context, cc *grpc.ClientConn, method string) (p pass, err error) {
+	c := b.circuit(b.key(interceptors.TargetOf(ctx, cc), method))
+	p.circuit = c
+	if p.failed, err = c.failures.Allow(); err != nil {
+		return pass{}, c.refuse(ctx)
 	}
 	if c.slow == nil {
-		return func(o outcome) { c.count(ctx, failed, b.verdict(&o)) }, nil
+		return p, nil
 	}
-	slow, err := c.slow.Allow()
-	if err != nil {
-		failed(errExcluded)
-		return nil, c.refuse(ctx)
+	if p.slow, err = c.slow.Allow(); err != nil {
+		p.failed(errExcluded)
+		return pass{}, c.refuse(ctx)
 	}
-	return func(o outcome) {
-		verdict := b.verdict(&o)
-		c.count(ctx, failed, verdict)
-		switch {
-		case verdict == errExcluded: //nolint:errorlint // it is never wrapped
-		case o.took > b.settings.slower:
-			verdict = errFailed
-		default:
-			verdict = nil
-		}
-		c.count(ctx, slow, verdict)
-	}, nil
+	return p, nil
+}
+
+// done reports the end of the attempt.
+func (p *pass) done(ctx context.Context, o outcome) {
+	b := p.circuit.set
+	verdict := b.verdict(ctx, &o)
+	p.circuit.count(ctx, p.failed, verdict)
+	if p.slow == nil {
+		return
+	}
+	switch {
+	case verdict == errExcluded: //nolint:errorlint // it is never wrapped
+	case o.took > b.settings.slower:
+		verdict = errFailed
+	default:
+		verdict = nil
+	}
+	p.circuit.count(ctx, p.slow, verdict)
 }
 
 // count reports an outcome. If it changes the state, the attempt's span has an event.
@@ -221,11 +247,11 @@ func (c *circuit) count(ctx context.Context, done func(error), verdict error) {
 }
 
 // verdict says how an outcome counts: nil for a success, errFailed, or errExcluded.
-func (b *Breaker) verdict(o *outcome) error {
+func (b *Breaker) verdict(ctx context.Context, o *outcome) error {
 	switch code := status.Code(o.err); {
 	case o.err == nil:
 		return nil
-	case code == codes.Canceled, marked(o.trailer):
+	case code == codes.Canceled, marked(o.trailer), interceptors.Refused(ctx):
 		return errExcluded
 	case slices.Contains(b.settings.codes, code):
 		return errFailed

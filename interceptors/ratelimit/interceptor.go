@@ -108,7 +108,7 @@ func (l *Limiter) StreamServerInterceptor() grpc.StreamServerInterceptor {
 // UnaryClientInterceptor returns the interceptor of a client's unary calls.
 func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		t := l.target(cc)
+		t := l.target(ctx, cc)
 		if err := l.send(ctx, t, cc); err != nil {
 			return err
 		}
@@ -121,7 +121,7 @@ func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 // StreamClientInterceptor returns the interceptor of a client's streams.
 func (l *Limiter) StreamClientInterceptor() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		t := l.target(cc)
+		t := l.target(ctx, cc)
 		if err := l.send(ctx, t, cc); err != nil {
 			return nil, err
 		}
@@ -152,11 +152,11 @@ func (s *stream) RecvMsg(m any) error {
 
 // accept takes the tokens of a call that arrives, or returns its error.
 func (l *Limiter) accept(ctx context.Context) error {
-	limiters := [2]*rate.Limiter{l.all}
+	limiters := append(make([]*rate.Limiter, 0, 2), l.all)
 	if l.settings.caller != nil && l.settings.each.limits() {
-		limiters[1] = entry(l, l.callers, l.settings.caller(ctx), l.settings.each.limiter)
+		limiters = append(limiters, entry(l, l.callers, l.settings.caller(ctx), l.settings.each.limiter))
 	}
-	wait, err := l.take(ctx, limiters[:], 0)
+	wait, err := l.take(ctx, limiters, 0)
 	if err != nil || wait == 0 {
 		return err
 	}
@@ -177,13 +177,16 @@ func (l *Limiter) send(ctx context.Context, t *target, cc *grpc.ClientConn) erro
 	if wait == 0 {
 		return nil
 	}
-	l.rejected("client", targetOf(cc))
+	l.rejected("client", interceptors.TargetOf(ctx, cc))
 	return interceptors.Refuse(ctx, rateLimited("too many calls of the target in a second, or the target wants none", wait))
 }
 
 // take takes a token of each limiter, and waits for them and at least for a pause. If the call cannot wait for so long,
 // it takes none and returns how long that would be. If its context ends meanwhile, it returns the error of the call.
 func (l *Limiter) take(ctx context.Context, limiters []*rate.Limiter, pause time.Duration) (tooLong time.Duration, err error) {
+	if len(limiters) == 1 && pause == 0 && (limiters[0] == nil || limiters[0].Allow()) {
+		return 0, nil
+	}
 	now := time.Now()
 	wait := pause
 	var taken []*rate.Reservation
@@ -250,15 +253,8 @@ func (l *Limiter) rejected(side, target string) {
 	l.rejections.Add(context.Background(), 1, metric.WithAttributes(kvs...))
 }
 
-func targetOf(cc *grpc.ClientConn) string {
-	if cc == nil {
-		return ""
-	}
-	return cc.CanonicalTarget()
-}
-
-func (l *Limiter) target(cc *grpc.ClientConn) *target {
-	return entry(l, l.targets, targetOf(cc), func() *target { return &target{all: l.settings.all.limiter()} })
+func (l *Limiter) target(ctx context.Context, cc *grpc.ClientConn) *target {
+	return entry(l, l.targets, interceptors.TargetOf(ctx, cc), func() *target { return &target{all: l.settings.all.limiter()} })
 }
 
 // entry returns the entry of a name, and makes it if there is none.

@@ -122,6 +122,20 @@ func Refuse(ctx context.Context) {
 	}
 }
 
+// Refused reports whether an interceptor below has not sent the attempt that ctx belongs to.
+func Refused(ctx context.Context) bool {
+	c, ok := ctx.Value(request.AttemptKey{}).(*attemptContext)
+	return ok && c.attempt.refused.Load()
+}
+
+// TargetOf returns the target of the attempt that ctx belongs to, or the empty string if there is none.
+func TargetOf(ctx context.Context) string {
+	if c, ok := ctx.Value(request.AttemptKey{}).(*attemptContext); ok {
+		return c.call.target.name
+	}
+	return ""
+}
+
 // Logged contains the fields of an attempt that logs show.
 type Logged struct {
 	Number   int
