@@ -50,7 +50,7 @@ func defaults() *settings {
 		window:      10 * time.Second,
 		openFor:     5 * time.Second,
 		probes:      1,
-		codes:       []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Internal, codes.Unknown, codes.DataLoss, codes.ResourceExhausted},
+		codes:       []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Internal, codes.Unknown, codes.DataLoss},
 	}
 }
 
@@ -128,8 +128,10 @@ func Probes(n int) Option {
 	}
 }
 
-// Codes are the codes of failures. The default is UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL, UNKNOWN,
-// DATA_LOSS and RESOURCE_EXHAUSTED.
+// Codes are the codes of failures. The default is UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL, UNKNOWN and DATA_LOSS.
+//
+// RESOURCE_EXHAUSTED is not among them: a server that rejects what is too much for it serves the rest, and an open
+// breaker would keep that away from it too.
 func Codes(failures ...codes.Code) Option {
 	return func(s *settings) error {
 		if len(failures) == 0 || slices.Contains(failures, codes.OK) {

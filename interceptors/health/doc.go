@@ -16,7 +16,7 @@
 // NAT gateways and load balancers forget a connection that is idle for some minutes, and drop its packets without
 // notice. Both ends therefore ping a connection on which they hear nothing, and close it if no answer comes, within
 // [DetectWithin]. Calls on a dead connection then fail with UNAVAILABLE, instead of waiting for their deadlines, and new
-// ones go to a new connection. A server closes connections at [MaxConnectionAge], 10 % more or less at random, so that
+// ones go to a new connection, which a client tries to make at least every few seconds ([ConnectWithin]). A server closes connections at [MaxConnectionAge], 10 % more or less at random, so that
 // clients find new servers.
 //
 // # States of a service

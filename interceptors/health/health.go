@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -20,7 +21,7 @@ type Client struct{ settings clientSettings }
 
 // NewClient returns the settings of a client's connections. It returns all errors of the options, joined.
 func NewClient(opts ...ClientOption) (*Client, error) {
-	c := &Client{clientSettings{detect: 30 * time.Second, balancer: "round_robin"}}
+	c := &Client{clientSettings{detect: 30 * time.Second, connect: 5 * time.Second, balancer: "round_robin"}}
 	var errs []error
 	for _, o := range opts {
 		if o == nil {
@@ -38,7 +39,13 @@ func NewClient(opts ...ClientOption) (*Client, error) {
 // DialOptions returns the options that install the settings.
 func (c *Client) DialOptions() []grpc.DialOption {
 	ping, timeout := pings(c.settings.detect)
-	opts := []grpc.DialOption{grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: ping, Timeout: timeout, PermitWithoutStream: true})}
+	pause := backoff.DefaultConfig
+	pause.MaxDelay = c.settings.connect
+	pause.BaseDelay = min(pause.BaseDelay, pause.MaxDelay)
+	opts := []grpc.DialOption{
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: ping, Timeout: timeout, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: pause, MinConnectTimeout: c.settings.connect}),
+	}
 	if !c.settings.check {
 		return opts
 	}

@@ -21,6 +21,7 @@ type ServerOption interface{ applyToServer(s *serverSettings) error }
 
 type clientSettings struct {
 	detect   time.Duration
+	connect  time.Duration
 	check    bool
 	service  string
 	balancer string
@@ -77,6 +78,18 @@ const minDetect = 12 * time.Second
 // without a message until a ping, at least 10 s, and the rest until the ping counts as lost. The default is 30 s. It must
 // be at least 12 s, and should be the same at clients and servers.
 func DetectWithin(d time.Duration) Option { return detectWithin(d) }
+
+// ConnectWithin is how long an attempt to connect may take, and the longest pause before the next one. So a client is
+// connected again soon after an outage of any length; gRPC's own values are 20 s and two minutes. The default is 5 s.
+func ConnectWithin(d time.Duration) ClientOption {
+	return clientOption(func(c *clientSettings) error {
+		if d < 100*time.Millisecond {
+			return fmt.Errorf("ConnectWithin(%v): must be at least 100ms", d)
+		}
+		c.connect = d
+		return nil
+	})
+}
 
 // CheckService makes a client watch the health of a service, "package.Service", at each server, or of the whole server if
 // the name is "", and use only servers that are SERVING. It sets the default service config of the connection; a config

@@ -17,10 +17,26 @@ require (
 )
 
 require (
+	github.com/bits-and-blooms/bitset v1.24.4 // indirect
+	github.com/failsafe-go/failsafe-go v0.9.8 // indirect
+	github.com/hashicorp/golang-lru/v2 v2.0.7 // indirect
+	github.com/influxdata/tdigest v0.0.1 // indirect
+	github.com/sony/gobreaker/v2 v2.4.0 // indirect
+	go.etcd.io/bbolt v1.5.0 // indirect
+	golang.org/x/time v0.16.0 // indirect
+)
+
+require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect
 	github.com/google/uuid v1.6.0 // indirect
+	github.com/hopbound/hopbound/idempotency/boltstore v0.0.0
+	github.com/hopbound/hopbound/interceptors/breaker v0.0.0
+	github.com/hopbound/hopbound/interceptors/bulkhead v0.0.0
+	github.com/hopbound/hopbound/interceptors/fallback v0.0.0
+	github.com/hopbound/hopbound/interceptors/ratelimit v0.0.0
+	github.com/hopbound/hopbound/interceptors/stack v0.0.0
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/otel/log v1.47.0 // indirect
 	go.opentelemetry.io/otel/metric v1.47.0 // indirect
@@ -30,3 +46,19 @@ require (
 )
 
 replace github.com/hopbound/hopbound => ../..
+
+replace github.com/hopbound/hopbound/interceptors/stack => ../../interceptors/stack
+
+replace github.com/hopbound/hopbound/interceptors/breaker => ../../interceptors/breaker
+
+replace github.com/hopbound/hopbound/interceptors/bulkhead => ../../interceptors/bulkhead
+
+replace github.com/hopbound/hopbound/interceptors/fallback => ../../interceptors/fallback
+
+replace github.com/hopbound/hopbound/interceptors/ratelimit => ../../interceptors/ratelimit
+
+replace github.com/hopbound/hopbound/idempotency/boltstore => ../../idempotency/boltstore
+
+replace github.com/hopbound/hopbound/interceptors/internal/companiontest => ../../interceptors/internal/companiontest
+
+replace github.com/hopbound/hopbound/idempotency/storetest => ../../idempotency/storetest

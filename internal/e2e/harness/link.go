@@ -12,6 +12,7 @@ import (
 type link struct {
 	net.Conn
 	network *Network
+	number  int // of the connection
 }
 
 // Network is what all connections to a node have in common: their delay, and whether they are blocked.
@@ -21,6 +22,17 @@ type Network struct {
 	mu   sync.Mutex
 	held chan struct{} // closed when what is held up may go on; nil if nothing is
 	cut  bool
+
+	connections int // that were made
+	dead        int // of these, the first ones, over which nothing arrives any more
+}
+
+// Over returns a connection over the network.
+func (n *Network) Over(conn net.Conn) net.Conn {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.connections++
+	return &link{Conn: conn, network: n, number: n.connections}
 }
 
 // NewNetwork returns a network with a delay in each direction.
@@ -46,18 +58,34 @@ func (n *Network) Partition() {
 	n.cut = true
 }
 
-func (n *Network) state() (held chan struct{}, cut bool) {
+// Heal ends a partition. Connections over which something was dropped stay dead, as a TCP connection does whose other
+// end has forgotten it.
+func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.held, n.cut
+	n.cut, n.dead = false, n.connections
+}
+
+// Silence drops all that is sent over the connections that there are, and lets new ones be made.
+func (n *Network) Silence() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dead = n.connections
+}
+
+func (l *link) state() (held chan struct{}, cut bool) {
+	n := l.network
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.held, n.cut || l.number <= n.dead
 }
 
 func (l *link) Write(p []byte) (int, error) {
 	time.Sleep(time.Duration(l.network.Delay.Load()))
-	held, cut := l.network.state()
+	held, cut := l.state()
 	if held != nil {
 		<-held
-		_, cut = l.network.state()
+		_, cut = l.state()
 	}
 	if cut {
 		return len(p), nil
@@ -72,7 +100,7 @@ func (l *link) Read(p []byte) (int, error) {
 			return n, err
 		}
 		time.Sleep(time.Duration(l.network.Delay.Load()))
-		if _, cut := l.network.state(); !cut {
+		if _, cut := l.state(); !cut {
 			return n, nil
 		}
 	}

@@ -102,7 +102,7 @@ func (n *Node) Dialer() []grpc.DialOption {
 				defer n.Mu.Unlock()
 				n.Conns = append(n.Conns, conn)
 				if n.Network != nil {
-					conn = &link{Conn: conn, network: n.Network}
+					conn = n.Network.Over(conn)
 				}
 			}
 			return conn, err

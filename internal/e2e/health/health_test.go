@@ -109,6 +109,38 @@ func TestIdleConnectionIsKeptAlive(t *testing.T) {
 	})
 }
 
+// However long a server was away, a client is connected again soon after it is back. With gRPC's defaults that may take
+// two minutes.
+func TestClientReconnectsSoon(t *testing.T) {
+	t.Parallel()
+	for _, ours := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var dial []grpc.DialOption
+			if ours {
+				dial = newClient(t)
+			}
+			n := harness.Serve(t, func(context.Context) error { return nil })
+			var longest time.Duration
+			for i := range 10 {
+				cc := n.Dial(dial...)
+				n.Refused.Store(1 << 40)
+				cc.Connect()
+				time.Sleep(10*time.Minute + time.Duration(i)*11*time.Second)
+				n.Refused.Store(0)
+				cc.Connect()
+				started := time.Now()
+				if err := harness.Idempotent(cc)(t.Context(), grpc.WaitForReady(true)); err != nil {
+					t.Error(err)
+				}
+				longest = max(longest, time.Since(started))
+			}
+			if longest > 6*time.Second == ours { // 5 s and 20 % of jitter
+				t.Errorf("with the presets %v: connected after up to %v", ours, longest)
+			}
+		})
+	}
+}
+
 func TestConnectionsAreRenewedAtTheirAge(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -435,9 +467,9 @@ func (r *replica) awaitCall() {
 
 func TestInvalidOptionsAreAllReported(t *testing.T) {
 	t.Parallel()
-	_, client := health.NewClient(health.DetectWithin(time.Second), health.Balancer(""), health.Balancer("pick_first"), nil)
+	_, client := health.NewClient(health.DetectWithin(time.Second), health.ConnectWithin(0), health.Balancer(""), health.Balancer("pick_first"), nil)
 	_, server := health.NewServer(health.DetectWithin(0), health.MaxConnectionAge(0, 1), health.LameDuck(-1), health.CheckEvery(0), health.WithCheck("", nil), nil)
-	for want, err := range map[int]error{4: client, 6: server} {
+	for want, err := range map[int]error{5: client, 6: server} {
 		var all interface{ Unwrap() []error }
 		if !errors.As(err, &all) || len(all.Unwrap()) != want {
 			t.Errorf("got %v", err)
