@@ -15,9 +15,11 @@ import (
 func TestCodeOfDocumentsIsCompiled(t *testing.T) {
 	t.Parallel()
 	var readme []byte
-	for _, name := range []string{
-		"../README.md", "../docs/budget.md", "../docs/idempotency.md", "../docs/policies.md", "../docs/rollout.md", "../docs/telemetry.md", "../docs/wire.md",
-	} {
+	guides, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(guides, "../README.md") {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -25,7 +27,7 @@ func TestCodeOfDocumentsIsCompiled(t *testing.T) {
 		readme = append(readme, text...)
 	}
 	var sources strings.Builder
-	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+	err = filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
 		if ext := filepath.Ext(path); err != nil || entry.IsDir() || ext != ".go" && ext != ".proto" {
 			return err
 		}

@@ -224,8 +224,12 @@ func TestRefusedAttemptsCostLaterPartsNothing(t *testing.T) {
 func TestRefusalsOfLaterPartsDoNotOpenTheBreaker(t *testing.T) {
 	t.Parallel()
 	for name, part := range map[string]func() stack.ClientPart{
-		"bulkhead":   func() stack.ClientPart { return stack.Bulkhead(must(bulkhead.New(1, bulkhead.Queue(0), bulkhead.WithStreams()))(t)) },
-		"rate limit": func() stack.ClientPart { return stack.RateLimit(must(ratelimit.New(ratelimit.Rate(0.01, 1), ratelimit.MaxWait(1)))(t)) },
+		"bulkhead": func() stack.ClientPart {
+			return stack.Bulkhead(must(bulkhead.New(1, bulkhead.Queue(0), bulkhead.WithStreams()))(t))
+		},
+		"rate limit": func() stack.ClientPart {
+			return stack.RateLimit(must(ratelimit.New(ratelimit.Rate(0.01, 1), ratelimit.MaxWait(1)))(t))
+		},
 	} {
 		for _, stream := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
