@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -62,16 +63,24 @@ func TestLevelsRiseAtOnceAndFallStepByStep(t *testing.T) {
 		"it falls one step after a time":                  {nil, []step{{bad: 20, want: emergency}, {after: 9 * time.Second, want: emergency}, {after: 2 * time.Second, want: emergency}, {after: 29999 * time.Millisecond, want: emergency}, {after: time.Millisecond, want: minimal}, {after: 30 * time.Second, want: degraded}, {after: 30 * time.Second, want: normal}}},
 		"it falls several steps if nobody asks meanwhile": {nil, []step{{bad: 20, want: emergency}, {after: time.Hour, want: emergency}, {after: time.Hour, want: normal}}},
 		"it stays while the share is above half": {nil, []step{
-			{good: 80, bad: 20, want: degraded}, {after: 11 * time.Second, good: 94, bad: 6, want: degraded}, {after: 50 * time.Second, good: 94, bad: 6, want: degraded},
-			{after: time.Second, good: 94, bad: 6, want: degraded}, {after: 11 * time.Second, good: 100, bad: 4, want: degraded}, {after: 30 * time.Second, good: 1, want: normal},
+			{good: 80, bad: 20, want: degraded},
+			{after: 11 * time.Second, good: 94, bad: 6, want: degraded},
+			{after: 50 * time.Second, good: 94, bad: 6, want: degraded},
+			{after: time.Second, good: 94, bad: 6, want: degraded},
+			{after: 11 * time.Second, good: 100, bad: 4, want: degraded},
+			{after: 30 * time.Second, good: 1, want: normal},
 		}},
 		"slow calls count if wanted":  {[]degrade.Option{degrade.SlowCalls(time.Second, 0.3, 0.6, 0.9)}, []step{{good: 14, slow: 6, want: degraded}, {slow: 180, want: emergency}}},
 		"slow calls do not otherwise": {nil, []step{{slow: 100, want: normal}}},
 		"a signal counts at once":     {nil, []step{{signals: true, signal: minimal, want: minimal}, {after: time.Hour, want: minimal}, {signals: true, signal: normal, want: minimal}, {after: 30 * time.Second, want: degraded}}},
 		"the worse of both counts":    {nil, []step{{signals: true, signal: minimal, want: minimal}, {bad: 20, want: emergency}}},
 		"an override counts alone": {nil, []step{
-			{bad: 20, want: emergency}, {overrides: true, override: normal, want: normal}, {after: 10 * time.Second, want: normal}, {endOverride: true, want: emergency},
-			{overrides: true, override: 99, want: emergency}, {overrides: true, override: -1, want: normal},
+			{bad: 20, want: emergency},
+			{overrides: true, override: normal, want: normal},
+			{after: 10 * time.Second, want: normal},
+			{endOverride: true, want: emergency},
+			{overrides: true, override: 99, want: emergency},
+			{overrides: true, override: -1, want: normal},
 		}},
 		"a shorter hold and window": {[]degrade.Option{degrade.Hold(time.Second), degrade.Window(time.Second, 2), degrade.ErrorRate(0.5, 1, 1)}, []step{{good: 1, bad: 1, want: degraded}, {after: time.Second, want: degraded}, {after: time.Second, want: normal}}},
 	} {
@@ -117,7 +126,7 @@ func TestLevelsNeverFallFast(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				const hold = 20 * time.Second
-				random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test
+				random := rand.New(rand.NewPCG(seed, 0))
 				shown, fell := normal, time.Time{}
 				c := newController(t, degrade.Hold(hold), degrade.OnChange(func(from, to degrade.Level) {
 					if from != shown {
@@ -190,7 +199,7 @@ func TestCallsOfAServerCount(t *testing.T) {
 			for _, stream := range []bool{false, true} {
 				c := newController(t)
 				for range 20 {
-					serve(t.Context(), c, stream, tc.handler)
+					_ = serve(t.Context(), c, stream, tc.handler)
 				}
 				if got := c.Level(); got != tc.want {
 					t.Errorf("stream %v: %v", stream, got)
@@ -264,7 +273,7 @@ func TestControllerIsSafeForConcurrentUse(t *testing.T) {
 		wg.Go(func() {
 			for n := range 500 {
 				c.Observe(n%3 == 0, 0)
-				c.Signal(fmt.Sprint(i), degrade.Level(n%4))
+				c.Signal(strconv.Itoa(i), degrade.Level(n%4))
 				c.Override(degrade.Level(n % 4))
 				c.EndOverride()
 				_ = c.Level()

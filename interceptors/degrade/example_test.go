@@ -74,7 +74,7 @@ func ExampleController_Override() {
 	admin := adminHandler(levels)
 	for _, level := range []string{"2", "x", ""} {
 		w := httptest.NewRecorder()
-		r := httptest.NewRequest(http.MethodPost, "/level", strings.NewReader("level="+level))
+		r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/level", strings.NewReader("level="+level))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		admin.ServeHTTP(w, r)
 		fmt.Println(w.Code, levels.Level())

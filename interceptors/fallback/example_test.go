@@ -26,7 +26,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer replica.Close() //nolint:errcheck // the process ends
+	defer replica.Close()
 	const method = healthpb.Health_Check_FullMethodName
 
 	fallbacks, err := fallback.New(
@@ -48,7 +48,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer conn.Close() //nolint:errcheck // as above
+	defer conn.Close()
 
 	var header metadata.MD // nobody listens on port 1
 	reply, err := healthpb.NewHealthClient(conn).Check(context.Background(), &healthpb.HealthCheckRequest{}, grpc.Header(&header))

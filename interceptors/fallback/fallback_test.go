@@ -323,8 +323,8 @@ func TestCacheServesTheLastReplyOfAKey(t *testing.T) {
 				switch {
 				case !fails:
 					replies[key] = last{given, time.Now()}
-				case err == nil && (!ok || key == "" || reply.Status != known.status):
-					t.Errorf("key %q got %v, the last is %v", key, reply.Status, known)
+				case err == nil && (!ok || key == "" || reply.GetStatus() != known.status):
+					t.Errorf("key %q got %v, the last is %v", key, reply.GetStatus(), known)
 				}
 				reply.Status = 99 // the caller's own
 			}

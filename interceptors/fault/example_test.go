@@ -35,7 +35,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer conn.Close() //nolint:errcheck // the process ends
+	defer conn.Close()
 
 	fmt.Println(faults.Enabled()) // until Enable
 	// Output: false

@@ -3,8 +3,8 @@ package fault_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -235,7 +235,7 @@ func TestRulesAreReplacedWhileCallsRun(t *testing.T) {
 		})
 	}
 	for i := range 200 {
-		if err := f.Set(fault.Rule{Name: fmt.Sprint(i), Share: 0.5, Code: codes.Internal}); err != nil {
+		if err := f.Set(fault.Rule{Name: strconv.Itoa(i), Share: 0.5, Code: codes.Internal}); err != nil {
 			t.Error(err)
 		}
 	}

@@ -80,7 +80,7 @@ func (f *Faults) Set(rules ...Rule) error {
 }
 
 func (f *Faults) set(rules []Rule) error {
-	var errs []error
+	errs := make([]error, 0, len(rules))
 	for i := range rules {
 		errs = append(errs, rules[i].validate())
 	}
@@ -292,7 +292,7 @@ func (f *Faults) forClient(ctx context.Context, method string) (context.Context,
 	chosen := f.choose(method, guards)
 	for _, s := range chosen {
 		if s.rule.ClockSkew != 0 {
-			ctx = s.skew(ctx)
+			ctx = s.skew(ctx) //nolint:fatcontext // there are few rules
 		}
 	}
 	return ctx, chosen

@@ -63,7 +63,7 @@ func (r *Rule) validate() error {
 		errs = append(errs, fmt.Errorf("the share %v must be above 0 and at most 1", r.Share))
 	}
 	if r.Latency < 0 || r.Jitter < 0 || r.CutAfter < 0 {
-		errs = append(errs, errors.New("Latency, Jitter and CutAfter must not be negative"))
+		errs = append(errs, errors.New("its Latency, Jitter and CutAfter must not be negative"))
 	}
 	if r.Code > codes.Unauthenticated {
 		errs = append(errs, fmt.Errorf("there is no code %d", r.Code))

@@ -2,7 +2,6 @@ package health
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -42,18 +41,14 @@ func (c *Client) DialOptions() []grpc.DialOption {
 	pause := backoff.DefaultConfig
 	pause.MaxDelay = c.settings.connect
 	pause.BaseDelay = min(pause.BaseDelay, pause.MaxDelay)
-	opts := []grpc.DialOption{
+	opts := append(make([]grpc.DialOption, 0, 3),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: ping, Timeout: timeout, PermitWithoutStream: true}),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: pause, MinConnectTimeout: c.settings.connect}),
-	}
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: pause, MinConnectTimeout: c.settings.connect}))
 	if !c.settings.check {
 		return opts
 	}
-	config, _ := json.Marshal(map[string]any{ // these types always encode
-		"loadBalancingConfig": []any{map[string]any{c.settings.balancer: struct{}{}}},
-		"healthCheckConfig":   map[string]string{"serviceName": c.settings.service},
-	})
-	return append(opts, grpc.WithDefaultServiceConfig(string(config)))
+	return append(opts, grpc.WithDefaultServiceConfig(fmt.Sprintf(
+		`{"loadBalancingConfig": [{%q: {}}], "healthCheckConfig": {"serviceName": %q}}`, c.settings.balancer, c.settings.service)))
 }
 
 // pings returns after which silence a connection is pinged, and how long the answer may take.

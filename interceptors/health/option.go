@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // Option configures a [Client] or a [Server].
@@ -95,14 +97,20 @@ func ConnectWithin(d time.Duration) ClientOption {
 // the name is "", and use only servers that are SERVING. It sets the default service config of the connection; a config
 // of yours that comes later replaces it. By default, a client does not check.
 func CheckService(name string) ClientOption {
-	return clientOption(func(c *clientSettings) error { c.check, c.service = true, name; return nil })
+	return clientOption(func(c *clientSettings) error {
+		if name != "" && !protoreflect.FullName(name).IsValid() {
+			return fmt.Errorf("CheckService(%q): must be the name of a service, or empty", name)
+		}
+		c.check, c.service = true, name
+		return nil
+	})
 }
 
 // Balancer is the load-balancing policy of a client with [CheckService]. The default is round_robin; pick_first does not
 // check.
 func Balancer(name string) ClientOption {
 	return clientOption(func(c *clientSettings) error {
-		if name == "" || name == "pick_first" {
+		if name == "pick_first" || !protoreflect.Name(name).IsValid() {
 			return fmt.Errorf("Balancer(%q): must be a policy that uses several servers", name)
 		}
 		c.balancer = name

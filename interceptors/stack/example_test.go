@@ -63,7 +63,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer conn.Close() //nolint:errcheck // the process ends
+	defer conn.Close()
 
 	fmt.Println(client)
 	// Output:

@@ -92,7 +92,7 @@ func (s *Server) ServerOptions() (opts []grpc.ServerOption) {
 func (s *Server) String() string { return describe(s.parts) }
 
 func describe(parts []*part) string {
-	var unary, streams []string
+	unary, streams := make([]string, 0, len(parts)), make([]string, 0, len(parts))
 	for _, p := range parts {
 		unary = append(unary, p.name)
 		if p.streams {

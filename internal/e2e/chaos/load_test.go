@@ -112,7 +112,7 @@ func (l *load) enter(number int) {
 // start starts the users, who do not wait for each other.
 func (l *load) start() {
 	l.wg.Go(func() {
-		dice := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
+		dice := rand.New(rand.NewPCG(1, 2))
 		for i := 0; !l.stopping.Load(); i++ {
 			time.Sleep(time.Duration(dice.ExpFloat64() * float64(time.Second) / float64(l.rate.Load())))
 			l.wg.Go(func() { l.request(i) })
@@ -152,7 +152,7 @@ func (l *load) request(i int) {
 	number, healed := l.phase, l.healed
 	l.mu.Unlock()
 	started := time.Now()
-	write, account := i%5 == 0, fmt.Sprint(i)
+	write, account := i%5 == 0, strconv.Itoa(i)
 	var reply *testv1.IdempotentResponse
 	var err error
 	if write {

@@ -264,7 +264,7 @@ func TestClientUsesHealthyServersOnly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer cc.Close() //nolint:errcheck // a test
+		defer cc.Close()
 		cc.Connect()
 		use := func() (first, second bool) {
 			time.Sleep(time.Minute)
@@ -467,9 +467,9 @@ func (r *replica) awaitCall() {
 
 func TestInvalidOptionsAreAllReported(t *testing.T) {
 	t.Parallel()
-	_, client := health.NewClient(health.DetectWithin(time.Second), health.ConnectWithin(0), health.Balancer(""), health.Balancer("pick_first"), nil)
+	_, client := health.NewClient(health.DetectWithin(time.Second), health.ConnectWithin(0), health.Balancer(""), health.CheckService("a/b"), health.Balancer("pick_first"), nil)
 	_, server := health.NewServer(health.DetectWithin(0), health.MaxConnectionAge(0, 1), health.LameDuck(-1), health.CheckEvery(0), health.WithCheck("", nil), nil)
-	for want, err := range map[int]error{5: client, 6: server} {
+	for err, want := range map[error]int{client: 6, server: 6} {
 		var all interface{ Unwrap() []error }
 		if !errors.As(err, &all) || len(all.Unwrap()) != want {
 			t.Errorf("got %v", err)
