@@ -1,118 +1,179 @@
-// Command payments sells carts through a shop that charges a bank, while replies are lost and the shop
-// crashes. It counts the charges, once with grpc-go's own retries and once with Hopbound.
+// Command payments runs a payment system of four services and a bank, as separate processes with PostgreSQL, Redis and
+// mutual TLS. It tells a short story, or makes payments while everything fails and compares the books.
+//
+//	go run ./examples/payments
+//	go run ./examples/payments -chaos 5m -seed 1
+//	go run ./examples/payments -chaos 1m -idempotency=false
+//
+// It starts PostgreSQL and Redis from the programs on PATH, in temporary folders. If one of them is missing, it says so and
+// tells the story of one process without servers (-embedded).
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"sync"
-	"sync/atomic"
+	"syscall"
 	"time"
 
-	paymentsv1 "github.com/hopbound/hopbound/examples/payments/proto/hopbound/examples/payments/v1"
+	"github.com/hopbound/hopbound/examples/payments/internal/chaos"
+	"github.com/hopbound/hopbound/examples/payments/internal/cluster"
+	"github.com/hopbound/hopbound/examples/payments/internal/embedded"
+	"github.com/hopbound/hopbound/examples/payments/internal/shop"
+)
+
+// The exit codes of failures.
+const (
+	exitFailed = 1
+	exitUsage  = 2
 )
 
 func main() {
-	carts := flag.Int("carts", 300, "number of carts to buy")
-	flag.Parse()
-	if *carts < 1 || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "payments: -carts must be positive, and there must be no other arguments")
-		os.Exit(2)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Stdout, *carts); err != nil {
-		fmt.Fprintln(os.Stderr, "payments:", err)
-		os.Exit(1) //nolint:gocritic // stop has no effect on a process that exits
-	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second interrupt ends the process
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
 }
 
-func run(ctx context.Context, out io.Writer, carts int) error {
-	fmt.Fprintf(out, "%d carts, 8 at a time; one in three replies to charges is lost, and one in five checkouts crashes the shop\n\n", carts)
-	fmt.Fprintf(out, "%10s   %12s   %12s   %13s   %18s\n", "stack", "bought", "charges", "charged twice", "bought, not charged")
-	for _, s := range []stack{native, hopbound} {
-		r, err := s.sell(ctx, carts)
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
-		fmt.Fprintf(out, "%10s   %12d   %12d   %13d   %18d\n", s.name, r.bought, r.charges, r.twice, r.unpaid)
-	}
-	return ctx.Err()
+// flags are the settings of a run.
+type flags struct {
+	chaos    time.Duration
+	seed     uint64
+	rate     float64
+	json     bool
+	native   bool
+	keys     bool
+	embedded bool
+	carts    int
+	postgres string
+	redis    string
 }
 
-// result counts what happened to all carts.
-type result struct{ bought, charges, twice, unpaid int }
-
-// sell buys each cart until there is a receipt for it, and returns what the bank's ledger contains.
-func (s *stack) sell(ctx context.Context, carts int) (result, error) {
-	book := &ledger{charges: map[string]int{}}
-	shop, stop, err := s.open(book)
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "serve" {
+		return serve(ctx, args[1:], stderr)
+	}
+	f, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
 	if err != nil {
-		return result{}, err
+		fmt.Fprintln(stderr, "payments:", err)
+		return exitUsage
 	}
-	defer stop()
-	var (
-		wg   sync.WaitGroup
-		next atomic.Int64
-		errs [8]error
-	)
-	for i := range errs {
-		wg.Go(func() {
-			for n := next.Add(1); n <= int64(carts) && errs[i] == nil; n = next.Add(1) {
-				errs[i] = s.buy(ctx, shop, fmt.Sprint("cart ", n))
-			}
-		})
+	if err := f.run(ctx, stdout, stderr); err != nil {
+		fmt.Fprintln(stderr, "payments:", err)
+		return exitFailed
 	}
-	wg.Wait()
-	if err := errors.Join(errs[:]...); err != nil {
-		return result{}, err
-	}
-	return book.result(carts), nil
+	return 0
 }
 
-// pause is the time that a customer waits before trying again.
-const pause = 20 * time.Millisecond
-
-// buy is a customer who tries until there is a receipt.
-func (s *stack) buy(ctx context.Context, shop paymentsv1.ShopServiceClient, cart string) error {
-	ctx = s.mark(ctx)
-	var err error
-	for range 50 {
-		if _, err = shop.Checkout(ctx, &paymentsv1.CheckoutRequest{Cart: cart}); err == nil || ctx.Err() != nil {
-			return ctx.Err()
-		}
-		time.Sleep(pause)
+func parse(args []string, stderr io.Writer) (*flags, error) {
+	f := &flags{}
+	set := flag.NewFlagSet("payments", flag.ContinueOnError)
+	set.SetOutput(stderr)
+	set.DurationVar(&f.chaos, "chaos", 0, "how long to make payments while everything fails; 0 tells the story")
+	set.Uint64Var(&f.seed, "seed", 1, "of the payments and the faults of -chaos")
+	set.Float64Var(&f.rate, "rate", 20, "payments a second of -chaos")
+	set.BoolVar(&f.json, "json", false, "print the result of -chaos as one JSON object, and nothing else, on the standard output")
+	set.BoolVar(&f.native, "native", false, "use gRPC's own retries instead of Hopbound, and no idempotency")
+	set.BoolVar(&f.keys, "idempotency", true, "store outcomes under idempotency keys")
+	set.BoolVar(&f.embedded, "embedded", false, "run in one process, without PostgreSQL and Redis")
+	set.IntVar(&f.carts, "carts", 300, "number of carts to buy with -embedded")
+	set.StringVar(&f.postgres, "postgres", "", "address of a PostgreSQL `server` that runs already, with a user postgres that may create databases")
+	set.StringVar(&f.redis, "redis", "", "address of a Redis `server` that runs already")
+	if err := set.Parse(args); err != nil {
+		return nil, err
 	}
-	return fmt.Errorf("%s: failed 50 times: %w", cart, err)
-}
-
-// ledger counts the charges of the bank, by account.
-type ledger struct {
-	mu      sync.Mutex
-	charges map[string]int
-}
-
-func (l *ledger) charge(account string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.charges[account]++
-	return l.charges[account]
-}
-
-func (l *ledger) result(carts int) result {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	r := result{bought: carts, unpaid: carts - len(l.charges)}
-	for _, n := range l.charges {
-		r.charges += n
-		if n > 1 {
-			r.twice++
-		}
+	switch {
+	case set.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q", set.Arg(0))
+	case f.chaos < 0 || f.rate <= 0 || f.carts < 1:
+		return nil, errors.New("-chaos must not be negative, and -rate and -carts must be positive")
+	case f.json && f.chaos == 0:
+		return nil, errors.New("-json needs -chaos")
+	case f.embedded && f.chaos > 0:
+		return nil, errors.New("-chaos needs processes, and -embedded has none")
 	}
-	return r
+	return f, nil
+}
+
+func (f *flags) run(ctx context.Context, stdout, stderr io.Writer) error {
+	if f.embedded {
+		return embedded.Run(ctx, stdout, f.carts)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	progress := stdout
+	if f.json {
+		progress = stderr
+	}
+	c, err := cluster.Start(ctx, cluster.Options{Program: program, Postgres: f.postgres, Redis: f.redis, Traces: f.chaos == 0, Config: f.config()})
+	switch {
+	case errors.Is(err, cluster.ErrMissing) && f.chaos == 0:
+		fmt.Fprintf(stderr, "payments: %v\nOn Debian: apt-get install postgresql redis-server. This is the story of one process without them.\n\n", err)
+		return embedded.Run(ctx, stdout, f.carts)
+	case err != nil:
+		return err
+	}
+	if f.chaos == 0 {
+		err = story(ctx, c, progress)
+	} else {
+		err = f.fail(ctx, c, progress, stdout)
+	}
+	return errors.Join(err, c.Stop())
+}
+
+// config returns the settings of the system.
+func (f *flags) config() shop.Config {
+	return shop.Config{
+		Native: f.native, Idempotency: f.keys && !f.native, Deadline: 2 * time.Second, Later: 6 * time.Second,
+		BankFails: 0.02, BankLoses: 0.02, BankTakes: 20 * time.Millisecond, Seed: f.seed,
+	}
+}
+
+// fail makes payments while everything fails.
+func (f *flags) fail(ctx context.Context, c *cluster.Cluster, progress, stdout io.Writer) error {
+	r, err := chaos.Run(ctx, c, chaos.Options{Seed: f.seed, Duration: f.chaos, Rate: f.rate, Progress: progress})
+	if err != nil {
+		return err
+	}
+	if f.json {
+		err = json.NewEncoder(stdout).Encode(r)
+	} else {
+		err = r.Print(stdout)
+	}
+	if f.native || !f.keys {
+		return err // what goes wrong is the point
+	}
+	return errors.Join(err, r.Check())
+}
+
+// serve runs one instance of a service.
+func serve(ctx context.Context, args []string, stderr io.Writer) int {
+	set := flag.NewFlagSet("payments serve", flag.ContinueOnError)
+	set.SetOutput(stderr)
+	path := set.String("config", "", "the `file` that the launcher has written")
+	role := set.String("role", "", "gateway, orders, payments, ledger or bank")
+	instance := set.Int("instance", 0, "from 0")
+	if err := set.Parse(args); err != nil {
+		return exitUsage
+	}
+	config, err := shop.Load(*path)
+	if err == nil {
+		err = shop.Serve(ctx, config, *role, *instance)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "payments:", err)
+		return exitFailed
+	}
+	return 0
 }

@@ -1,4 +1,4 @@
-package main
+package embedded
 
 import (
 	"strings"
@@ -30,7 +30,7 @@ func TestEachCartIsChargedForOnce(t *testing.T) {
 func TestTableNamesBothStacks(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
-	if err := run(t.Context(), &out, 10); err != nil {
+	if err := Run(t.Context(), &out, 10); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"native", "hopbound", "charged twice"} {

@@ -1,0 +1,214 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	toxiproxy "github.com/Shopify/toxiproxy/v2"
+	"github.com/hopbound/hopbound/examples/payments/internal/shop"
+	"github.com/hopbound/hopbound/idempotency/storetest/services"
+	"github.com/rs/zerolog"
+)
+
+// ErrMissing says that a program is not installed.
+var ErrMissing = errors.New("not installed")
+
+// Options are what differs from run to run.
+type Options struct {
+	Config   shop.Config // the rest of it is set by Start
+	Postgres string      // the address of a server that runs already; empty to start one
+	Redis    string      // as above
+	Traces   bool        // receive the spans of all processes
+	Program  string      // that serves a role with: Program serve -config FILE -role ROLE -instance N
+}
+
+// Cluster is a system that runs. One goroutine uses it at a time, except for its proxies and its config.
+type Cluster struct {
+	Config    shop.Config
+	Processes []*Process
+	Proxies   []*toxiproxy.Proxy // in the order of the processes
+	Postgres  *services.Server   // nil if it runs elsewhere
+	Redis     *services.Server   // as above
+	Traces    *Traces            // nil unless the config asks for traces
+
+	owner owner
+}
+
+// roles are the services in the order in which they start: no service calls one that comes later.
+func roles() []string {
+	return []string{shop.Bank, shop.Ledger, shop.Payments, shop.Orders, shop.Gateway}
+}
+
+// Customers are those who have a certificate.
+func Customers() []string { return []string{"alice", "bob", "carol", "dave"} }
+
+// Start starts a system. The error wraps ErrMissing if PostgreSQL or Redis is not installed.
+func Start(ctx context.Context, o Options) (c *Cluster, err error) {
+	c = &Cluster{Config: o.Config}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Stop())
+		}
+	}()
+	if c.Config.Folder, err = os.MkdirTemp("", "payments"); err != nil {
+		return c, err
+	}
+	c.owner.Cleanup(func() { _ = os.RemoveAll(c.Config.Folder) })
+	if o.Traces {
+		if c.Traces, err = newTraces(); err != nil {
+			return c, err
+		}
+		c.owner.Cleanup(c.Traces.close)
+		c.Config.Traces = c.Traces.Address
+	}
+	if err := c.startStores(o); err != nil {
+		return c, err
+	}
+	if err := shop.Migrate(ctx, &c.Config); err != nil {
+		return c, fmt.Errorf("creating tables: %w", err)
+	}
+	if err := shop.Certify(c.Config.Folder, append(roles(), Customers()...)...); err != nil {
+		return c, err
+	}
+	if err := c.startProxies(); err != nil {
+		return c, err
+	}
+	config := filepath.Join(c.Config.Folder, "config.json")
+	if err := c.Config.Write(config); err != nil {
+		return c, err
+	}
+	for _, role := range roles() {
+		for i, address := range c.Config.Listen[role] {
+			p := &Process{Role: role, Instance: i, Address: address, program: o.Program, config: config, folder: c.Config.Folder}
+			c.Processes = append(c.Processes, p)
+			if err := p.Start(ctx); err != nil {
+				return c, err
+			}
+		}
+	}
+	return c, nil
+}
+
+// startStores starts PostgreSQL and Redis, unless they run elsewhere.
+func (c *Cluster) startStores(o Options) (err error) {
+	c.Config.Postgres, c.Config.Redis = o.Postgres, o.Redis
+	defer func() { err = c.owner.failure(recover(), err) }()
+	if o.Postgres == "" {
+		c.Postgres = services.Postgres(&c.owner, "synchronous_commit=on", "max_connections=200")
+		c.Config.Postgres = c.Postgres.Addr
+	}
+	if o.Redis == "" { // it must not forget an outcome when it is restarted
+		c.Redis = services.Redis(&c.owner, "--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
+		c.Config.Redis = c.Redis.Addr
+	}
+	return nil
+}
+
+// startProxies chooses an address for each instance, and starts the proxy before it.
+func (c *Cluster) startProxies() error {
+	c.Config.Listen, c.Config.Targets = map[string][]string{}, map[string][]string{}
+	control := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	for _, role := range roles() {
+		instances := 2
+		if role == shop.Bank {
+			instances = 1
+		}
+		for i := range instances {
+			listen, err := freeAddress()
+			if err != nil {
+				return err
+			}
+			proxy := toxiproxy.NewProxy(control, fmt.Sprintf("%s-%d", role, i), "127.0.0.1:0", listen)
+			if err := proxy.Start(); err != nil {
+				return err
+			}
+			c.owner.Cleanup(proxy.Stop)
+			c.Proxies = append(c.Proxies, proxy)
+			c.Config.Listen[role] = append(c.Config.Listen[role], listen)
+			c.Config.Targets[role] = append(c.Config.Targets[role], proxy.Listen)
+		}
+	}
+	return nil
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// Find returns an instance of a role.
+func (c *Cluster) Find(role string, instance int) *Process {
+	i := slices.IndexFunc(c.Processes, func(p *Process) bool { return p.Role == role && p.Instance == instance })
+	return c.Processes[i]
+}
+
+// Stop drains the services, first the gateways, and stops everything. It returns the errors of those that did not drain.
+func (c *Cluster) Stop() error {
+	var errs []error
+	for _, p := range slices.Backward(c.Processes) {
+		errs = append(errs, p.Stop())
+	}
+	c.Processes = nil
+	c.owner.close()
+	return errors.Join(errs...)
+}
+
+// owner starts servers as a test would, and ends them.
+type owner struct{ closers []func() }
+
+// failed is what owner panics with, so that a failure ends the start.
+type failed struct{ err error }
+
+// Helper implements services.TB.
+func (o *owner) Helper() {}
+
+// Fatal ends the start.
+func (o *owner) Fatal(args ...any) { panic(failed{errors.New(fmt.Sprint(args...))}) } //nolint:forbidigo // recovered in startStores
+
+// Fatalf ends the start.
+func (o *owner) Fatalf(format string, args ...any) { panic(failed{fmt.Errorf(format, args...)}) }
+
+// Skipf ends the start, because something is not installed.
+func (o *owner) Skipf(format string, args ...any) {
+	panic(failed{fmt.Errorf("%w: %s", ErrMissing, fmt.Sprintf(format, args...))})
+}
+
+// Cleanup runs f when the cluster stops.
+func (o *owner) Cleanup(f func()) { o.closers = append(o.closers, f) }
+
+// failure returns the error that a recovered panic has.
+func (*owner) failure(p any, err error) error {
+	switch p := p.(type) {
+	case nil:
+		return err
+	case failed:
+		return p.err
+	case runtime.Error:
+		return p
+	default:
+		return fmt.Errorf("%v", p)
+	}
+}
+
+func (o *owner) close() {
+	defer func() { _ = o.failure(recover(), nil) }() // a server that does not end is killed with this process
+	for len(o.closers) > 0 {
+		last := len(o.closers) - 1
+		f := o.closers[last]
+		o.closers = o.closers[:last]
+		f()
+	}
+}
+
+// startTimeout bounds how long a service may take to start.
+const startTimeout = 30 * time.Second

@@ -1,0 +1,96 @@
+package shop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/interceptors/health"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+)
+
+// service is one service of the system.
+type service struct {
+	register func(r grpc.ServiceRegistrar)
+	store    idempotency.Store // nil if there is none
+	check    func(ctx context.Context) error
+	options  []grpc.ServerOption
+	close    func()
+}
+
+// Serve serves an instance of a role until the context ends. It then lets calls finish.
+func Serve(ctx context.Context, c *Config, role string, instance int) (err error) {
+	open, ok := map[string]func(context.Context, *Config, int, trace.TracerProvider) (*service, error){
+		Gateway: openGateway, Orders: openOrders, Payments: openPayments, Ledger: openLedger, Bank: openBank,
+	}[role]
+	if !ok || instance < 0 || instance >= len(c.Listen[role]) {
+		return fmt.Errorf("there is no instance %d of %q", instance, role)
+	}
+	traces, shutdown, err := c.Provider(ctx, role)
+	if err != nil {
+		return err
+	}
+	defer shutdown()
+	s, err := open(ctx, c, instance, traces)
+	if err != nil {
+		return fmt.Errorf("%s: %w", role, err)
+	}
+	defer s.close()
+	security, err := credentialsOf(c.Folder, role, "")
+	if err != nil {
+		return err
+	}
+	var checks []health.ServerOption
+	if s.check != nil {
+		checks = append(checks, health.WithCheck("store", s.check), health.CheckEvery(time.Second))
+	}
+	alive, err := health.NewServer(append(checks, health.DetectWithin(12*time.Second))...)
+	if err != nil {
+		return err
+	}
+	opts := append([]grpc.ServerOption{grpc.Creds(security)}, alive.ServerOptions()...)
+	if role != Bank && !c.Native {
+		hopbound, err := c.interceptor(s.store, traces)
+		if err != nil {
+			return err
+		}
+		opts = append(opts, hopbound.ServerOptions()...)
+	}
+	srv := grpc.NewServer(slices.Concat(opts, s.options)...)
+	s.register(srv)
+	alive.Register(srv)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen[role][instance])
+	if err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(listener) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	// What is running gets its deadline to finish.
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.Deadline)
+	defer cancel()
+	return errors.Join(alive.Stop(limit, srv), <-served)
+}
+
+// interceptor returns Hopbound's server.
+func (c *Config) interceptor(store idempotency.Store, traces trace.TracerProvider) (*interceptors.Server, error) {
+	opts := []interceptors.ServerOption{
+		interceptors.WithTracerProvider(traces), interceptors.WithPropagators(propagation.TraceContext{}),
+		interceptors.WithDefaultDeadline(2 * c.Deadline), interceptors.WithMaxDeadline(10 * c.Deadline),
+	}
+	if c.Idempotency && store != nil {
+		opts = append(opts, interceptors.WithIdempotency(store, idempotency.LeaseTime(3*time.Second)))
+	}
+	return interceptors.NewServer(opts...)
+}
