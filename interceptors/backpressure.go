@@ -54,11 +54,12 @@ func Refuse(ctx context.Context, err error) error {
 }
 
 // Refused reports whether an interceptor has called [Refuse] for the attempt whose context is ctx. It is for authors of
-// interceptors that come before such an interceptor: a refused attempt says nothing about its target.
+// interceptors that come before one that refuses, such as a breaker before a bulkhead: a refused attempt says nothing about
+// its target.
 func Refused(ctx context.Context) bool { return outbound.Refused(ctx) }
 
 // TargetOf returns the canonical target of an attempt, as metrics have it, or the empty string if cc is nil. It is for
-// authors of interceptors: after a [Client] on the connection, it makes no allocation, as
+// authors of interceptors. In an interceptor after a [Client], it does not allocate;
 // [grpc.ClientConn.CanonicalTarget] does.
 func TargetOf(ctx context.Context, cc *grpc.ClientConn) string {
 	if target := outbound.TargetOf(ctx); target != "" || cc == nil {

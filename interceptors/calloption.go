@@ -23,7 +23,7 @@ func NoRetry() grpc.CallOption { return UsePolicy(Policy{Retry: &RetryPolicy{Max
 // effect.
 func UseKey(key idempotency.Key) grpc.CallOption { return outbound.KeyOption{Key: key} }
 
-// Reached returns a call option that, when the call ends, sets *to to whether a server may have seen it. If none has,
-// the call has had no effect and has used none of its target. Without a [Client] on the connection, *to keeps its
-// value; let it be true before the call.
+// Reached returns a call option that reports in *to, when the call ends, whether a server may have seen the call. If it is
+// false, the call had no effect, and its target had no work with it. Set *to to true before the call: without a [Client]
+// on the connection it is not changed.
 func Reached(to *bool) grpc.CallOption { return outbound.ReachedOption{To: to} }

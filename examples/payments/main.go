@@ -4,6 +4,9 @@
 //	go run ./examples/payments
 //	go run ./examples/payments -chaos 5m -seed 1
 //	go run ./examples/payments -chaos 1m -idempotency=false
+//	go run ./examples/payments -hold
+//	go run ./examples/payments client -config FILE -as alice buy -key K -cart book -cents 1999
+//	go run ./examples/payments client -config FILE -as alice receipt -order ORDER
 //
 // It starts PostgreSQL and Redis from the programs on PATH, in temporary folders. If one of them is missing, it says so and
 // tells the story of one process without servers (-embedded).
@@ -49,6 +52,8 @@ type flags struct {
 	json     bool
 	native   bool
 	keys     bool
+	hold     bool
+	stuck    bool
 	embedded bool
 	carts    int
 	postgres string
@@ -58,6 +63,9 @@ type flags struct {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == "serve" {
 		return serve(ctx, args[1:], stderr)
+	}
+	if len(args) > 0 && args[0] == "client" {
+		return client(ctx, args[1:], stdout, stderr)
 	}
 	f, err := parse(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
@@ -84,6 +92,8 @@ func parse(args []string, stderr io.Writer) (*flags, error) {
 	set.BoolVar(&f.json, "json", false, "print the result of -chaos as one JSON object, and nothing else, on the standard output")
 	set.BoolVar(&f.native, "native", false, "use gRPC's own retries instead of Hopbound, and no idempotency")
 	set.BoolVar(&f.keys, "idempotency", true, "store outcomes under idempotency keys")
+	set.BoolVar(&f.hold, "hold", false, "run the system until an interrupt, for the client command")
+	set.BoolVar(&f.stuck, "stuck", false, "as -hold, with a payment whose gateway stands still (docs/runbooks/stuck-key.md)")
 	set.BoolVar(&f.embedded, "embedded", false, "run in one process, without PostgreSQL and Redis")
 	set.IntVar(&f.carts, "carts", 300, "number of carts to buy with -embedded")
 	set.StringVar(&f.postgres, "postgres", "", "address of a PostgreSQL `server` that runs already, with a user postgres that may create databases")
@@ -98,8 +108,8 @@ func parse(args []string, stderr io.Writer) (*flags, error) {
 		return nil, errors.New("-chaos must not be negative, and -rate and -carts must be positive")
 	case f.json && f.chaos == 0:
 		return nil, errors.New("-json needs -chaos")
-	case f.embedded && f.chaos > 0:
-		return nil, errors.New("-chaos needs processes, and -embedded has none")
+	case (f.embedded || f.hold || f.stuck) && f.chaos > 0 || f.embedded && (f.hold || f.stuck):
+		return nil, errors.New("only one of -chaos, -embedded and -hold or -stuck can be given")
 	}
 	return f, nil
 }
@@ -118,26 +128,35 @@ func (f *flags) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	c, err := cluster.Start(ctx, cluster.Options{Program: program, Postgres: f.postgres, Redis: f.redis, Traces: f.chaos == 0, Config: f.config()})
 	switch {
-	case errors.Is(err, cluster.ErrMissing) && f.chaos == 0:
+	case errors.Is(err, cluster.ErrMissing) && f.chaos == 0 && !f.hold && !f.stuck:
 		fmt.Fprintf(stderr, "payments: %v\nOn Debian: apt-get install postgresql redis-server. This is the story of one process without them.\n\n", err)
 		return embedded.Run(ctx, stdout, f.carts)
 	case err != nil:
 		return err
 	}
-	if f.chaos == 0 {
-		err = story(ctx, c, progress)
-	} else {
+	switch {
+	case f.stuck:
+		err = stuck(ctx, c, progress)
+	case f.hold:
+		err = hold(ctx, c, progress)
+	case f.chaos > 0:
 		err = f.fail(ctx, c, progress, stdout)
+	default:
+		err = story(ctx, c, progress)
 	}
 	return errors.Join(err, c.Stop())
 }
 
 // config returns the settings of the system.
 func (f *flags) config() shop.Config {
-	return shop.Config{
+	c := shop.Config{
 		Native: f.native, Idempotency: f.keys && !f.native, Deadline: 2 * time.Second, Later: 6 * time.Second,
-		BankFails: 0.02, BankLoses: 0.02, BankTakes: 20 * time.Millisecond, Seed: f.seed,
+		BankTakes: 20 * time.Millisecond, Seed: f.seed,
 	}
+	if f.chaos > 0 { // the story decides itself when the bank fails
+		c.BankFails, c.BankLoses = 0.02, 0.02
+	}
+	return c
 }
 
 // fail makes payments while everything fails.
@@ -164,11 +183,13 @@ func serve(ctx context.Context, args []string, stderr io.Writer) int {
 	path := set.String("config", "", "the `file` that the launcher has written")
 	role := set.String("role", "", "gateway, orders, payments, ledger or bank")
 	instance := set.Int("instance", 0, "from 0")
+	release := set.Int("release", 1, "of the program: requests of release 2 have a field that release 1 does not know")
 	if err := set.Parse(args); err != nil {
 		return exitUsage
 	}
 	config, err := shop.Load(*path)
 	if err == nil {
+		config.Release = *release
 		err = shop.Serve(ctx, config, *role, *instance)
 	}
 	if err != nil {

@@ -82,7 +82,7 @@ func (t *teller) line(what, told, charged string) {
 func buy(ctx context.Context, c *customer.Customer, key idempotency.Key, cart string, cents int64) (order, told string) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	reply, err := c.Buy(ctx, key, cart, cents)
+	reply, err := c.Buy(ctx, key, cart, cents, 1)
 	if err != nil {
 		return "", status.Code(err).String() + " " + reason(err)
 	}
@@ -119,10 +119,13 @@ func (t *teller) twice(ctx context.Context) error {
 func (t *teller) cancelled(ctx context.Context) error {
 	key := idempotency.NewKey()
 	short, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
-	_, err := t.alice.Buy(short, key, "lamp", 4900)
+	_, err := t.alice.Buy(short, key, "lamp", 4900, 1)
 	cancel()
 	order, told := buy(ctx, t.alice, key, "lamp", 4900)
-	return t.tell("she cancels after 5 ms ("+status.Code(err).String()+"), and asks again", told, order)
+	if err := t.awaitPaid(ctx, order); err != nil {
+		return err
+	}
+	return t.tell("she gives up after 5 ms ("+status.Code(err).String()+"), asks again", told, order)
 }
 
 func (t *teller) otherTenant(ctx context.Context) error {
@@ -156,36 +159,17 @@ func (t *teller) killed(ctx context.Context) error {
 		order, told := buy(ctx, t.alice, key, "bicycle", 49900)
 		done <- result{order, told}
 	}()
-	killed, err := t.killWhoRuns(ctx, key)
+	p, err := whoRuns(ctx, t.cluster, key)
+	if err == nil {
+		p.Kill()
+		err = p.Start(ctx)
+	}
 	t.cluster.Find(shop.Bank, 0).Signal(syscall.SIGCONT)
 	r := <-done
 	if err != nil {
 		return err
 	}
-	if err := t.tell("gateway "+killed+" is killed while alice buys a bicycle", r.told, r.order); err != nil {
-		return err
-	}
-	return nil
-}
-
-// killWhoRuns waits until a gateway has started to run a key, kills that gateway, and starts it again.
-func (t *teller) killWhoRuns(ctx context.Context, key idempotency.Key) (name string, err error) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		for i := range 2 {
-			runs, err := shop.ReadRunsOf(t.cluster.Config.Folder, i)
-			if err != nil {
-				return "", err
-			}
-			for _, r := range runs {
-				if r.Key == string(key) {
-					p := t.cluster.Find(shop.Gateway, i)
-					p.Kill()
-					return fmt.Sprint(i + 1), p.Start(ctx)
-				}
-			}
-		}
-	}
-	return "", errors.New("no gateway has run the payment")
+	return t.tell(p.String()+" is killed while alice buys a bicycle", r.told, r.order)
 }
 
 // pending stops the bank. The payment is made later, from the queue.
@@ -199,13 +183,23 @@ func (t *teller) pending(ctx context.Context) error {
 	if err := bank.Start(ctx); err != nil {
 		return err
 	}
+	if err := t.awaitPaid(ctx, order); err != nil {
+		return err
+	}
+	return t.tell("the bank is back, and alice looks at her receipt", "paid", order)
+}
+
+// awaitPaid waits until a receipt of alice says that an order is paid for.
+func (t *teller) awaitPaid(ctx context.Context, order string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	for ; ctx.Err() == nil; time.Sleep(100 * time.Millisecond) { // it polls as a customer would
 		receipt, err := t.alice.Receipt(ctx, order)
 		if err == nil && receipt.GetState() == paymentsv1.PaymentState_PAYMENT_STATE_PAID {
-			return t.tell("the bank is back, and alice looks at her receipt", describe(receipt.GetState()), order)
+			return nil
 		}
 	}
-	return ctx.Err()
+	return fmt.Errorf("order %s is not paid for: %w", order, ctx.Err())
 }
 
 // showTrace prints the trace of the payment that survived its gateway.

@@ -18,9 +18,9 @@
 //   - the share of the service's calls that fail ([ErrorRate]) and, if wanted, that are slow ([SlowCalls]), in a window
 //   - signals of other parts of the program, such as circuit breakers and stores ([Controller.Signal])
 //
-// The level rises at once to what these say. It falls by one step after it could have fallen for a time ([Hold]) without
-// a break, and it could fall while the shares are below half of what led to the level, and no signal says that level. This
-// hysteresis keeps a level from changing back and forth. [Controller.Override] sets a level by hand, until
+// The level rises at once to what these say. It falls by one step when, for a time ([Hold]), the shares have stayed
+// below half of that level's threshold and no signal has asked for the level. This hysteresis keeps a level from changing
+// back and forth. [Controller.Override] sets a level by hand, until
 // [Controller.EndOverride].
 //
 // A request has the level of its caller, which Hopbound's clients send in hop-context, or that of the service, whichever

@@ -56,7 +56,7 @@ func adminHandler(levels *degrade.Controller) http.Handler {
 			http.Error(w, "use POST", http.StatusMethodNotAllowed)
 		case r.FormValue("level") == "": // follow what is observed
 			levels.EndOverride()
-		case err != nil:
+		case err != nil || level < int(degrade.Normal) || level > int(degrade.Emergency):
 			http.Error(w, "the level must be a number from 0 to 3", http.StatusBadRequest)
 		default:
 			levels.Override(degrade.Level(level))

@@ -58,7 +58,8 @@ func Require(ctx context.Context, f Feature) error {
 	return interceptors.DoNotRetry(ctx, idempotency.NoEffect(err))
 }
 
-// retryAfter is the time after which a caller may try again. The level is not expected to fall much earlier.
+// retryAfter is the time after which a caller may try again: the default of [Hold], because the level may be that of
+// another service.
 const retryAfter = 30 * time.Second
 
 // Controller determines the level of a service. It is safe for concurrent use. Make it with [New].
@@ -202,7 +203,7 @@ func (c *Controller) update(now time.Time) Level {
 	return level
 }
 
-// observed returns the level that is reached, and the one that is kept: below it the level can fall.
+// observed returns the level that is reached, and kept, the lowest level to which the level may fall.
 func (c *Controller) observed(now time.Time) (reached, kept Level) {
 	for _, l := range c.signals {
 		reached = max(reached, l)

@@ -72,8 +72,8 @@ func ErrorRate(degraded, minimal, emergency float64) Option {
 	}
 }
 
-// SlowCalls sets the shares of calls that take longer than a duration from which on the levels are reached. Streams are
-// not measured. By default, latency does not count.
+// SlowCalls sets the shares of calls that take longer than a duration from which on the levels are reached. A stream
+// counts as a call that is not slow. By default, latency does not count.
 func SlowCalls(longer time.Duration, degraded, minimal, emergency float64) Option {
 	return func(s *settings) (err error) {
 		if longer <= 0 {
@@ -104,7 +104,7 @@ func Window(d time.Duration, minCalls int) Option {
 	}
 }
 
-// Hold is how long a level could have fallen before it falls by one step. The default is 30 s.
+// Hold is how long the conditions for a lower level must last before the level falls by one step. The default is 30 s.
 func Hold(d time.Duration) Option {
 	return func(s *settings) error {
 		if d <= 0 {

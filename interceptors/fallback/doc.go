@@ -1,5 +1,5 @@
-// Package fallback answers calls in another way when they fail: from another target, from a cache of earlier replies,
-// or with a default.
+// Package fallback provides another reply for a call that has failed: from another target, from a cache of earlier
+// replies, or a default.
 //
 //	f, err := fallback.New(fallback.For(pb.Stock_Get_FullMethodName,
 //		fallback.Target(replica),
@@ -25,9 +25,9 @@
 //
 // # Another target and the budget
 //
-// A call of another target is an extra call, as a retry is. Within a request it takes one token of the request's budget,
-// and is skipped if there is none, so that chains of services with fallbacks do not multiply calls. It costs none if no
-// server has seen the primary call, for example because a circuit breaker is open. Use a breaker with it: then a target
+// A call to another target is an extra call, like a retry. Within a request it takes one token of the request's budget,
+// and is skipped if there is none, so that chains of services with fallbacks do not multiply calls. It costs none while no
+// server has seen the call, for example because a circuit breaker is open. Use a breaker with it: then a target
 // that is down gets no calls, and the other target gets one for each.
 //
 // Streams have no fallbacks, because messages that were delivered cannot be taken back.

@@ -31,7 +31,7 @@ import (
 // and is not sent on.
 const Header = "hopbound-fallback"
 
-// Fallback answers calls that fail in another way. It is safe for concurrent use. Make it with [New].
+// Fallback provides other replies for calls that have failed. It is safe for concurrent use. Make it with [New].
 type Fallback struct {
 	settings settings
 	calls    metric.Int64Counter // nil if there is no meter provider
@@ -180,7 +180,7 @@ func (c *call) split(opts []grpc.CallOption) {
 	}
 }
 
-// invoke makes the primary call, which ends by the reserve before the call's deadline.
+// invoke makes the primary call, with a deadline that is earlier than the call's by the reserve.
 func (c *call) invoke(reserve time.Duration, invoker func(context.Context, []grpc.CallOption) error) error {
 	ctx := c.ctx
 	if left, limited := deadline.Remaining(ctx); limited && reserve > 0 && left > 0 {
@@ -224,7 +224,7 @@ func (f *Fallback) count(c *call, source string) {
 	}
 }
 
-// step is one way to answer a call. It reports as what it has served the call, or false.
+// step is one way to answer a call. It returns the source of the reply, or false if it has none.
 type step interface {
 	serve(c *call, key string, failure error) (source string, ok bool)
 }

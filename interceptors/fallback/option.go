@@ -104,8 +104,8 @@ func CacheEntries(n int) Option {
 	}
 }
 
-// WithMeterProvider exports hopbound.fallback.calls, a counter of calls whose primary call has failed, by grpc.method and
-// hopbound.fallback.source: target, cache, default, or none.
+// WithMeterProvider exports hopbound.fallback.calls, a counter of calls that have fallbacks and whose primary call has
+// failed with one of [Codes], by grpc.method and hopbound.fallback.source: target, cache, default, or none.
 func WithMeterProvider(p metric.MeterProvider) Option {
 	return func(s *settings) error {
 		if p == nil {

@@ -15,8 +15,9 @@
 //     environment says that this is production ([Environment]), and the faults stay off.
 //
 // A rule selects calls by method, by a random share, and by a guard: a secret that a call must carry under the key
-// [Header]. Clients send the guard of the request that they handle on, so that a request with the guard has its faults
-// several services below. All rules that select a call apply, in the order given.
+// [Header]. A client whose faults are on forwards the guard of the request that its service is handling, so that a request
+// can have its faults several services below. The rules that select a call apply in the order given, until one fails the
+// call. Of several rules that lose the reply the first applies, and of several that cut a stream the one that cuts first.
 //
 // Every fault is an event hopbound.fault on the span of the attempt or of the server's call, a count in a metric, and, if
 // it is an error, in the message: "injected by fault NAME". The event is on the span of the whole call if the attempt has

@@ -37,11 +37,12 @@ type Rule struct {
 	// Message, if set, precedes "injected by fault NAME" in the message of failures.
 	Message string
 
-	// LoseReply lets the call reach its server and its handler run, and loses the reply. The call then fails with Code,
-	// or with UNAVAILABLE if that is OK, and without the server's trailer, as if the connection had broken.
+	// LoseReply lets the call reach its server and its handler run. If the call succeeds, its reply is discarded, and
+	// the call fails with Code, or with UNAVAILABLE if that is OK. At a client, the trailer is discarded too, as if the
+	// connection had broken.
 	LoseReply bool
 
-	// CutAfter, if positive, ends a stream with UNAVAILABLE after so many messages of the server.
+	// CutAfter, if positive, ends a stream with UNAVAILABLE after so many response messages.
 	CutAfter int
 
 	// ClockSkew makes the clock with which a client dates its attempts wrong by this much, which may be negative. It

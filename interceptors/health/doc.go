@@ -16,14 +16,14 @@
 // NAT gateways and load balancers forget a connection that is idle for some minutes, and drop its packets without
 // notice. Both ends therefore ping a connection on which they hear nothing, and close it if no answer comes, within
 // [DetectWithin]. Calls on a dead connection then fail with UNAVAILABLE, instead of waiting for their deadlines, and new
-// ones go to a new connection, which a client tries to make at least every few seconds ([ConnectWithin]). A server closes connections at [MaxConnectionAge], 10 % more or less at random, so that
+// ones go to a new connection ([ConnectWithin]). A server closes connections at [MaxConnectionAge], 10 % more or less at random, so that
 // clients find new servers.
 //
 // # States of a service
 //
 //   - SERVING: every component that it depends on is healthy, as far as is known.
 //   - NOT_SERVING: a component is not ([Server.Report], [WithCheck]), or the server stops. Clients with [CheckService]
-//     send no calls then, unless no server is SERVING.
+//     send no calls to that server. If no server is SERVING, their calls fail with UNAVAILABLE.
 //
 // # Stopping
 //

@@ -72,7 +72,7 @@ type Server struct {
 	ill      map[string][]string // components that are not healthy, and the services that need them; none for all
 }
 
-// NewServer returns the health of a server: all is well. It returns all errors of the options, joined.
+// NewServer returns a Server whose services are all SERVING. It returns all errors of the options, joined.
 func NewServer(opts ...ServerOption) (*Server, error) {
 	s := &Server{
 		settings: serverSettings{detect: 30 * time.Second, age: 30 * time.Minute, grace: 5 * time.Minute, every: 5 * time.Second},

@@ -76,13 +76,14 @@ func (d detectWithin) validate() error {
 // minDetect is the shortest time, because gRPC's clients ping at most every 10 s.
 const minDetect = 12 * time.Second
 
-// DetectWithin is the time within which a connection that has died without notice is closed: two thirds of it pass
-// without a message until a ping, at least 10 s, and the rest until the ping counts as lost. The default is 30 s. It must
-// be at least 12 s, and should be the same at clients and servers.
+// DetectWithin is the time within which a connection that has died without notice is closed. If no message arrives for two
+// thirds of it, at least 10 s, a ping is sent. If there is no answer in the rest of it, the connection is closed. The
+// default is 30 s. It must be at least 12 s, and should be the same at clients and servers.
 func DetectWithin(d time.Duration) Option { return detectWithin(d) }
 
-// ConnectWithin is how long an attempt to connect may take, and the longest pause before the next one. So a client is
-// connected again soon after an outage of any length; gRPC's own values are 20 s and two minutes. The default is 5 s.
+// ConnectWithin is how long an attempt to connect may take, and the longest pause before the next one, which gRPC varies
+// by 20 %. A client then connects soon after an outage of any length; gRPC's own values are 20 s and two minutes. The
+// default is 5 s.
 func ConnectWithin(d time.Duration) ClientOption {
 	return clientOption(func(c *clientSettings) error {
 		if d < 100*time.Millisecond {
@@ -132,7 +133,7 @@ func MaxConnectionAge(age, grace time.Duration) ServerOption {
 
 // LameDuck is how long a server that stops still accepts calls, while it says NOT_SERVING. It should be the time that
 // load balancers take to notice. The default is 0, which is enough for clients with [CheckService], and for those that
-// connect to each server themselves.
+// connect directly to each server.
 func LameDuck(d time.Duration) ServerOption {
 	return serverOption(func(s *serverSettings) error {
 		if d < 0 {

@@ -19,7 +19,7 @@
 //   - retry and budget: Hopbound's client makes the attempts; everything below handles a single attempt.
 //   - breaker: an attempt that it refuses takes no place in the bulkhead, waits nowhere and costs no token.
 //   - bulkhead: the attempt waits for its place here.
-//   - attempt timeout: the time in the bulkhead's queue does not count.
+//   - attempt timeout: the time in the bulkhead's queue does not count; a wait at the rate limit does.
 //   - rate limit: the last thing that can hold an attempt back, so that its tokens are spent for attempts that are sent.
 //   - fault: what it injects looks like a failure of the network or the server to all of the above.
 //   - trace: a stats handler sees what is really sent.

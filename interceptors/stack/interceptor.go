@@ -16,7 +16,7 @@ type Client struct{ parts []*part }
 type Server struct{ parts []*part }
 
 // NewClient composes the stack of a client from its parts, which must be given in their order. It returns all errors,
-// joined: a part that is nil, that is given twice or that is out of its order, and that Hopbound's client is missing.
+// joined: it is an error if a part is nil, given twice or out of its order, or if [Retry] is missing.
 func NewClient(parts ...ClientPart) (*Client, error) {
 	all, err := compose(parts, func(p ClientPart) *part { return p.client() }, clientOrder(), nameRetry)
 	if err != nil {

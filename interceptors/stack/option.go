@@ -120,7 +120,8 @@ func Bulkhead(b *bulkhead.Bulkhead) Part {
 }
 
 // AttemptTimeout bounds the time of each attempt of a unary call, without the time that it waits in the bulkhead. It must
-// be positive. Use it instead of the policy's AttemptTimeout if attempts may wait in a bulkhead.
+// be positive. Use it instead of the policy's AttemptTimeout if attempts may wait in a bulkhead. The policy must then list
+// DEADLINE_EXCEEDED; otherwise an attempt that timed out is not retried.
 func AttemptTimeout(d time.Duration) ClientPart {
 	return clientPart(func() *part {
 		if d <= 0 {

@@ -266,13 +266,16 @@ func render(table []row, results map[string]*result) string {
 	var b strings.Builder
 	b.WriteString(`# What faults do to users
 
-A chain of five services, each with the [whole stack](stack.md) on both sides. Users make 50 requests a second with a deadline of one second;
-every fifth is a write with an idempotency key. An attempt has 200 ms. The first service answers a read with a default if the second one fails.
-A fault lasts 15 seconds. The run is in virtual time, over connections in memory; TLS and the file of bolt are real.
+The test runs a chain of five services, each with the [whole stack](stack.md) on both sides. Users make 50 requests a second with a deadline of one
+second; every fifth is a write with an idempotency key. The first service answers a read with a default if the second one fails. A fault lasts
+15 seconds. The run is in virtual time, over connections in memory; TLS and the bbolt file are real.
 
-In every row, no write happens twice, none that succeeded is lost, and no request ends more than 100 ms after its deadline.
+Each attempt has a timeout of 200 ms (`stack.AttemptTimeout`), and UNAVAILABLE and DEADLINE_EXCEEDED are retried. `breaker.OpenFor` is 2 s,
+`health.ConnectWithin` 1 s, `health.DetectWithin` 12 s, and service 5 has 8 places. With the defaults, recovery takes some seconds longer.
 
-| fault | what users are promised | real replies | reads served | writes | leaf calls per request | all served again after |
+In every row, no write is executed twice, no successful write is lost, and no request ends more than 100 ms after its deadline.
+
+| fault | what users are promised | real replies | reads served | writes | leaf calls per request | all real replies again after |
 |---|---|---|---|---|---|---|
 `)
 	percent := func(share float64) string { return fmt.Sprintf("%.1f %%", 100*share) }
@@ -284,9 +287,11 @@ In every row, no write happens twice, none that succeeded is lost, and no reques
 	}
 	b.WriteString(`
 *Real replies* are requests that the last service has served, *reads served* include the defaults of the fallback, and *writes* are those that
-succeeded, all of the requests made during the fault. The last column counts whole seconds from the end of the fault.
+succeeded, all of the requests made during the fault. *Leaf calls* are calls that arrive at service 5. *All is well* means that 99 % of the requests
+get a real reply. The last column counts whole seconds from the end of the fault.
 
-The table is written by its test, which also checks each promise:
+The test writes this table. It checks the shares, the number of calls, the codes of failures and the time of recovery that are promised, but not
+that something happens "at once":
 
 ` + "```sh\ngo test ./internal/e2e/chaos -args -write\n```\n" + `
 See [failures.md](failures.md) for which part of the stack handles which kind of failure.

@@ -31,6 +31,8 @@ type Result struct {
 	Kills                 int     `json:"kills"`
 	Restarts              int     `json:"restarts"`
 
+	FalselyReused int `json:"-"` // calls that failed with KEY_REUSED, while releases with different requests were running
+
 	ToldRuns int `json:"-"` // second runs whose handler was told
 	Pending  int `json:"-"` // acknowledged as pending, and paid later
 }
@@ -40,7 +42,7 @@ func (r *Result) Check() error {
 	var errs []error
 	for name, n := range map[string]int{
 		"double charges": r.DoubleCharges, "lost payments": r.LostPayments, "charges without a receipt": r.ChargesWithoutReceipt,
-		"unequal replies": r.UnequalReplies, "runs that were not told": r.UntoldRuns,
+		"unequal replies": r.UnequalReplies, "runs that were not told": r.UntoldRuns, "false KEY_REUSED": r.FalselyReused,
 	} {
 		if n > 0 {
 			errs = append(errs, fmt.Errorf("%d %s", n, name))
@@ -52,25 +54,25 @@ func (r *Result) Check() error {
 	return errors.Join(errs...)
 }
 
-// awaitQueue waits until no payment is pending.
+// awaitQueue waits until no payment is queued.
 func awaitQueue(ctx context.Context, c *cluster.Cluster) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, c.Config.URL(shop.Payments))
+	conn, err := pgx.Connect(ctx, c.Config.URL(shop.Orders))
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it only reads
 	for {
-		var pending int
-		if err := conn.QueryRow(ctx, `SELECT count(*) FROM payments WHERE NOT paid`).Scan(&pending); err != nil {
+		var queued int
+		if err := conn.QueryRow(ctx, `SELECT count(*) FROM river_job WHERE finalized_at IS NULL`).Scan(&queued); err != nil {
 			return fmt.Errorf("waiting for the queue: %w", err)
 		}
-		if pending == 0 {
+		if queued == 0 {
 			return nil
 		}
 		if !sleep(ctx, 100*time.Millisecond) {
-			return fmt.Errorf("%d payments are still pending", pending)
+			return fmt.Errorf("%d payments are still queued", queued)
 		}
 	}
 }
@@ -117,7 +119,7 @@ func readOrders(ctx context.Context, c *cluster.Cluster) (map[string]*order, int
 			get(id).account, get(id).cart = account, cart
 			return err
 		}),
-		query(shop.Payments, `SELECT reference FROM payments WHERE paid`, func(rows pgx.Rows) error {
+		query(shop.Payments, `SELECT reference FROM payments`, func(rows pgx.Rows) error {
 			var id string
 			err := rows.Scan(&id)
 			get(id).paid = true
@@ -175,6 +177,7 @@ func reconcile(ctx context.Context, c *cluster.Cluster, payments []*payment) (*R
 	}
 	for _, p := range payments {
 		r.LateCalls += p.late
+		r.FalselyReused += p.reused
 		if len(p.replies) == 0 {
 			continue
 		}
@@ -218,11 +221,12 @@ func (r *Result) Print(out io.Writer) error {
   %6d lost payments
   %6d charges without a receipt
   %6d keys with unequal replies
+  %6d calls that were rejected although their key was not reused
   %6d second runs of a key that were told, %d that were not
   %6d cents is the sum of the ledger
   %6d calls ended late
   %6.3f calls of the bank for each cart that is charged
 `, r.Payments, r.Seconds, r.Kills, r.Restarts, r.Acknowledged, r.Pending, r.DoubleCharges, r.LostPayments, r.ChargesWithoutReceipt,
-		r.UnequalReplies, r.ToldRuns, r.UntoldRuns, r.LedgerSum, r.LateCalls, r.BankAmplification)
+		r.UnequalReplies, r.FalselyReused, r.ToldRuns, r.UntoldRuns, r.LedgerSum, r.LateCalls, r.BankAmplification)
 	return err
 }

@@ -77,9 +77,12 @@ func (f *faults) stop(ctx context.Context) error {
 // deploy restarts all instances of a service, one after the other.
 func (f *faults) deploy(ctx context.Context) error {
 	role := f.pick().Role
-	f.log.printf("rolling deploy of %s", role)
+	release := 3 - f.cluster.Find(role, 0).Release // the other one of 1 and 2
+	f.log.printf("rolling deploy of release %d of %s", release, role)
 	for i := range 2 {
-		if err := f.cluster.Find(role, i).Restart(ctx); err != nil {
+		p := f.cluster.Find(role, i)
+		p.Release = release
+		if err := p.Restart(ctx); err != nil {
 			return err
 		}
 		f.restarts++

@@ -11,6 +11,8 @@ import (
 	"github.com/hopbound/hopbound/examples/payments/internal/customer"
 	paymentsv1 "github.com/hopbound/hopbound/examples/payments/proto/hopbound/examples/payments/v1"
 	"github.com/hopbound/hopbound/idempotency"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // load is the customers. They do not wait for each other.
@@ -37,7 +39,9 @@ type payment struct {
 
 	mu      sync.Mutex
 	replies []*paymentsv1.BuyResponse
+	tries   int
 	late    int // calls that ended too late
+	reused  int // calls that failed because the key was used for another request, which it never was
 }
 
 func newLoad(ctx context.Context, c *cluster.Cluster, o *Options) (*load, error) {
@@ -122,12 +126,19 @@ func (p *payment) try(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	started := time.Now()
-	reply, err := p.customer.Buy(ctx, p.key, p.cart, p.cents)
+	p.mu.Lock()
+	p.tries++
+	release := 1 + p.tries%2 // the customer's app is upgraded, and rolled back
+	p.mu.Unlock()
+	reply, err := p.customer.Buy(ctx, p.key, p.cart, p.cents, release)
 	took := time.Since(started)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if took > deadline+100*time.Millisecond {
 		p.late++
+	}
+	if status.Code(err) == codes.FailedPrecondition {
+		p.reused++
 	}
 	if err == nil {
 		p.replies = append(p.replies, reply)

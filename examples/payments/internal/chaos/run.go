@@ -22,15 +22,18 @@ type Options struct {
 // deadline is how long a customer waits for a reply.
 const deadline = 5 * time.Second
 
-// Run makes payments and injects faults for a time, waits until what is queued is done, and returns what the books say.
+// Run makes payments and injects faults for a time, waits until what is queued is done, and returns what the books say. If
+// the context ends, the time is over: payments that were accepted are finished.
 func Run(ctx context.Context, c *cluster.Cluster, o Options) (*Result, error) {
+	running, stop := context.WithTimeout(ctx, o.Duration)
+	defer stop()
+	ctx = context.WithoutCancel(ctx)
+	began := time.Now()
 	l, err := newLoad(ctx, c, &o)
 	if err != nil {
 		return nil, err
 	}
 	defer l.close()
-	running, stop := context.WithTimeout(ctx, o.Duration)
-	defer stop()
 	f := &faults{cluster: c, random: rand.New(rand.NewPCG(o.Seed, 1)), log: newLog(o.Progress)} //nolint:gosec // it must be repeatable
 	var wg sync.WaitGroup
 	var faultErr error
@@ -40,6 +43,7 @@ func Run(ctx context.Context, c *cluster.Cluster, o Options) (*Result, error) {
 	if faultErr != nil {
 		return nil, faultErr
 	}
+	seconds := min(time.Since(began), o.Duration).Seconds()
 	f.log.printf("no more faults; what is queued is paid now")
 	if err := awaitQueue(ctx, c); err != nil {
 		return nil, err
@@ -48,7 +52,7 @@ func Run(ctx context.Context, c *cluster.Cluster, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Seed, r.Seconds, r.Kills, r.Restarts = o.Seed, o.Duration.Seconds(), f.kills, f.restarts
+	r.Seed, r.Seconds, r.Kills, r.Restarts = o.Seed, seconds, f.kills, f.restarts
 	return r, nil
 }
 

@@ -80,13 +80,13 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	if err := c.startProxies(); err != nil {
 		return c, err
 	}
-	config := filepath.Join(c.Config.Folder, "config.json")
+	config := c.ConfigPath()
 	if err := c.Config.Write(config); err != nil {
 		return c, err
 	}
 	for _, role := range roles() {
 		for i, address := range c.Config.Listen[role] {
-			p := &Process{Role: role, Instance: i, Address: address, program: o.Program, config: config, folder: c.Config.Folder}
+			p := &Process{Release: 1, Role: role, Instance: i, Address: address, program: o.Program, config: config, folder: c.Config.Folder}
 			c.Processes = append(c.Processes, p)
 			if err := p.Start(ctx); err != nil {
 				return c, err
@@ -145,6 +145,9 @@ func freeAddress() (string, error) {
 	}
 	return l.Addr().String(), l.Close()
 }
+
+// ConfigPath returns the path of the file that tells processes and clients where everything is.
+func (c *Cluster) ConfigPath() string { return filepath.Join(c.Config.Folder, "config.json") }
 
 // Find returns an instance of a role.
 func (c *Cluster) Find(role string, instance int) *Process {

@@ -19,6 +19,7 @@ type Process struct {
 	Role     string
 	Instance int
 	Address  string // at which it listens
+	Release  int    // of the program that it runs, from 1
 
 	program, config, folder string
 	cmd                     *exec.Cmd
@@ -37,7 +38,7 @@ func (p *Process) Start(ctx context.Context) error {
 		return err
 	}
 	//nolint:gosec,noctx // it is this program; signals end it
-	p.cmd = exec.Command(p.program, "serve", "-config", p.config, "-role", p.Role, "-instance", strconv.Itoa(p.Instance))
+	p.cmd = exec.Command(p.program, "serve", "-config", p.config, "-role", p.Role, "-instance", strconv.Itoa(p.Instance), "-release", strconv.Itoa(p.Release))
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	dieWithParent(p.cmd)
 	if err := p.cmd.Start(); err != nil {
@@ -63,6 +64,9 @@ func (p *Process) Start(ctx context.Context) error {
 		}
 	}
 }
+
+// PID returns the number of the process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Signal sends a signal, such as SIGSTOP.
 func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }

@@ -36,9 +36,9 @@ func New(ctx context.Context, c *shop.Config, name string) (*Customer, error) {
 	return &Customer{name, traces.Tracer("customer"), conn, paymentsv1.NewGatewayServiceClient(conn), shutdown}, nil
 }
 
-// Buy buys a cart under a key.
-func (c *Customer) Buy(ctx context.Context, key idempotency.Key, cart string, cents int64, opts ...grpc.CallOption) (*paymentsv1.BuyResponse, error) {
-	return c.gateway.Buy(idempotency.WithKey(ctx, key), &paymentsv1.BuyRequest{Cart: cart, Cents: cents}, append(opts, interceptors.UseKey(key))...)
+// Buy buys a cart under a key, with the app of a release.
+func (c *Customer) Buy(ctx context.Context, key idempotency.Key, cart string, cents int64, release int) (*paymentsv1.BuyResponse, error) {
+	return c.gateway.Buy(ctx, shop.Of(release, &paymentsv1.BuyRequest{Cart: cart, Cents: cents}), interceptors.UseKey(key))
 }
 
 // Receipt asks what became of an order.

@@ -27,6 +27,8 @@ type Config struct {
 	Listen   map[string][]string // by role: the address of each instance
 	Targets  map[string][]string // by role: the addresses at which others reach these
 
+	Release int `json:"-"` // of this process: requests of release 2 have a field that release 1 does not know
+
 	Traces string // the address of an OTLP backend; empty for none
 
 	Deadline time.Duration // of the bank, and of the services for one another

@@ -3,7 +3,6 @@ package shop
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/hopbound/hopbound/idempotency/pgstore"
 	"github.com/jackc/pgx/v5"
@@ -41,7 +40,7 @@ func Migrate(ctx context.Context, c *Config) error {
 		}
 		_, err = pool.Exec(ctx, schema)
 		err = errors.Join(err, pgstore.Migrate(ctx, pool))
-		if role == Payments {
+		if role == Orders {
 			err = errors.Join(err, migrateQueue(ctx, pool))
 		}
 		pool.Close()
@@ -98,6 +97,3 @@ func unavailable(err error) error {
 	}
 	return status.Errorf(codes.Unavailable, "the database: %v", err)
 }
-
-// queueTimeout bounds one try of a queued payment.
-const queueTimeout = 20 * time.Second

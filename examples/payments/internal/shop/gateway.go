@@ -23,9 +23,10 @@ import (
 // services, so that no transaction could contain it.
 type gateway struct {
 	paymentsv1.UnimplementedGatewayServiceServer
-	orders paymentsv1.OrdersServiceClient
-	bank   paymentsv1.ClearingServiceClient
-	runs   *os.File
+	orders  paymentsv1.OrdersServiceClient
+	bank    paymentsv1.ClearingServiceClient
+	runs    *os.File
+	release int
 }
 
 // Run is what the gateway records when a handler starts, so that the books can be checked later.
@@ -44,7 +45,7 @@ func openGateway(ctx context.Context, c *Config, instance int, traces trace.Trac
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{}
+	g := &gateway{release: c.Release}
 	var conns [2]*grpc.ClientConn
 	for i, role := range []string{Orders, Bank} {
 		if conns[i], err = c.Connect(Gateway, role, traces); err != nil {
@@ -87,7 +88,7 @@ func (g *gateway) Buy(ctx context.Context, req *paymentsv1.BuyRequest) (*payment
 		}
 	}
 	// From here on the payment is queued: it will be made, whatever happens to this process.
-	if _, err := g.orders.Place(ctx, &paymentsv1.PlaceRequest{Order: reference, Account: account, Cart: req.GetCart(), Cents: req.GetCents()}); err != nil {
+	if _, err := g.orders.Place(ctx, Of(g.release, &paymentsv1.PlaceRequest{Order: reference, Account: account, Cart: req.GetCart(), Cents: req.GetCents()})); err != nil {
 		return nil, err
 	}
 	reply := &paymentsv1.BuyResponse{Order: reference, State: paymentsv1.PaymentState_PAYMENT_STATE_PENDING}
@@ -95,7 +96,7 @@ func (g *gateway) Buy(ctx context.Context, req *paymentsv1.BuyRequest) (*payment
 		slog.Debug("the bank has not answered", "order", reference, "err", err)
 		return reply, nil // the queue makes the payment later
 	}
-	if _, err := g.orders.Confirm(ctx, &paymentsv1.ConfirmRequest{Order: reference}); err != nil {
+	if confirmed, err := g.orders.Confirm(ctx, &paymentsv1.ConfirmRequest{Order: reference}); err != nil || !confirmed.GetSettled() {
 		slog.Debug("the order is not confirmed", "order", reference, "err", err)
 		return reply, nil // the queue confirms it later
 	}

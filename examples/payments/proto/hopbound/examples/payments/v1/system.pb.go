@@ -440,6 +440,7 @@ func (x *ConfirmRequest) GetOrder() string {
 
 type ConfirmResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Settled       bool                   `protobuf:"varint,1,opt,name=settled" json:"settled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -472,6 +473,13 @@ func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmResponse) Descriptor() ([]byte, []int) {
 	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ConfirmResponse) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
 }
 
 type FindOrderRequest struct {
@@ -578,7 +586,7 @@ func (x *FindOrderResponse) GetState() PaymentState {
 	return PaymentState_PAYMENT_STATE_UNSPECIFIED
 }
 
-type OpenRequest struct {
+type SettleRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reference     string                 `protobuf:"bytes,1,opt,name=reference" json:"reference,omitempty"`
 	Account       string                 `protobuf:"bytes,2,opt,name=account" json:"account,omitempty"`
@@ -587,103 +595,9 @@ type OpenRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *OpenRequest) Reset() {
-	*x = OpenRequest{}
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *OpenRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*OpenRequest) ProtoMessage() {}
-
-func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
-func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *OpenRequest) GetReference() string {
-	if x != nil {
-		return x.Reference
-	}
-	return ""
-}
-
-func (x *OpenRequest) GetAccount() string {
-	if x != nil {
-		return x.Account
-	}
-	return ""
-}
-
-func (x *OpenRequest) GetCents() int64 {
-	if x != nil {
-		return x.Cents
-	}
-	return 0
-}
-
-type OpenResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *OpenResponse) Reset() {
-	*x = OpenResponse{}
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[11]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *OpenResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*OpenResponse) ProtoMessage() {}
-
-func (x *OpenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[11]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use OpenResponse.ProtoReflect.Descriptor instead.
-func (*OpenResponse) Descriptor() ([]byte, []int) {
-	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{11}
-}
-
-type SettleRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reference     string                 `protobuf:"bytes,1,opt,name=reference" json:"reference,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[12]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +609,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[12]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +622,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{12}
+	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SettleRequest) GetReference() string {
@@ -716,6 +630,20 @@ func (x *SettleRequest) GetReference() string {
 		return x.Reference
 	}
 	return ""
+}
+
+func (x *SettleRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *SettleRequest) GetCents() int64 {
+	if x != nil {
+		return x.Cents
+	}
+	return 0
 }
 
 type SettleResponse struct {
@@ -726,7 +654,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[13]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +666,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[13]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +679,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{13}
+	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{11}
 }
 
 type FindPaymentRequest struct {
@@ -763,7 +691,7 @@ type FindPaymentRequest struct {
 
 func (x *FindPaymentRequest) Reset() {
 	*x = FindPaymentRequest{}
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[14]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +703,7 @@ func (x *FindPaymentRequest) String() string {
 func (*FindPaymentRequest) ProtoMessage() {}
 
 func (x *FindPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[14]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +716,7 @@ func (x *FindPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentRequest.ProtoReflect.Descriptor instead.
 func (*FindPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{14}
+	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FindPaymentRequest) GetReference() string {
@@ -807,7 +735,7 @@ type FindPaymentResponse struct {
 
 func (x *FindPaymentResponse) Reset() {
 	*x = FindPaymentResponse{}
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[15]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +747,7 @@ func (x *FindPaymentResponse) String() string {
 func (*FindPaymentResponse) ProtoMessage() {}
 
 func (x *FindPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[15]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +760,7 @@ func (x *FindPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentResponse.ProtoReflect.Descriptor instead.
 func (*FindPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{15}
+	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FindPaymentResponse) GetState() PaymentState {
@@ -853,7 +781,7 @@ type BookRequest struct {
 
 func (x *BookRequest) Reset() {
 	*x = BookRequest{}
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[16]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +793,7 @@ func (x *BookRequest) String() string {
 func (*BookRequest) ProtoMessage() {}
 
 func (x *BookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[16]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +806,7 @@ func (x *BookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BookRequest.ProtoReflect.Descriptor instead.
 func (*BookRequest) Descriptor() ([]byte, []int) {
-	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{16}
+	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BookRequest) GetReference() string {
@@ -910,7 +838,7 @@ type BookResponse struct {
 
 func (x *BookResponse) Reset() {
 	*x = BookResponse{}
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[17]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +850,7 @@ func (x *BookResponse) String() string {
 func (*BookResponse) ProtoMessage() {}
 
 func (x *BookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[17]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +863,7 @@ func (x *BookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BookResponse.ProtoReflect.Descriptor instead.
 func (*BookResponse) Descriptor() ([]byte, []int) {
-	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{17}
+	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{15}
 }
 
 type TransferRequest struct {
@@ -949,7 +877,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[18]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +889,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[18]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +902,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{18}
+	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TransferRequest) GetReference() string {
@@ -1007,7 +935,7 @@ type TransferResponse struct {
 
 func (x *TransferResponse) Reset() {
 	*x = TransferResponse{}
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[19]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +947,7 @@ func (x *TransferResponse) String() string {
 func (*TransferResponse) ProtoMessage() {}
 
 func (x *TransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[19]
+	mi := &file_hopbound_examples_payments_v1_system_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +960,7 @@ func (x *TransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResponse.ProtoReflect.Descriptor instead.
 func (*TransferResponse) Descriptor() ([]byte, []int) {
-	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{19}
+	return file_hopbound_examples_payments_v1_system_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TransferResponse) GetTransfer() string {
@@ -1068,21 +996,19 @@ const file_hopbound_examples_payments_v1_system_proto_rawDesc = "" +
 	"\x05cents\x18\x04 \x01(\x03R\x05cents\"\x0f\n" +
 	"\rPlaceResponse\"&\n" +
 	"\x0eConfirmRequest\x12\x14\n" +
-	"\x05order\x18\x01 \x01(\tR\x05order\"\x11\n" +
-	"\x0fConfirmResponse\"(\n" +
+	"\x05order\x18\x01 \x01(\tR\x05order\"+\n" +
+	"\x0fConfirmResponse\x12\x18\n" +
+	"\asettled\x18\x01 \x01(\bR\asettled\"(\n" +
 	"\x10FindOrderRequest\x12\x14\n" +
 	"\x05order\x18\x01 \x01(\tR\x05order\"\x86\x01\n" +
 	"\x11FindOrderResponse\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x14\n" +
 	"\x05cents\x18\x02 \x01(\x03R\x05cents\x12A\n" +
-	"\x05state\x18\x03 \x01(\x0e2+.hopbound.examples.payments.v1.PaymentStateR\x05state\"[\n" +
-	"\vOpenRequest\x12\x1c\n" +
+	"\x05state\x18\x03 \x01(\x0e2+.hopbound.examples.payments.v1.PaymentStateR\x05state\"]\n" +
+	"\rSettleRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x14\n" +
-	"\x05cents\x18\x03 \x01(\x03R\x05cents\"\x0e\n" +
-	"\fOpenResponse\"-\n" +
-	"\rSettleRequest\x12\x1c\n" +
-	"\treference\x18\x01 \x01(\tR\treference\"\x10\n" +
+	"\x05cents\x18\x03 \x01(\x03R\x05cents\"\x10\n" +
 	"\x0eSettleResponse\"2\n" +
 	"\x12FindPaymentRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\"X\n" +
@@ -1110,9 +1036,8 @@ const file_hopbound_examples_payments_v1_system_proto_rawDesc = "" +
 	"\rOrdersService\x12l\n" +
 	"\x05Place\x12+.hopbound.examples.payments.v1.PlaceRequest\x1a,.hopbound.examples.payments.v1.PlaceResponse\"\b\xfa\xba$\x04:\x02\x10\x01\x12r\n" +
 	"\aConfirm\x12-.hopbound.examples.payments.v1.ConfirmRequest\x1a..hopbound.examples.payments.v1.ConfirmResponse\"\b\xfa\xba$\x04:\x02\x10\x01\x12s\n" +
-	"\tFindOrder\x12/.hopbound.examples.payments.v1.FindOrderRequest\x1a0.hopbound.examples.payments.v1.FindOrderResponse\"\x03\x90\x02\x012\xe8\x02\n" +
-	"\x0fPaymentsService\x12i\n" +
-	"\x04Open\x12*.hopbound.examples.payments.v1.OpenRequest\x1a+.hopbound.examples.payments.v1.OpenResponse\"\b\xfa\xba$\x04:\x02\x10\x01\x12o\n" +
+	"\tFindOrder\x12/.hopbound.examples.payments.v1.FindOrderRequest\x1a0.hopbound.examples.payments.v1.FindOrderResponse\"\x03\x90\x02\x012\xfd\x01\n" +
+	"\x0fPaymentsService\x12o\n" +
 	"\x06Settle\x12,.hopbound.examples.payments.v1.SettleRequest\x1a-.hopbound.examples.payments.v1.SettleResponse\"\b\xfa\xba$\x04:\x02\x10\x01\x12y\n" +
 	"\vFindPayment\x121.hopbound.examples.payments.v1.FindPaymentRequest\x1a2.hopbound.examples.payments.v1.FindPaymentResponse\"\x03\x90\x02\x012z\n" +
 	"\rLedgerService\x12i\n" +
@@ -1133,7 +1058,7 @@ func file_hopbound_examples_payments_v1_system_proto_rawDescGZIP() []byte {
 }
 
 var file_hopbound_examples_payments_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hopbound_examples_payments_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_hopbound_examples_payments_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_hopbound_examples_payments_v1_system_proto_goTypes = []any{
 	(PaymentState)(0),           // 0: hopbound.examples.payments.v1.PaymentState
 	(*BuyRequest)(nil),          // 1: hopbound.examples.payments.v1.BuyRequest
@@ -1146,16 +1071,14 @@ var file_hopbound_examples_payments_v1_system_proto_goTypes = []any{
 	(*ConfirmResponse)(nil),     // 8: hopbound.examples.payments.v1.ConfirmResponse
 	(*FindOrderRequest)(nil),    // 9: hopbound.examples.payments.v1.FindOrderRequest
 	(*FindOrderResponse)(nil),   // 10: hopbound.examples.payments.v1.FindOrderResponse
-	(*OpenRequest)(nil),         // 11: hopbound.examples.payments.v1.OpenRequest
-	(*OpenResponse)(nil),        // 12: hopbound.examples.payments.v1.OpenResponse
-	(*SettleRequest)(nil),       // 13: hopbound.examples.payments.v1.SettleRequest
-	(*SettleResponse)(nil),      // 14: hopbound.examples.payments.v1.SettleResponse
-	(*FindPaymentRequest)(nil),  // 15: hopbound.examples.payments.v1.FindPaymentRequest
-	(*FindPaymentResponse)(nil), // 16: hopbound.examples.payments.v1.FindPaymentResponse
-	(*BookRequest)(nil),         // 17: hopbound.examples.payments.v1.BookRequest
-	(*BookResponse)(nil),        // 18: hopbound.examples.payments.v1.BookResponse
-	(*TransferRequest)(nil),     // 19: hopbound.examples.payments.v1.TransferRequest
-	(*TransferResponse)(nil),    // 20: hopbound.examples.payments.v1.TransferResponse
+	(*SettleRequest)(nil),       // 11: hopbound.examples.payments.v1.SettleRequest
+	(*SettleResponse)(nil),      // 12: hopbound.examples.payments.v1.SettleResponse
+	(*FindPaymentRequest)(nil),  // 13: hopbound.examples.payments.v1.FindPaymentRequest
+	(*FindPaymentResponse)(nil), // 14: hopbound.examples.payments.v1.FindPaymentResponse
+	(*BookRequest)(nil),         // 15: hopbound.examples.payments.v1.BookRequest
+	(*BookResponse)(nil),        // 16: hopbound.examples.payments.v1.BookResponse
+	(*TransferRequest)(nil),     // 17: hopbound.examples.payments.v1.TransferRequest
+	(*TransferResponse)(nil),    // 18: hopbound.examples.payments.v1.TransferResponse
 }
 var file_hopbound_examples_payments_v1_system_proto_depIdxs = []int32{
 	0,  // 0: hopbound.examples.payments.v1.BuyResponse.state:type_name -> hopbound.examples.payments.v1.PaymentState
@@ -1167,23 +1090,21 @@ var file_hopbound_examples_payments_v1_system_proto_depIdxs = []int32{
 	5,  // 6: hopbound.examples.payments.v1.OrdersService.Place:input_type -> hopbound.examples.payments.v1.PlaceRequest
 	7,  // 7: hopbound.examples.payments.v1.OrdersService.Confirm:input_type -> hopbound.examples.payments.v1.ConfirmRequest
 	9,  // 8: hopbound.examples.payments.v1.OrdersService.FindOrder:input_type -> hopbound.examples.payments.v1.FindOrderRequest
-	11, // 9: hopbound.examples.payments.v1.PaymentsService.Open:input_type -> hopbound.examples.payments.v1.OpenRequest
-	13, // 10: hopbound.examples.payments.v1.PaymentsService.Settle:input_type -> hopbound.examples.payments.v1.SettleRequest
-	15, // 11: hopbound.examples.payments.v1.PaymentsService.FindPayment:input_type -> hopbound.examples.payments.v1.FindPaymentRequest
-	17, // 12: hopbound.examples.payments.v1.LedgerService.Book:input_type -> hopbound.examples.payments.v1.BookRequest
-	19, // 13: hopbound.examples.payments.v1.ClearingService.Transfer:input_type -> hopbound.examples.payments.v1.TransferRequest
-	2,  // 14: hopbound.examples.payments.v1.GatewayService.Buy:output_type -> hopbound.examples.payments.v1.BuyResponse
-	4,  // 15: hopbound.examples.payments.v1.GatewayService.GetReceipt:output_type -> hopbound.examples.payments.v1.GetReceiptResponse
-	6,  // 16: hopbound.examples.payments.v1.OrdersService.Place:output_type -> hopbound.examples.payments.v1.PlaceResponse
-	8,  // 17: hopbound.examples.payments.v1.OrdersService.Confirm:output_type -> hopbound.examples.payments.v1.ConfirmResponse
-	10, // 18: hopbound.examples.payments.v1.OrdersService.FindOrder:output_type -> hopbound.examples.payments.v1.FindOrderResponse
-	12, // 19: hopbound.examples.payments.v1.PaymentsService.Open:output_type -> hopbound.examples.payments.v1.OpenResponse
-	14, // 20: hopbound.examples.payments.v1.PaymentsService.Settle:output_type -> hopbound.examples.payments.v1.SettleResponse
-	16, // 21: hopbound.examples.payments.v1.PaymentsService.FindPayment:output_type -> hopbound.examples.payments.v1.FindPaymentResponse
-	18, // 22: hopbound.examples.payments.v1.LedgerService.Book:output_type -> hopbound.examples.payments.v1.BookResponse
-	20, // 23: hopbound.examples.payments.v1.ClearingService.Transfer:output_type -> hopbound.examples.payments.v1.TransferResponse
-	14, // [14:24] is the sub-list for method output_type
-	4,  // [4:14] is the sub-list for method input_type
+	11, // 9: hopbound.examples.payments.v1.PaymentsService.Settle:input_type -> hopbound.examples.payments.v1.SettleRequest
+	13, // 10: hopbound.examples.payments.v1.PaymentsService.FindPayment:input_type -> hopbound.examples.payments.v1.FindPaymentRequest
+	15, // 11: hopbound.examples.payments.v1.LedgerService.Book:input_type -> hopbound.examples.payments.v1.BookRequest
+	17, // 12: hopbound.examples.payments.v1.ClearingService.Transfer:input_type -> hopbound.examples.payments.v1.TransferRequest
+	2,  // 13: hopbound.examples.payments.v1.GatewayService.Buy:output_type -> hopbound.examples.payments.v1.BuyResponse
+	4,  // 14: hopbound.examples.payments.v1.GatewayService.GetReceipt:output_type -> hopbound.examples.payments.v1.GetReceiptResponse
+	6,  // 15: hopbound.examples.payments.v1.OrdersService.Place:output_type -> hopbound.examples.payments.v1.PlaceResponse
+	8,  // 16: hopbound.examples.payments.v1.OrdersService.Confirm:output_type -> hopbound.examples.payments.v1.ConfirmResponse
+	10, // 17: hopbound.examples.payments.v1.OrdersService.FindOrder:output_type -> hopbound.examples.payments.v1.FindOrderResponse
+	12, // 18: hopbound.examples.payments.v1.PaymentsService.Settle:output_type -> hopbound.examples.payments.v1.SettleResponse
+	14, // 19: hopbound.examples.payments.v1.PaymentsService.FindPayment:output_type -> hopbound.examples.payments.v1.FindPaymentResponse
+	16, // 20: hopbound.examples.payments.v1.LedgerService.Book:output_type -> hopbound.examples.payments.v1.BookResponse
+	18, // 21: hopbound.examples.payments.v1.ClearingService.Transfer:output_type -> hopbound.examples.payments.v1.TransferResponse
+	13, // [13:22] is the sub-list for method output_type
+	4,  // [4:13] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -1200,7 +1121,7 @@ func file_hopbound_examples_payments_v1_system_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hopbound_examples_payments_v1_system_proto_rawDesc), len(file_hopbound_examples_payments_v1_system_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

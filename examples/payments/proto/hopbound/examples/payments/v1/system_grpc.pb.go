@@ -180,9 +180,9 @@ const (
 //
 // OrdersService keeps the orders.
 type OrdersServiceClient interface {
-	// Place records an order, which is not paid for yet.
+	// Place records an order, and queues its payment, in case that nobody confirms it.
 	Place(ctx context.Context, in *PlaceRequest, opts ...grpc.CallOption) (*PlaceResponse, error)
-	// Confirm records that an order is paid for.
+	// Confirm records that the bank has charged for an order, and settles its payment. If it cannot, the queue does so later.
 	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
 	// FindOrder says whether an order is paid for.
 	FindOrder(ctx context.Context, in *FindOrderRequest, opts ...grpc.CallOption) (*FindOrderResponse, error)
@@ -232,9 +232,9 @@ func (c *ordersServiceClient) FindOrder(ctx context.Context, in *FindOrderReques
 //
 // OrdersService keeps the orders.
 type OrdersServiceServer interface {
-	// Place records an order, which is not paid for yet.
+	// Place records an order, and queues its payment, in case that nobody confirms it.
 	Place(context.Context, *PlaceRequest) (*PlaceResponse, error)
-	// Confirm records that an order is paid for.
+	// Confirm records that the bank has charged for an order, and settles its payment. If it cannot, the queue does so later.
 	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
 	// FindOrder says whether an order is paid for.
 	FindOrder(context.Context, *FindOrderRequest) (*FindOrderResponse, error)
@@ -357,7 +357,6 @@ var OrdersService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	PaymentsService_Open_FullMethodName        = "/hopbound.examples.payments.v1.PaymentsService/Open"
 	PaymentsService_Settle_FullMethodName      = "/hopbound.examples.payments.v1.PaymentsService/Settle"
 	PaymentsService_FindPayment_FullMethodName = "/hopbound.examples.payments.v1.PaymentsService/FindPayment"
 )
@@ -366,10 +365,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// PaymentsService keeps the payments, and makes later those that could not be made at once.
+// PaymentsService keeps the payments.
 type PaymentsServiceClient interface {
-	// Open records a payment that is to be made, and queues it.
-	Open(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (*OpenResponse, error)
 	// Settle records that the bank has made a payment.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
 	// FindPayment says what state a payment is in.
@@ -382,16 +379,6 @@ type paymentsServiceClient struct {
 
 func NewPaymentsServiceClient(cc grpc.ClientConnInterface) PaymentsServiceClient {
 	return &paymentsServiceClient{cc}
-}
-
-func (c *paymentsServiceClient) Open(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (*OpenResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(OpenResponse)
-	err := c.cc.Invoke(ctx, PaymentsService_Open_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
 }
 
 func (c *paymentsServiceClient) Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error) {
@@ -418,10 +405,8 @@ func (c *paymentsServiceClient) FindPayment(ctx context.Context, in *FindPayment
 // All implementations must embed UnimplementedPaymentsServiceServer
 // for forward compatibility.
 //
-// PaymentsService keeps the payments, and makes later those that could not be made at once.
+// PaymentsService keeps the payments.
 type PaymentsServiceServer interface {
-	// Open records a payment that is to be made, and queues it.
-	Open(context.Context, *OpenRequest) (*OpenResponse, error)
 	// Settle records that the bank has made a payment.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
 	// FindPayment says what state a payment is in.
@@ -436,9 +421,6 @@ type PaymentsServiceServer interface {
 // pointer dereference when methods are called.
 type UnimplementedPaymentsServiceServer struct{}
 
-func (UnimplementedPaymentsServiceServer) Open(context.Context, *OpenRequest) (*OpenResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Open not implemented")
-}
 func (UnimplementedPaymentsServiceServer) Settle(context.Context, *SettleRequest) (*SettleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Settle not implemented")
 }
@@ -464,24 +446,6 @@ func RegisterPaymentsServiceServer(s grpc.ServiceRegistrar, srv PaymentsServiceS
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&PaymentsService_ServiceDesc, srv)
-}
-
-func _PaymentsService_Open_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(OpenRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(PaymentsServiceServer).Open(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: PaymentsService_Open_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(PaymentsServiceServer).Open(ctx, req.(*OpenRequest))
-	}
-	return interceptor(ctx, in, info, handler)
 }
 
 func _PaymentsService_Settle_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -527,10 +491,6 @@ var PaymentsService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "hopbound.examples.payments.v1.PaymentsService",
 	HandlerType: (*PaymentsServiceServer)(nil),
 	Methods: []grpc.MethodDesc{
-		{
-			MethodName: "Open",
-			Handler:    _PaymentsService_Open_Handler,
-		},
 		{
 			MethodName: "Settle",
 			Handler:    _PaymentsService_Settle_Handler,
