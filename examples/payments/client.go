@@ -62,7 +62,7 @@ func call(ctx context.Context, config *shop.Config, as string, args []string, st
 	if err != nil {
 		return err
 	}
-	defer c.Close() //nolint:errcheck // nothing is lost
+	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
 	switch args[0] {

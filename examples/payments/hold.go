@@ -34,7 +34,7 @@ func stuck(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer alice.Close() //nolint:errcheck // nothing is lost
+	defer alice.Close()
 	bank := c.Find(shop.Bank, 0)
 	bank.Signal(syscall.SIGSTOP) // so that the payment is under way for long enough
 	key := idempotency.NewKey()

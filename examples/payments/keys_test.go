@@ -48,7 +48,7 @@ func TestKeysAtTheGateway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer alice.Close() //nolint:errcheck // a test
+	defer alice.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	const known = idempotency.Key("a-key-of-alice")
@@ -102,7 +102,7 @@ func TestKeysAtTheGateway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer bob.Close() //nolint:errcheck // a test
+	defer bob.Close()
 	if r, err := bob.Receipt(ctx, hers.GetOrder()); status.Code(err) != codes.NotFound {
 		t.Errorf("bob sees %v, %v", r, err)
 	}

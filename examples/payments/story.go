@@ -75,7 +75,7 @@ func (t *teller) tell(what, told string, orders ...string) error {
 }
 
 func (t *teller) line(what, told, charged string) {
-	fmt.Fprintf(t.out, "%-52s %-32s %s\n", what, told, charged)
+	fmt.Fprintf(t.out, "%-56s %-32s %s\n", what, told, charged)
 }
 
 // buy pays, and returns the order and what the customer is told.
@@ -217,7 +217,7 @@ func (t *teller) books(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // it only reads
+	defer conn.Close(ctx)
 	rows, err := conn.Query(ctx, `SELECT account, sum(cents)::bigint FROM entries GROUP BY account ORDER BY account`)
 	if err != nil {
 		return err

@@ -270,8 +270,8 @@ The test runs a chain of five services, each with the [whole stack](stack.md) on
 second; every fifth is a write with an idempotency key. The first service answers a read with a default if the second one fails. A fault lasts
 15 seconds. The run is in virtual time, over connections in memory; TLS and the bbolt file are real.
 
-Each attempt has a timeout of 200 ms (`stack.AttemptTimeout`), and UNAVAILABLE and DEADLINE_EXCEEDED are retried. `breaker.OpenFor` is 2 s,
-`health.ConnectWithin` 1 s, `health.DetectWithin` 12 s, and service 5 has 8 places. With the defaults, recovery takes some seconds longer.
+Each attempt has a timeout of 200 ms (stack.AttemptTimeout), and UNAVAILABLE and DEADLINE_EXCEEDED are retried. breaker.OpenFor is 2 s,
+health.ConnectWithin 1 s, health.DetectWithin 12 s, and service 5 has 8 places. With the defaults, recovery takes some seconds longer.
 
 In every row, no write is executed twice, no successful write is lost, and no request ends more than 100 ms after its deadline.
 

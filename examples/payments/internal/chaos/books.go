@@ -62,7 +62,7 @@ func awaitQueue(ctx context.Context, c *cluster.Cluster) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it only reads
+	defer conn.Close(context.WithoutCancel(ctx))
 	for {
 		var queued int
 		if err := conn.QueryRow(ctx, `SELECT count(*) FROM river_job WHERE finalized_at IS NULL`).Scan(&queued); err != nil {
@@ -92,7 +92,7 @@ func readOrders(ctx context.Context, c *cluster.Cluster) (map[string]*order, int
 		if err != nil {
 			return err
 		}
-		defer conn.Close(ctx) //nolint:errcheck // it only reads
+		defer conn.Close(ctx)
 		rows, err := conn.Query(ctx, sql)
 		if err != nil {
 			return err
@@ -175,6 +175,16 @@ func reconcile(ctx context.Context, c *cluster.Cluster, payments []*payment) (*R
 			r.DoubleCharges++
 		}
 	}
+	r.countReplies(payments, made)
+	if len(charged) > 0 {
+		r.BankAmplification = float64(calls) / float64(len(charged))
+	}
+	r.countRuns(runs)
+	return r, nil
+}
+
+// countReplies counts what customers were told.
+func (r *Result) countReplies(payments []*payment, made map[string]bool) {
 	for _, p := range payments {
 		r.LateCalls += p.late
 		r.FalselyReused += p.reused
@@ -195,9 +205,10 @@ func reconcile(ctx context.Context, c *cluster.Cluster, payments []*payment) (*R
 			r.Pending++
 		}
 	}
-	if len(charged) > 0 {
-		r.BankAmplification = float64(calls) / float64(len(charged))
-	}
+}
+
+// countRuns counts the second runs of keys.
+func (r *Result) countRuns(runs []*shop.Run) {
 	first := map[[2]string]int{}
 	for _, run := range runs {
 		if run.TakenOver {
@@ -209,7 +220,6 @@ func reconcile(ctx context.Context, c *cluster.Cluster, payments []*payment) (*R
 	for _, n := range first {
 		r.UntoldRuns += n - 1
 	}
-	return r, nil
 }
 
 // Print prints the result for people.

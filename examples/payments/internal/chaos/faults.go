@@ -152,7 +152,7 @@ func (f *faults) exhaustPool(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // it ends with the lock
+	defer conn.Close(ctx)
 	if _, err := conn.Exec(ctx, "BEGIN; LOCK TABLE "+tables[role]+" IN ACCESS EXCLUSIVE MODE"); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -71,10 +72,10 @@ func (l *load) run(running, ctx context.Context) {
 			return
 		}
 		for b := range keys {
-			keys[b] = byte(l.random.UintN(256))
+			keys[b] = byte(l.random.Uint32()) //nolint:gosec // eight bits of it
 		}
 		p := &payment{
-			customer: l.customers[l.random.IntN(len(l.customers))], key: idempotency.Key(fmt.Sprintf("%x", keys)),
+			customer: l.customers[l.random.IntN(len(l.customers))], key: idempotency.Key(hex.EncodeToString(keys[:])),
 			cart: fmt.Sprint("cart ", i), cents: 1 + l.random.Int64N(10000), submissions: 1,
 		}
 		switch dice := l.random.IntN(100); {

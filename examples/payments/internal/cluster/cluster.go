@@ -176,7 +176,7 @@ type failed struct{ err error }
 func (o *owner) Helper() {}
 
 // Fatal ends the start.
-func (o *owner) Fatal(args ...any) { panic(failed{errors.New(fmt.Sprint(args...))}) } //nolint:forbidigo // recovered in startStores
+func (o *owner) Fatal(args ...any) { panic(failed{errors.New(fmt.Sprint(args...))}) }
 
 // Fatalf ends the start.
 func (o *owner) Fatalf(format string, args ...any) { panic(failed{fmt.Errorf(format, args...)}) }

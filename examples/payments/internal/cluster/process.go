@@ -74,7 +74,7 @@ func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 // Kill kills the process.
 func (p *Process) Kill() {
 	p.Signal(syscall.SIGKILL)
-	<-p.done
+	<-p.done //nolint:errcheck // it was killed
 	_ = p.log.Close()
 	p.cmd = nil
 }

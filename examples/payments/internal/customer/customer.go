@@ -54,7 +54,7 @@ func (c *Customer) Close() error {
 
 // CloseAll closes customers.
 func CloseAll(all []*Customer) error {
-	var errs []error
+	errs := make([]error, 0, len(all))
 	for _, c := range all {
 		errs = append(errs, c.Close())
 	}

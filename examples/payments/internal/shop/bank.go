@@ -30,10 +30,10 @@ type bank struct {
 
 // Transfer is a line of the bank's books: a transfer that was made, or a call without one.
 type Transfer struct {
-	Reference string
-	Account   string
-	Cents     int64
-	Made      bool // false for a call that did not make it
+	Reference string `json:"reference"`
+	Account   string `json:"account,omitempty"`
+	Cents     int64  `json:"cents,omitempty"`
+	Made      bool   `json:"made,omitempty"` // false for a call that did not make it
 }
 
 // BooksPath returns the path of the bank's books.
@@ -154,7 +154,7 @@ func readLines[T any](path string) (all []*T, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // it is only read
+	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		t := new(T)

@@ -18,26 +18,25 @@ const (
 
 // Config is what all processes of a system know. The launcher writes it to a file.
 type Config struct {
-	Native      bool // gRPC's own retries, and no idempotency
-	Idempotency bool
+	Native      bool `json:"native"` // gRPC's own retries, and no idempotency
+	Idempotency bool `json:"idempotency"`
 
-	Postgres string              // address of the server
-	Redis    string              // as above
-	Folder   string              // with the certificates, the bank's books and the records of runs
-	Listen   map[string][]string // by role: the address of each instance
-	Targets  map[string][]string // by role: the addresses at which others reach these
+	Postgres string              `json:"postgres"` // address of the server
+	Redis    string              `json:"redis"`    // as above
+	Folder   string              `json:"folder"`   // with the certificates, the bank's books and the records of runs
+	Listen   map[string][]string `json:"listen"`   // by role: the address of each instance
+	Targets  map[string][]string `json:"targets"`  // by role: the addresses at which others reach these
+	Traces   string              `json:"traces"`   // the address of an OTLP backend; empty for none
+
+	Deadline time.Duration `json:"deadline"` // of the bank, and of the services for one another
+	Later    time.Duration `json:"later"`    // after which a payment is made that could not be made at once
+
+	BankFails float64       `json:"bank_fails"` // share of the transfers that the bank does not make
+	BankLoses float64       `json:"bank_loses"` // share of its replies that are lost
+	BankTakes time.Duration `json:"bank_takes"`
+	Seed      uint64        `json:"seed"`
 
 	Release int `json:"-"` // of this process: requests of release 2 have a field that release 1 does not know
-
-	Traces string // the address of an OTLP backend; empty for none
-
-	Deadline time.Duration // of the bank, and of the services for one another
-	Later    time.Duration // after which a payment is made that could not be made at once
-
-	BankFails float64 // share of the transfers that the bank does not make
-	BankLoses float64 // share of its replies that are lost
-	BankTakes time.Duration
-	Seed      uint64
 }
 
 // Load reads a config.

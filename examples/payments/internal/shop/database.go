@@ -29,7 +29,7 @@ func Migrate(ctx context.Context, c *Config) error {
 	if err != nil {
 		return err
 	}
-	defer server.Close(ctx) //nolint:errcheck // nothing is lost
+	defer server.Close(ctx)
 	for role, schema := range map[string]string{Orders: ordersSchema, Payments: paymentsSchema, Ledger: ledgerSchema} {
 		if _, err := server.Exec(ctx, "CREATE DATABASE "+role); err != nil {
 			return err

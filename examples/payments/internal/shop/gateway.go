@@ -31,12 +31,13 @@ type gateway struct {
 
 // Run is what the gateway records when a handler starts, so that the books can be checked later.
 type Run struct {
-	Tenant, Key string
-	TakenOver   bool
+	Tenant    string `json:"tenant"`
+	Key       string `json:"key"`
+	TakenOver bool   `json:"taken_over"`
 }
 
 // openGateway connects the gateway to its store and to the services that it calls.
-func openGateway(ctx context.Context, c *Config, instance int, traces trace.TracerProvider) (*service, error) {
+func openGateway(_ context.Context, c *Config, instance int, traces trace.TracerProvider) (*service, error) {
 	client, err := rueidis.NewClient(redisstore.ClientOption(rueidis.ClientOption{InitAddress: []string{c.Redis}}))
 	if err != nil {
 		return nil, err

@@ -66,7 +66,12 @@ func Serve(ctx context.Context, c *Config, role string, instance int) (err error
 	srv := grpc.NewServer(slices.Concat(opts, s.options)...)
 	s.register(srv)
 	alive.Register(srv)
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen[role][instance])
+	return serveUntil(ctx, srv, alive, c.Listen[role][instance], 2*c.Deadline)
+}
+
+// serveUntil serves until the context ends. What is running then gets some time to finish.
+func serveUntil(ctx context.Context, srv *grpc.Server, alive *health.Server, address string, patience time.Duration) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}
@@ -77,8 +82,7 @@ func Serve(ctx context.Context, c *Config, role string, instance int) (err error
 		return err
 	case <-ctx.Done():
 	}
-	// What is running gets its deadline to finish.
-	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.Deadline)
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	return errors.Join(alive.Stop(limit, srv), <-served)
 }
