@@ -92,11 +92,16 @@ func (f *faults) deploy(ctx context.Context) error {
 }
 
 // cut breaks all connections to an instance.
-func (f *faults) cut(context.Context) error {
+func (f *faults) cut(ctx context.Context) error {
 	proxy := f.cluster.Proxies[f.random.IntN(len(f.cluster.Proxies))]
 	f.log.printf("connections to %s are cut", proxy.Name)
 	proxy.Stop()
-	return proxy.Start()
+	err := proxy.Start()
+	for tries := 0; err != nil && tries < 200; tries++ { // its port may be that of somebody's connection by now
+		sleep(ctx, 50*time.Millisecond)
+		err = proxy.Start()
+	}
+	return err
 }
 
 // delay delays all packets to an instance for a while.

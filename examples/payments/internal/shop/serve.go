@@ -71,7 +71,7 @@ func Serve(ctx context.Context, c *Config, role string, instance int) (err error
 
 // serveUntil serves until the context ends. What is running then gets some time to finish.
 func serveUntil(ctx context.Context, srv *grpc.Server, alive *health.Server, address string, patience time.Duration) error {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	listener, err := listen(ctx, address)
 	if err != nil {
 		return err
 	}
@@ -85,6 +85,18 @@ func serveUntil(ctx context.Context, srv *grpc.Server, alive *health.Server, add
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	return errors.Join(alive.Stop(limit, srv), <-served)
+}
+
+// listen listens at an address. While the service was not running, somebody's connection may have got its port as the
+// local one; listen waits for the end of such a connection.
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	const most, pause = 20 * time.Second, 50 * time.Millisecond
+	for until := time.Now().Add(most); ; time.Sleep(pause) {
+		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if err == nil || ctx.Err() != nil || time.Now().After(until) {
+			return listener, err
+		}
+	}
 }
 
 // interceptor returns Hopbound's server.
