@@ -67,7 +67,7 @@ func TestEachAlertHasARunbook(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		if name := strings.TrimSuffix(filepath.Base(f), ".md"); name != "README" {
+		if name := strings.TrimSuffix(filepath.Base(f), ".md"); strings.HasPrefix(name, "Hopbound") { // others belong to no alert
 			pages = append(pages, name)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/hopbound/hopbound/examples/payments/internal/customer"
 	"github.com/hopbound/hopbound/examples/payments/internal/shop"
 	"github.com/hopbound/hopbound/idempotency"
+	"github.com/jackc/pgx/v5"
 )
 
 // hold keeps the system running until an interrupt.
@@ -38,7 +39,7 @@ func stuck(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
 	bank := c.Find(shop.Bank, 0)
 	bank.Signal(syscall.SIGSTOP) // so that the payment is under way for long enough
 	key := idempotency.NewKey()
-	call, giveUp := context.WithTimeout(ctx, time.Second)
+	call, giveUp := context.WithTimeout(ctx, 5*time.Second)
 	defer giveUp()
 	gone := make(chan struct{})
 	go func() {
@@ -49,11 +50,31 @@ func stuck(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := awaitOrder(ctx, c); err != nil {
+		return err
+	}
 	p.Signal(syscall.SIGSTOP)
+	giveUp()
 	<-gone
 	bank.Signal(syscall.SIGCONT)
 	fmt.Fprintf(out, "%s stands still, and alice has not waited.\n\nexport KEY=%s\nexport HASH=%s\nexport GATEWAY=%d\n\n", p, key, key.Hash(), p.PID())
 	return hold(ctx, c, out)
+}
+
+// awaitOrder waits until the only order is placed: its gateway then waits for the bank.
+func awaitOrder(ctx context.Context, c *cluster.Cluster) error {
+	conn, err := pgx.Connect(ctx, c.Config.URL(shop.Orders))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for until := time.Now().Add(patience); time.Now().Before(until) && ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
+		var n int
+		if err := conn.QueryRow(ctx, `SELECT count(*) FROM orders`).Scan(&n); err != nil || n > 0 {
+			return err
+		}
+	}
+	return fmt.Errorf("no order was placed within %v", patience)
 }
 
 // whoRuns waits until a gateway has started to run a key.
