@@ -181,9 +181,9 @@ func (o *owner) Fatal(args ...any) { panic(failed{errors.New(fmt.Sprint(args...)
 // Fatalf ends the start.
 func (o *owner) Fatalf(format string, args ...any) { panic(failed{fmt.Errorf(format, args...)}) }
 
-// Skipf ends the start, because something is not installed.
-func (o *owner) Skipf(format string, args ...any) {
-	panic(failed{fmt.Errorf("%w: %s", ErrMissing, fmt.Sprintf(format, args...))})
+// Skipf ends the start, because something is not installed. The format is the advice for a test.
+func (o *owner) Skipf(_ string, args ...any) {
+	panic(failed{fmt.Errorf("%w: %s", ErrMissing, fmt.Sprint(args...))})
 }
 
 // Cleanup runs f when the cluster stops.
