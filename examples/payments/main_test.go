@@ -107,7 +107,7 @@ func TestBooksDoNotAgreeWithoutKeys(t *testing.T) {
 		t.Skip("it runs other processes, which are not looked at")
 	}
 	for _, flag := range []string{"-idempotency=false", "-native"} {
-		if r := chaosRun(t, "-chaos", "20s", "-seed", "1", flag); r.DoubleCharges == 0 {
+		if r := chaosRun(t, "-chaos", "12s", "-seed", "1", flag); r.DoubleCharges == 0 {
 			t.Errorf("%s: no cart is charged twice", flag)
 		}
 	}
@@ -120,7 +120,7 @@ func TestInterruptDrains(t *testing.T) {
 	}
 	services.Postgres(t)
 	services.Redis(t)
-	ctx, interrupt := context.WithTimeout(t.Context(), 12*time.Second)
+	ctx, interrupt := context.WithTimeout(t.Context(), 8*time.Second)
 	defer interrupt()
 	var out, log bytes.Buffer
 	if code := run(ctx, []string{"-chaos", "1h", "-json"}, &out, &log); code != 0 {
