@@ -24,7 +24,7 @@ type Result struct {
 	LostPayments          int     `json:"lost_payments"`           // acknowledged, and the bank knows nothing of them
 	ChargesWithoutReceipt int     `json:"charges_without_receipt"` // transfers of the bank for which there is no order, or no payment that is marked as paid, or no entry
 	UnequalReplies        int     `json:"unequal_replies"`         // keys for which customers got different replies
-	UntoldRuns            int     `json:"untold_runs"`             // second runs of a key whose handler was not told that it takes over
+	UntoldRuns            int     `json:"untold_runs"`             // second runs of a key after one that may have had an effect, whose handler was not told that it takes over
 	LedgerSum             int64   `json:"ledger_sum"`              // in cents
 	LateCalls             int     `json:"late_calls"`              // that ended more than 100 ms after their deadline
 	BankAmplification     float64 `json:"bank_amplification"`      // calls that reach the bank for each cart that is charged
@@ -211,14 +211,18 @@ func (r *Result) countReplies(payments []*payment, made map[string]bool) {
 func (r *Result) countRuns(runs []*shop.Run) {
 	first := map[[2]string]int{}
 	for _, run := range runs {
-		if run.TakenOver {
+		switch of := [2]string{run.Tenant, run.Key}; {
+		case run.NoEffect && run.TakenOver: // it was counted as told
+		case run.NoEffect: // the next run need not be told of that one
+			first[of]--
+		case run.TakenOver:
 			r.ToldRuns++
-		} else {
-			first[[2]string{run.Tenant, run.Key}]++
+		default:
+			first[of]++
 		}
 	}
 	for _, n := range first {
-		r.UntoldRuns += n - 1
+		r.UntoldRuns += max(0, n-1)
 	}
 }
 

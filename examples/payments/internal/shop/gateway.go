@@ -34,6 +34,7 @@ type Run struct {
 	Tenant    string `json:"tenant"`
 	Key       string `json:"key"`
 	TakenOver bool   `json:"taken_over"`
+	NoEffect  bool   `json:"no_effect,omitempty"` // the run before this line had none, and has told the store so
 }
 
 // openGateway connects the gateway to its store and to the services that it calls.
@@ -71,7 +72,7 @@ func openGateway(_ context.Context, c *Config, instance int, traces trace.Tracer
 // one has chosen, and the order, the payment and the bank's transfer know it: nothing happens twice.
 func (g *gateway) Buy(ctx context.Context, req *paymentsv1.BuyRequest) (*paymentsv1.BuyResponse, error) {
 	account := caller(ctx)
-	g.record(ctx, account)
+	g.record(ctx, &Run{Tenant: account, TakenOver: idempotency.TakenOver(ctx)})
 	if req.GetCart() == "" || req.GetCents() <= 0 {
 		return nil, status.Error(codes.InvalidArgument, "a purchase needs a cart, and a positive price")
 	}
@@ -79,6 +80,7 @@ func (g *gateway) Buy(ctx context.Context, req *paymentsv1.BuyRequest) (*payment
 	if reference == "" {
 		reference = string(idempotency.NewKey())
 		if err := idempotency.Checkpoint(ctx, []byte(reference)); err != nil && !errors.Is(err, idempotency.ErrNoCheckpoints) {
+			g.record(ctx, &Run{Tenant: account, TakenOver: idempotency.TakenOver(ctx), NoEffect: true})
 			return nil, idempotency.NoEffect(status.Errorf(codes.Unavailable, "storing the reference: %v", err))
 		}
 	}
@@ -118,10 +120,11 @@ func caller(ctx context.Context) string {
 	return info.State.PeerCertificates[0].Subject.CommonName
 }
 
-// record records that a run has started.
-func (g *gateway) record(ctx context.Context, account string) {
+// record records that a run has started, or had no effect.
+func (g *gateway) record(ctx context.Context, run *Run) {
 	key, _ := idempotency.FromContext(ctx)
-	line, err := json.Marshal(Run{account, string(key), idempotency.TakenOver(ctx)})
+	run.Key = string(key)
+	line, err := json.Marshal(run)
 	if err == nil {
 		_, err = g.runs.Write(append(line, '\n'))
 	}
