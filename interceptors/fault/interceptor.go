@@ -305,27 +305,6 @@ func (f *Faults) forServer(ctx context.Context, method string) faults {
 	return f.choose(method, metadata.ValueFromIncomingContext(ctx, Header))
 }
 
-// choose returns the rules that select a call.
-func (f *Faults) choose(method string, guards []string) (chosen faults) {
-	rules := *f.rules.Load()
-	for i := range rules {
-		if r := &rules[i]; r.covers(method) && r.guarded(guards) && f.chance() < r.Share {
-			chosen = append(chosen, selected{r, f})
-		}
-	}
-	return chosen
-}
-
-// chance returns a random number from 0 up to 1.
-func (f *Faults) chance() float64 {
-	if f.random == nil {
-		return rand.Float64() //nolint:gosec // faults are no secret
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.random.Float64()
-}
-
 // before waits, and returns the error of a call that fails before it is sent or handled.
 func (f faults) before(ctx context.Context) error {
 	for _, s := range f {

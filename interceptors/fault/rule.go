@@ -4,6 +4,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -118,4 +119,25 @@ func (f faults) find(has func(*Rule) bool) *selected {
 		}
 	}
 	return nil
+}
+
+// choose returns the rules that select a call.
+func (f *Faults) choose(method string, guards []string) (chosen faults) {
+	rules := *f.rules.Load()
+	for i := range rules {
+		if r := &rules[i]; r.covers(method) && r.guarded(guards) && f.chance() < r.Share {
+			chosen = append(chosen, selected{r, f})
+		}
+	}
+	return chosen
+}
+
+// chance returns a random number from 0 up to 1.
+func (f *Faults) chance() float64 {
+	if f.random == nil {
+		return rand.Float64() //nolint:gosec // faults are no secret
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.random.Float64()
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/hopbound/hopbound/interceptors/degrade"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
 	"go.opentelemetry.io/otel/sdk/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 )
@@ -103,5 +105,44 @@ func TestDegradedCallsAreNotRetried(t *testing.T) {
 	changes := harness.Sums(t, reader, "hopbound.degrade.changes")
 	if all := strings.Join(slices.Sorted(maps.Keys(changes)), " "); !strings.Contains(all, "hopbound.degrade.level=emergency") || !strings.Contains(all, "hopbound.degrade.level=normal") {
 		t.Errorf("counted %v", changes)
+	}
+}
+
+// A degraded request shows its level and the features that are off, and the level is a metric.
+func TestLevelsAreVisible(t *testing.T) {
+	t.Parallel()
+	reader, recorder := metric.NewManualReader(), tracetest.NewSpanRecorder()
+	levels, err := degrade.New(degrade.WithMeterProvider(metric.NewMeterProvider(metric.WithReader(reader))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	traces := interceptors.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)))
+	n := harness.Serve(t, func(ctx context.Context) error {
+		degrade.Enabled(ctx, degrade.Feature{Name: "search", OffFrom: degrade.Minimal})
+		return nil
+	}, append(harness.NewServer(t, traces).ServerOptions(), levels.ServerOptions()...)...)
+	call := harness.Idempotent(n.Dial())
+	for _, level := range []degrade.Level{degrade.Normal, degrade.Minimal} {
+		levels.Override(level)
+		if err := call(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var shown []string
+	for _, s := range recorder.Ended() {
+		for _, kv := range s.Attributes() {
+			if kv.Key == "hopbound.degrade.level" {
+				shown = append(shown, kv.Value.AsString())
+			}
+		}
+		for _, e := range s.Events() {
+			shown = append(shown, e.Name+" "+e.Attributes[0].Value.AsString()+" "+e.Attributes[1].Value.AsString())
+		}
+	}
+	if want := []string{"minimal", "hopbound.degraded search minimal"}; !slices.Equal(shown, want) {
+		t.Errorf("spans show %q", shown)
+	}
+	if all := harness.Collected(t, reader); !strings.Contains(all, "hopbound.degrade.level {level} {} 2") {
+		t.Errorf("the level is no metric:\n%s", all)
 	}
 }
