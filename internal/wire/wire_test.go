@@ -45,11 +45,11 @@ func vectors(tb testing.TB, key string) []vector {
 func contextFields(c wire.Context) map[string]json.RawMessage {
 	out := map[string]json.RawMessage{}
 	if c.HasSent {
-		out["s"] = number(c.Sent)
+		out["s"] = long(c.Sent)
 		out["c"] = json.RawMessage(fmt.Sprintf("\"%016x\"", c.ClockID))
 	}
 	if c.HasDeadline {
-		out["d"] = number(c.Deadline)
+		out["d"] = long(c.Deadline)
 	}
 	if c.HasBudget {
 		out["b"] = number(int64(c.Budget))
@@ -69,7 +69,7 @@ func contextFields(c wire.Context) map[string]json.RawMessage {
 func reportFields(r wire.Report) map[string]json.RawMessage {
 	out := map[string]json.RawMessage{"u": number(int64(r.Used))}
 	if r.HasElapsed {
-		out["e"] = number(r.Elapsed)
+		out["e"] = long(r.Elapsed)
 	}
 	if r.NoTokens {
 		out["n"] = number(1)
@@ -81,6 +81,9 @@ func reportFields(r wire.Report) map[string]json.RawMessage {
 }
 
 func number(n int64) json.RawMessage { return json.RawMessage(strconv.FormatInt(n, 10)) }
+
+// long shows a number of 64 bits, which is a string because many JSON parsers read numbers as float64.
+func long(n int64) json.RawMessage { return json.RawMessage(strconv.Quote(strconv.FormatInt(n, 10))) }
 
 func TestVectorsOfTheWireSpecificationHold(t *testing.T) {
 	t.Parallel()
