@@ -27,3 +27,10 @@ func UseKey(key idempotency.Key) grpc.CallOption { return outbound.KeyOption{Key
 // false, the call had no effect, and its target had no work with it. Set *to to true before the call: without a [Client]
 // on the connection it is not changed.
 func Reached(to *bool) grpc.CallOption { return outbound.ReachedOption{To: to} }
+
+// Target returns a call option that names the target of a call that has no [grpc.ClientConn]. The target's budget,
+// telemetry and reserve have this name.
+//
+// For transports: an adapter for another protocol calls the interceptor of a [Client] with a nil connection, and makes the
+// attempts itself.
+func Target(name string) grpc.CallOption { return outbound.TargetOption{Name: name} }

@@ -78,8 +78,9 @@ type Services interface {
 func (s *Server) Check(services Services) error { return s.calls.Check(services.GetServiceInfo()) }
 
 // TransportIdentity returns the identity that the transport has verified for the caller of an incoming
-// call: that of its certificate or, with ALTS, its service account. Without a verified identity, it
-// returns the empty string. The identity of a certificate is the first of these that it contains: URIs,
+// call: that of its certificate, its service account with ALTS, or what the method CallerIdentity() string
+// of its peer's AuthInfo returns, with which adapters for other protocols identify callers. Without a verified
+// identity, it returns the empty string. The identity of a certificate is the first of these that it contains: URIs,
 // as in SPIFFE; a subject; host names and email addresses. Unlike addresses, these identities are the
 // same for all instances of a service. See [idempotency.Tenant].
 func TransportIdentity(ctx context.Context) string { return once.TransportIdentity(ctx) }

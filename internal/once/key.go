@@ -102,6 +102,10 @@ func TransportIdentity(ctx context.Context) string {
 		default:
 			return fmt.Sprintf("names %q %q", cert.DNSNames, cert.EmailAddresses)
 		}
+	case interface{ CallerIdentity() string }:
+		if identity := info.CallerIdentity(); identity != "" {
+			return "caller " + identity
+		}
 	case interface{ PeerServiceAccount() string }:
 		if account := info.PeerServiceAccount(); account != "" {
 			return "alts " + account

@@ -27,6 +27,12 @@ type ReachedOption struct {
 	To *bool
 }
 
+// TargetOption is a call option that names the target of a call without a connection of gRPC.
+type TargetOption struct {
+	grpc.EmptyCallOption
+	Name string
+}
+
 // takeOptions sorts the user's call options, and returns the policy among them. It keeps options
 // that receive a part of the reply, or run when the call finishes, for the end of the call, because
 // gRPC would apply them to each attempt.
@@ -40,6 +46,8 @@ func (c *Call) takeOptions(opts []grpc.CallOption) (own *policy.Policy) {
 			c.invalid = errors.Join(c.invalid, o.Err)
 		case KeyOption:
 			c.key, c.hasKey = o.Key, true
+		case TargetOption:
+			c.target = c.client.targetNamed(o.Name, nil)
 		case ReachedOption:
 			c.reached = o.To
 		case grpc.OnFinishCallOption:

@@ -67,14 +67,17 @@ func (t *targets) all() (all []*target) {
 
 // targetOf returns the target of a connection, which may be nil.
 func (c *Client) targetOf(cc *grpc.ClientConn) *target {
-	dialed := ""
-	if cc != nil {
-		dialed = cc.Target()
+	if cc == nil {
+		return c.targetNamed("", nil)
 	}
+	return c.targetNamed(cc.Target(), cc)
+}
+
+// targetNamed returns the target with a name. If it has a connection, the connection knows its canonical name.
+func (c *Client) targetNamed(name string, cc *grpc.ClientConn) *target {
 	c.targets.mu.Lock()
 	defer c.targets.mu.Unlock()
-	return c.targets.byName.Get(dialed, func() *target {
-		name := ""
+	return c.targets.byName.Get(name, func() *target {
 		if cc != nil {
 			name = cc.CanonicalTarget()
 		}

@@ -7,8 +7,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/hopbound/hopbound/internal/e2e/harness"
 	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/internal/e2e/harness"
 	"google.golang.org/grpc/metadata"
 )
 

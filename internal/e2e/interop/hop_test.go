@@ -256,4 +256,3 @@ func dial(t testing.TB, address string) *grpc.ClientConn {
 	t.Cleanup(func() { _ = cc.Close() })
 	return cc
 }
-

@@ -1,0 +1,56 @@
+package hophttp
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// defaultMaxBody is how many bytes of the body of a request with a key are kept.
+const defaultMaxBody = 1 << 20
+
+// HandlerOption is an option of [NewHandler].
+type HandlerOption func(*handler)
+
+// Tenant says who sends a request, so that an idempotency key belongs to this caller, and another caller can use the same
+// key for something else. It returns the empty string for a caller that is not known; keys of all such callers are
+// shared. The function must be safe for concurrent use. It sees the request as it arrived, so the middleware that
+// verifies who the caller is must come before the handler.
+//
+// Without Tenant and [SharedKeys], the key of a request is ignored unless the caller has a verified TLS certificate, whose
+// identity is the tenant.
+func Tenant(tenant func(*http.Request) string) HandlerOption {
+	return func(h *handler) {
+		if tenant == nil {
+			h.errs = append(h.errs, errors.New("Tenant: the function is nil"))
+		}
+		h.tenant = tenant
+	}
+}
+
+// SharedKeys says that all callers are services of your own, so that a key means the same whoever sends it.
+func SharedKeys() HandlerOption { return func(h *handler) { h.sharedKeys = true } }
+
+// TimeoutHeader lets callers limit the time of a request by a header, such as "X-Request-Timeout-Ms". Its value is a
+// number of milliseconds, or a duration such as "1.5s". A value longer than max counts as max, and one that is
+// malformed or not positive is ignored. The header grpc-timeout is always read, as gRPC sends it.
+func TimeoutHeader(name string, max time.Duration) HandlerOption {
+	return func(h *handler) {
+		if name == "" || max <= 0 {
+			h.errs = append(h.errs, fmt.Errorf("TimeoutHeader(%q, %v): needs a name and a positive duration", name, max))
+		}
+		h.timeoutHeader, h.maxTimeout = name, max
+	}
+}
+
+// MaxBody limits the body of a request with an idempotency key, which is kept in memory to compare it with later
+// requests of the same key. A larger one is answered with 413. The default is 1 MiB.
+func MaxBody(bytes int) HandlerOption {
+	return func(h *handler) {
+		if bytes <= 0 {
+			h.errs = append(h.errs, fmt.Errorf("MaxBody(%d): must be positive", bytes))
+		}
+		h.maxBody = int64(bytes)
+	}
+}

@@ -1,0 +1,142 @@
+package hophttp
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hopbound/hopbound/interceptors"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// problemType is the media type of RFC 9457.
+const problemType = "application/problem+json"
+
+// problem is an answer in the form of RFC 9457. Reason is the reason of an error of Hopbound.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	Reason string `json:"reason,omitempty"`
+
+	retryAfter time.Duration
+}
+
+// WriteError answers a request with an error of gRPC or of Hopbound, in the form of RFC 9457 (application/problem+json).
+// The status is the usual one for the code, except that KEY_REUSED is 422, as the IETF's Idempotency-Key draft says, and
+// STORE_FULL and BULKHEAD_FULL are 503. An error of Hopbound has a member "reason". If the error has a RetryInfo, the
+// answer has Retry-After. The messages of other errors are shown only if the caller is to blame (status 4xx), because
+// others may contain internals. A nil error is answered with 500.
+//
+// Use it in handlers whose gRPC calls fail.
+func WriteError(w http.ResponseWriter, err error) { problemOf(err).write(w) }
+
+func problemOf(err error) problem {
+	st := status.Convert(err)
+	if st.Code() == codes.Unknown && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		st = status.FromContextError(err)
+	}
+	p := problem{Status: statusOf(st.Code())}
+	for _, d := range st.Details() {
+		switch d := d.(type) {
+		case *errdetails.ErrorInfo:
+			if d.GetDomain() == interceptors.Domain {
+				p.Reason = d.GetReason()
+			}
+		case *errdetails.RetryInfo:
+			p.retryAfter = d.GetRetryDelay().AsDuration()
+		}
+	}
+	switch p.Reason {
+	case interceptors.ReasonKeyReused:
+		p.Status = http.StatusUnprocessableEntity
+	case interceptors.ReasonStoreFull, interceptors.ReasonBulkheadFull:
+		p.Status = http.StatusServiceUnavailable
+	}
+	if p.Reason != "" || p.Status < http.StatusInternalServerError {
+		p.Detail = strings.TrimPrefix(st.Message(), "hopbound: ")
+	}
+	return p
+}
+
+// write sends the problem.
+func (p problem) write(w http.ResponseWriter) {
+	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
+	if p.Status == statusClientClosed {
+		p.Title = "Client Closed Request"
+	}
+	if p.Reason != "" {
+		p.Type = "https://github.com/hopbound/hopbound/blob/main/docs/http.md#" + strings.ToLower(p.Reason)
+	}
+	if p.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))
+	}
+	w.Header().Set("Content-Type", problemType)
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p) // fails if the client has gone
+}
+
+// statusClientClosed is nginx's status for a request that the client has cancelled.
+const statusClientClosed = 499
+
+// statusOf returns the usual HTTP status of a code, as google.rpc.Code and grpc-gateway have it.
+func statusOf(code codes.Code) int {
+	switch code {
+	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange:
+		return http.StatusBadRequest
+	case codes.NotFound:
+		return http.StatusNotFound
+	case codes.AlreadyExists, codes.Aborted:
+		return http.StatusConflict
+	case codes.PermissionDenied:
+		return http.StatusForbidden
+	case codes.Unauthenticated:
+		return http.StatusUnauthorized
+	case codes.ResourceExhausted:
+		return http.StatusTooManyRequests
+	case codes.Unimplemented:
+		return http.StatusNotImplemented
+	case codes.Unavailable:
+		return http.StatusServiceUnavailable
+	case codes.DeadlineExceeded:
+		return http.StatusGatewayTimeout
+	case codes.Canceled:
+		return statusClientClosed
+	default:
+		return http.StatusInternalServerError
+	}
+}
+
+// codeOf returns the code of a failed request, or OK if the status is that of an outcome.
+func codeOf(httpStatus int) codes.Code {
+	switch httpStatus {
+	case http.StatusUnauthorized:
+		return codes.Unauthenticated
+	case http.StatusForbidden:
+		return codes.PermissionDenied
+	case http.StatusTooManyRequests:
+		return codes.ResourceExhausted
+	case http.StatusNotImplemented:
+		return codes.Unimplemented
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusTooEarly:
+		return codes.Unavailable
+	case http.StatusGatewayTimeout, http.StatusRequestTimeout:
+		return codes.DeadlineExceeded
+	case statusClientClosed:
+		return codes.Canceled
+	case http.StatusInternalServerError:
+		return codes.Internal
+	}
+	if httpStatus > http.StatusInternalServerError {
+		return codes.Unknown
+	}
+	return codes.OK
+}

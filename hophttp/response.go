@@ -1,0 +1,209 @@
+package hophttp
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/hopbound/hopbound/budget"
+	hopboundv1 "github.com/hopbound/hopbound/proto/hopbound/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// maxHeld is how many bytes of a response are held back until the handler returns.
+const maxHeld = 16 << 10
+
+// response holds back the response of a handler until it is known how many tokens were used, and whether the response
+// is the outcome of the request's key. Its states are held, sent and hijacked. It is held until it is larger than
+// maxHeld, or the handler flushes or returns.
+type response struct {
+	http.ResponseWriter
+	stream  *serverStream
+	started time.Time
+	fromHop bool // the caller has sent a hop-context, and reads a report
+
+	allotment *budget.Allotment
+	stored    bool        // a store keeps the outcome, so that all of the response is held back
+	header    http.Header // of a stored outcome; the writer's own otherwise
+
+	status   int
+	body     bytes.Buffer
+	sent     bool
+	hijacked bool
+}
+
+// run prepares for the run of the handler with context ctx.
+func (r *response) run(ctx context.Context) {
+	r.allotment, _ = budget.FromContext(ctx)
+	r.header = r.ResponseWriter.Header()
+	if grpc.ServerTransportStreamFromContext(ctx) != grpc.ServerTransportStream(r.stream) {
+		r.stored = true // the server holds back what the handler sets
+		r.header = http.Header{}
+	}
+}
+
+// Header returns the header of the response.
+func (r *response) Header() http.Header { return r.header }
+
+// WriteHeader sets the status of the response. A second call has no effect.
+func (r *response) WriteHeader(status int) {
+	const informational = 200
+	switch {
+	case status < informational && status != http.StatusSwitchingProtocols && !r.stored:
+		r.ResponseWriter.WriteHeader(status)
+	case r.status == 0:
+		r.status = status
+	}
+}
+
+// Write writes a part of the body.
+func (r *response) Write(part []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	if r.sent {
+		return r.ResponseWriter.Write(part)
+	}
+	n, err := r.body.Write(part)
+	if r.body.Len() > maxHeld && !r.stored {
+		err = r.send()
+	}
+	return n, err
+}
+
+// FlushError sends what was held back, unless a store keeps the outcome.
+func (r *response) FlushError() error {
+	if r.stored {
+		return nil
+	}
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	if err := r.send(); err != nil {
+		return err
+	}
+	return http.NewResponseController(r.ResponseWriter).Flush()
+}
+
+// Flush is FlushError without an error.
+func (r *response) Flush() { _ = r.FlushError() }
+
+// Unwrap returns the writer below, for [http.ResponseController].
+func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// Hijack takes over the connection.
+func (r *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffer, err := http.NewResponseController(r.ResponseWriter).Hijack()
+	r.hijacked = err == nil
+	return conn, buffer, err
+}
+
+// send sends what was held back, while the handler is still running. The report is final: it contains the tokens that
+// the handler may still use.
+func (r *response) send() error {
+	if r.sent {
+		return nil
+	}
+	if r.fromHop && r.allotment != nil {
+		const all = 65535 // the caller charges at most what it lent
+		used := all
+		if owed, released := r.allotment.Release(); released {
+			used = owed + 1
+		}
+		r.header.Set(reportHeader, fmt.Sprintf("1;u=%d;e=%d", used, time.Since(r.started).Microseconds()))
+	}
+	return r.sendHeld()
+}
+
+func (r *response) sendHeld() error {
+	r.sent = true
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	r.ResponseWriter.WriteHeader(r.status)
+	_, err := r.ResponseWriter.Write(r.body.Bytes())
+	r.body = bytes.Buffer{}
+	return err
+}
+
+// failure is the error of a request whose response says that it failed.
+type failure struct {
+	status   int
+	response *response
+}
+
+func (f *failure) Error() string { return "hophttp: the handler answered " + http.StatusText(f.status) }
+
+// GRPCStatus returns the status of the request, for telemetry and stores.
+func (f *failure) GRPCStatus() *status.Status {
+	return status.New(codeOf(f.status), strconv.Itoa(f.status)+" "+http.StatusText(f.status))
+}
+
+// outcome returns the result of the handler.
+func (r *response) outcome() (any, error) {
+	if r.status == 0 && !r.hijacked {
+		r.status = http.StatusOK
+	}
+	if codeOf(r.status) != codes.OK {
+		return nil, &failure{status: r.status, response: r}
+	}
+	if !r.stored {
+		return nil, nil //nolint:nilnil // the response is held
+	}
+	reply := &hopboundv1.HTTPResponse{Status: int32(r.status), Body: r.body.Bytes()} //nolint:gosec // three digits
+	for _, name := range slices.Sorted(maps.Keys(r.header)) {
+		reply.Headers = append(reply.Headers, &hopboundv1.HTTPHeader{Name: name, Values: r.header[name]})
+	}
+	return reply, nil
+}
+
+// end sends the result of the request: a response, the stored response of an earlier request, or an error.
+func (r *response) end(reply any, err error) {
+	if r.sent || r.hijacked {
+		return
+	}
+	header := r.ResponseWriter.Header()
+	r.finish(header)
+	own, _ := err.(*failure) //nolint:errorlint // it is returned as it is
+	switch stored, _ := reply.(*hopboundv1.HTTPResponse); {
+	case stored != nil:
+		for _, h := range stored.GetHeaders() {
+			header[h.GetName()] = h.GetValues()
+		}
+		r.ResponseWriter.WriteHeader(int(stored.GetStatus()))
+		_, _ = r.ResponseWriter.Write(stored.GetBody())
+	case err != nil && (own == nil || own.response != r):
+		WriteError(r.ResponseWriter, err)
+	default:
+		if r.stored {
+			maps.Copy(header, r.header)
+		}
+		_ = r.sendHeld()
+	}
+}
+
+// finish sets the headers that the server has for the caller.
+func (r *response) finish(header http.Header) {
+	r.stream.mu.Lock()
+	defer r.stream.mu.Unlock()
+	for _, md := range []metadata.MD{r.stream.header, r.stream.trailer} {
+		for key, values := range md {
+			if name := http.CanonicalHeaderKey(key); name != reportHeader || r.fromHop {
+				header[name] = values
+			}
+		}
+	}
+	if ms, err := strconv.ParseInt(header.Get(pushbackHeader), 10, 32); err == nil && ms >= 0 && header.Get("Retry-After") == "" {
+		header.Set("Retry-After", strconv.FormatInt((ms+999)/1000, 10))
+	}
+}

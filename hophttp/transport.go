@@ -1,0 +1,286 @@
+package hophttp
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hopbound/hopbound/interceptors"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+type transport struct {
+	base  http.RoundTripper
+	unary grpc.UnaryClientInterceptor
+}
+
+// NewTransport returns a transport that makes requests as calls of the client, through base. If base is nil, it is
+// [http.DefaultTransport].
+//
+// The client's policies, budgets, mode and telemetry apply: a request is retried if its attempt failed with a code that
+// its policy retries, it is safe to repeat, and both budgets have a token. 502 and 503 count as UNAVAILABLE, 429 as
+// RESOURCE_EXHAUSTED, 504 as DEADLINE_EXCEEDED, and an error of base that is not the context's as UNAVAILABLE. A request
+// is safe to repeat because of its method, its policy or its Idempotency-Key header; a handler that runs under a key
+// gives its POST and PATCH requests child keys. [idempotency.WithStep] names the requests of a handler that makes
+// several at the same time. A body can be sent again only if the request has GetBody, as those of [http.NewRequest] with a
+// buffer, a reader of bytes or a reader of a string have.
+//
+// A pushback, and Retry-After of a response with 429 or 503, is the pause before the next attempt. If the attempts end
+// with a response, the transport returns that response. An error that Hopbound makes, for example because the deadline
+// has passed, is returned as an error with a gRPC status.
+//
+// The timeout of a policy, and that of an attempt, end when the response's header arrives. The body is read until the
+// context of the request ends. Requests are not hedged.
+//
+// The transport is safe for concurrent use. Its target is the scheme and host of the URL.
+func NewTransport(client *interceptors.Client, base http.RoundTripper) http.RoundTripper {
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	return &transport{base: base, unary: client.UnaryInterceptor()}
+}
+
+// RoundTrip makes a request.
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	opts := []grpc.CallOption{interceptors.Target(r.URL.Scheme + "://" + r.URL.Host)}
+	if r.Body != nil && r.Body != http.NoBody && r.GetBody == nil {
+		opts = append(opts, interceptors.NoRetry())
+	}
+	md := metadata.MD{} // not that of the context, which is for calls of gRPC
+	if keys := r.Header.Values(keyHeader); len(keys) > 0 {
+		md[strings.ToLower(keyHeader)] = keys
+	}
+	c := call{transport: t, request: r}
+	var response *http.Response // what a unary call's reply is
+	err := t.unary(metadata.NewOutgoingContext(r.Context(), md), fullMethod(r.Method), r, &response, nil, c.attempt, opts...)
+	if c.attempts == 0 && r.Body != nil {
+		_ = r.Body.Close()
+	}
+	failed := (*failedAttempt)(nil)
+	switch {
+	case err == nil:
+		return response, nil
+	case errors.As(err, &failed) && failed.response != nil:
+		return failed.response, nil
+	case failed != nil:
+		return nil, failed.err
+	}
+	c.discard()
+	return nil, err
+}
+
+// call is a request with its attempts.
+type call struct {
+	transport *transport
+	request   *http.Request
+	attempts  int
+	failed    *http.Response // of the last attempt
+}
+
+// discard reads the last failed response, so that its connection can be used again.
+func (c *call) discard() {
+	if c.failed != nil {
+		const most = 64 << 10
+		_, _ = io.CopyN(io.Discard, c.failed.Body, most)
+		_ = c.failed.Body.Close()
+		c.failed = nil
+	}
+}
+
+// failedAttempt is the error of an attempt: a response that says so, or an error of the transport below.
+type failedAttempt struct {
+	response *http.Response
+	err      error
+	status   *status.Status
+}
+
+func (f *failedAttempt) Error() string              { return f.status.Message() }
+func (f *failedAttempt) Unwrap() error              { return f.err }
+func (f *failedAttempt) GRPCStatus() *status.Status { return f.status }
+
+// attempt makes one attempt. It is what gRPC is for a call of gRPC.
+func (c *call) attempt(ctx context.Context, _ string, _, reply any, _ *grpc.ClientConn, opts ...grpc.CallOption) (err error) {
+	c.discard()
+	c.attempts++
+	answer := answer{}
+	defer func() { answer.copyTo(opts, err) }()
+	request, err := c.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	lifetime := newLifetime(ctx, c.request.Context())
+	response, err := c.transport.base.RoundTrip(request.WithContext(httptrace.WithClientTrace(lifetime, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { answer.connected(info.Conn.RemoteAddr()) },
+	})))
+	if err != nil {
+		lifetime.end()
+		if !isDial(err) {
+			answer.connected(address(request.URL.Host)) // a transport below may not report its connections
+		}
+		return transportFailure(ctx, err)
+	}
+	answer.connected(address(request.URL.Host))
+	answer.read(response)
+	st, err := failureOf(response)
+	if err != nil {
+		lifetime.end()
+		return err
+	}
+	lifetime.untilClosed(response)
+	if st != nil {
+		c.failed = response
+		return &failedAttempt{response: response, status: st}
+	}
+	*reply.(**http.Response) = response //nolint:errcheck // RoundTrip made it
+	return nil
+}
+
+// prepare returns the request of an attempt.
+func (c *call) prepare(ctx context.Context) (*http.Request, error) {
+	request := c.request.Clone(ctx)
+	if c.attempts > 1 && c.request.GetBody != nil {
+		body, err := c.request.GetBody()
+		if err != nil {
+			return nil, &failedAttempt{err: err, status: status.New(codes.Internal, err.Error())}
+		}
+		request.Body = body
+	}
+	for _, name := range []string{contextHeader, reportHeader, attemptsHeader, timeoutHeader} {
+		request.Header.Del(name) // a service may have forwarded those of its own request
+	}
+	md, _ := metadata.FromOutgoingContext(ctx)
+	for key, values := range md {
+		request.Header[http.CanonicalHeaderKey(key)] = values
+	}
+	if d, ok := ctx.Deadline(); ok {
+		request.Header.Set(timeoutHeader, formatTimeout(time.Until(d)))
+	}
+	return request, nil
+}
+
+// transportFailure returns the error of an attempt that has no response.
+func transportFailure(ctx context.Context, err error) error {
+	st := status.New(codes.Unavailable, err.Error())
+	if ctx.Err() != nil {
+		st = status.FromContextError(ctx.Err())
+	}
+	return &failedAttempt{err: err, status: st}
+}
+
+// isDial reports whether no connection could be made, so that no server has seen the attempt.
+func isDial(err error) bool {
+	op := (*net.OpError)(nil)
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// failureOf returns the status of a failed attempt, or nil. It reads the body of a problem, and puts it back.
+func failureOf(response *http.Response) (*status.Status, error) {
+	code := codeOf(response.StatusCode)
+	media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	reason := ""
+	if media == problemType {
+		const most = 64 << 10
+		head, err := io.ReadAll(io.LimitReader(response.Body, most))
+		if err != nil {
+			_ = response.Body.Close()
+			return nil, &failedAttempt{err: err, status: status.New(codes.Unavailable, err.Error())}
+		}
+		response.Body = &joinedBody{Reader: io.MultiReader(bytes.NewReader(head), response.Body), Closer: response.Body}
+		var p problem
+		if json.Unmarshal(head, &p) == nil {
+			reason = p.Reason
+		}
+	}
+	if code == codes.OK && reason != "" { // 4xx of Hopbound's
+		code = codes.FailedPrecondition
+		if response.StatusCode == http.StatusConflict {
+			code = codes.Aborted
+		}
+	}
+	if code == codes.OK {
+		return nil, nil //nolint:nilnil // no failure
+	}
+	st := status.New(code, response.Status)
+	if reason != "" {
+		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: reason}); err == nil {
+			st = detailed
+		}
+	}
+	return st, nil
+}
+
+type joinedBody struct {
+	io.Reader
+	io.Closer
+}
+
+// answer is what an attempt tells the client about its reply, as call options of gRPC do.
+type answer struct {
+	mu      sync.Mutex // a dial may end after the attempt
+	addr    net.Addr
+	trailer metadata.MD
+}
+
+func (a *answer) connected(addr net.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.addr == nil {
+		a.addr = addr
+	}
+}
+
+// read reads the headers of a response that are trailers in gRPC.
+func (a *answer) read(response *http.Response) {
+	a.trailer = metadata.MD{":status": {strconv.Itoa(response.StatusCode)}} // a response was received
+	for _, name := range []string{reportHeader, pushbackHeader} {
+		if values := response.Header.Values(name); len(values) > 0 {
+			a.trailer[strings.ToLower(name)] = values
+		}
+	}
+	if after, ok := retryAfter(response); ok && len(response.Header.Values(pushbackHeader)) == 0 {
+		a.trailer[strings.ToLower(pushbackHeader)] = []string{strconv.FormatInt(after.Milliseconds(), 10)}
+	}
+}
+
+// retryAfter returns the pause that a response asks for.
+func retryAfter(response *http.Response) (time.Duration, bool) {
+	if response.StatusCode != http.StatusTooManyRequests && response.StatusCode != http.StatusServiceUnavailable {
+		return 0, false
+	}
+	value := response.Header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(value, 10, 20); err == nil {
+		return time.Duration(seconds) * time.Second, true //nolint:gosec // 20 bits
+	}
+	at, err := http.ParseTime(value)
+	return max(0, time.Until(at)), err == nil
+}
+
+// copyTo gives the answer to the call options that receive it.
+func (a *answer) copyTo(opts []grpc.CallOption, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, o := range opts {
+		switch o := o.(type) {
+		case grpc.TrailerCallOption:
+			*o.TrailerAddr = a.trailer
+		case grpc.PeerCallOption:
+			o.PeerAddr.Addr = a.addr
+		case grpc.OnFinishCallOption:
+			defer o.OnFinish(err)
+		}
+	}
+}

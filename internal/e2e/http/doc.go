@@ -1,0 +1,2 @@
+// Package http tests hops over HTTP.
+package http

@@ -1,0 +1,188 @@
+package http_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hopbound/hopbound/hophttp"
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/internal/e2e/harness"
+	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+)
+
+// tenant is the caller's name, which a test may send in clear.
+func tenant(r *http.Request) string { return r.Header.Get("X-Tenant") }
+
+// keyed serves a handler at the edge with a store.
+func keyed(t *testing.T, next http.HandlerFunc, opts ...idempotency.Option) string {
+	t.Helper()
+	opts = append(opts, idempotency.Tenant(interceptors.TransportIdentity))
+	return edge(t, next, []interceptors.ServerOption{interceptors.WithIdempotency(idempotency.NewMemory(), opts...)}, hophttp.Tenant(tenant)).URL
+}
+
+func TestRepeatedRequestReceivesTheStoredResponse(t *testing.T) {
+	t.Parallel()
+	var runs atomic.Int64
+	url := keyed(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("Location", fmt.Sprint("/payments/", runs.Add(1)))
+		w.WriteHeader(http.StatusCreated)
+		_, _ = fmt.Fprintf(w, "paid %s", body)
+	})
+	first := post(t, http.DefaultTransport, url, "k1", "5 EUR")
+	again := post(t, http.DefaultTransport, url, `"k1"`, "5 EUR") // quoted, as in the draft
+	if first.status != http.StatusCreated || first.body != "paid 5 EUR" || first.header.Get("Location") != "/payments/1" || first.header.Get("Idempotency-Replayed") != "" {
+		t.Errorf("first response %+v", first)
+	}
+	if again.status != first.status || again.body != first.body || again.header.Get("Location") != "/payments/1" || again.header.Get("Idempotency-Replayed") != "true" {
+		t.Errorf("repeated response %+v, want that of the first with a marker", again)
+	}
+	post(t, http.DefaultTransport, url, "k2", "5 EUR")
+	post(t, http.DefaultTransport, url, "", "5 EUR")
+	if runs.Load() != 3 {
+		t.Errorf("%d runs, want one for each key and one without a key", runs.Load())
+	}
+}
+
+func TestKeyedRequestsThatAreRejected(t *testing.T) {
+	t.Parallel()
+	url := keyed(t, func(http.ResponseWriter, *http.Request) {}, idempotency.RequireKey())
+	post(t, http.DefaultTransport, url, "used", "5 EUR")
+	wantProblem(t, post(t, http.DefaultTransport, url, "used", "6 EUR"), http.StatusUnprocessableEntity, interceptors.ReasonKeyReused)
+	wantProblem(t, post(t, http.DefaultTransport, url+"/other", "used", "5 EUR"), http.StatusUnprocessableEntity, interceptors.ReasonKeyReused)
+	wantProblem(t, post(t, http.DefaultTransport, url, "", "5 EUR"), http.StatusBadRequest, interceptors.ReasonKeyMissing)
+	wantProblem(t, post(t, http.DefaultTransport, url, "a,b", "5 EUR"), http.StatusBadRequest, interceptors.ReasonKeyInvalid)
+	twice := newRequest(t, http.MethodPost, url, "5 EUR")
+	twice.Header["Idempotency-Key"] = []string{"a", "b"}
+	wantProblem(t, do(t, http.DefaultTransport, twice), http.StatusBadRequest, interceptors.ReasonKeyInvalid)
+	if large := post(t, http.DefaultTransport, url, "large", strings.Repeat("x", 1<<20+1)); large.status != http.StatusRequestEntityTooLarge {
+		t.Errorf("answer to a large body: %d", large.status)
+	}
+	if r := get(t, http.DefaultTransport, url); r.status != http.StatusOK {
+		t.Errorf("a GET without a key is answered with %d", r.status)
+	}
+}
+
+func TestKeysOfOtherTenantsAreOtherKeys(t *testing.T) {
+	t.Parallel()
+	var runs atomic.Int64
+	url := keyed(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, runs.Add(1)) })
+	as := func(who string) answered {
+		request := newRequest(t, http.MethodPost, url, "5 EUR")
+		request.Header.Set("Idempotency-Key", "k")
+		request.Header.Set("X-Tenant", who)
+		return do(t, http.DefaultTransport, request)
+	}
+	if a, b, c := as("ann"), as("bob"), as("ann"); a.body != "1" || b.body != "2" || c.body != "1" {
+		t.Errorf("responses %s, %s and %s", a.body, b.body, c.body)
+	}
+}
+
+// Without a tenant, callers could read each other's responses. Their keys are therefore ignored.
+func TestKeyOfAnUnknownCallerIsIgnored(t *testing.T) {
+	t.Parallel()
+	var runs atomic.Int64
+	store := interceptors.WithIdempotency(idempotency.NewMemory())
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, runs.Add(1)) }, []interceptors.ServerOption{store})
+	shared := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, "own ", runs.Add(1)) }, []interceptors.ServerOption{store}, hophttp.SharedKeys())
+	if a, b := post(t, http.DefaultTransport, s.URL, "k", ""), post(t, http.DefaultTransport, s.URL, "k", ""); a.body != "1" || b.body != "2" {
+		t.Errorf("responses %s and %s, want two runs", a.body, b.body)
+	}
+	if a, b := post(t, http.DefaultTransport, shared.URL, "k2", ""), post(t, http.DefaultTransport, shared.URL, "k2", ""); a.body != "own 3" || b.body != "own 3" {
+		t.Errorf("responses %s and %s, want one run among services of our own", a.body, b.body)
+	}
+}
+
+func TestFailuresAreNotStoredAndOtherResponsesAre(t *testing.T) {
+	t.Parallel()
+	for code, stored := range map[int]bool{
+		200: true, 201: true, 204: true, 302: true, 400: true, 404: true, 409: true, 422: true,
+		401: false, 403: false, 429: false, 500: false, 502: false, 503: false, 504: false,
+	} {
+		var runs atomic.Int64
+		url := keyed(t, func(w http.ResponseWriter, _ *http.Request) { runs.Add(1); w.WriteHeader(code) })
+		client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		for range 2 {
+			request := newRequest(t, http.MethodPost, url, "")
+			request.Header.Set("Idempotency-Key", "k")
+			response, err := client.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = response.Body.Close()
+			if response.StatusCode != code {
+				t.Errorf("answer %d, want %d", response.StatusCode, code)
+			}
+		}
+		if (runs.Load() == 1) != stored {
+			t.Errorf("status %d: %d runs, want it stored: %v", code, runs.Load(), stored)
+		}
+	}
+}
+
+func TestConcurrentRequestsWithOneKeyAreOneRun(t *testing.T) {
+	t.Parallel()
+	var runs atomic.Int64
+	release := make(chan struct{})
+	url := keyed(t, func(w http.ResponseWriter, _ *http.Request) {
+		<-release
+		_, _ = fmt.Fprint(w, "run ", runs.Add(1))
+		w.(http.Flusher).Flush() //nolint:errcheck // it has no effect, because the outcome is to be stored
+		_, _ = fmt.Fprint(w, strings.Repeat(".", 20<<10))
+	})
+	var wg sync.WaitGroup
+	for range 5 {
+		wg.Go(func() {
+			if r := post(t, http.DefaultTransport, url, "k", "b"); !strings.HasPrefix(r.body, "run 1.") || len(r.body) != 5+20<<10 {
+				t.Errorf("answer %d with %d bytes", r.status, len(r.body))
+			}
+		})
+	}
+	close(release)
+	wg.Wait()
+}
+
+func TestCallerThatDoesNotWaitLongEnoughIsToldWhenToTryAgain(t *testing.T) {
+	t.Parallel()
+	started, release := make(chan struct{}), make(chan struct{})
+	url := keyed(t, func(http.ResponseWriter, *http.Request) { close(started); <-release })
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(release)
+	wg.Go(func() { post(t, http.DefaultTransport, url, "k", "") })
+	<-started
+	request := newRequest(t, http.MethodPost, url, "")
+	request.Header.Set("Idempotency-Key", "k")
+	request.Header.Set("Grpc-Timeout", "50m")
+	r := do(t, http.DefaultTransport, request)
+	wantProblem(t, r, http.StatusConflict, interceptors.ReasonInProgress)
+	if r.header.Get("Retry-After") == "" {
+		t.Error("the answer does not say when to try again")
+	}
+}
+
+// A browser that sends a form again, after the reply was lost, makes one payment: the edge has no store, but the
+// payment's key is derived from that of the request.
+func TestRepeatedRequestRepeatsTheKeysOfItsCalls(t *testing.T) {
+	t.Parallel()
+	bank := &harness.Bank{}
+	pay := bank.Open(t, idempotency.NewMemory()).Downstream()
+	s := edge(t, func(w http.ResponseWriter, r *http.Request) {
+		reply, err := pay.Pay(r.Context(), &testv1.PayRequest{Account: "rent", Cents: 1})
+		if err != nil {
+			hophttp.WriteError(w, err)
+			return
+		}
+		_, _ = fmt.Fprint(w, reply.GetPayment())
+	}, nil, hophttp.Tenant(tenant))
+	first, again := post(t, http.DefaultTransport, s.URL, "k", "b"), post(t, http.DefaultTransport, s.URL, "k", "b")
+	if first.body == "" || first.body != again.body || bank.Calls.Load() != 1 {
+		t.Errorf("answers %q and %q with %d payments, want one", first.body, again.body, bank.Calls.Load())
+	}
+}
