@@ -27,6 +27,12 @@ func Alertmanager(t testing.TB) string {
 	return binary(t, "alertmanager", "/usr/bin/prometheus-alertmanager")
 }
 
+// Protoc returns the path of protoc.
+func Protoc(t testing.TB) string {
+	t.Helper()
+	return binary(t, "protoc")
+}
+
 func binary(t testing.TB, name string, patterns ...string) string {
 	t.Helper()
 	path, err := find(name, patterns...)
