@@ -33,14 +33,14 @@ func Tenant(tenant func(*http.Request) string) HandlerOption {
 func SharedKeys() HandlerOption { return func(h *handler) { h.sharedKeys = true } }
 
 // TimeoutHeader lets callers limit the time of a request by a header, such as "X-Request-Timeout-Ms". Its value is a
-// number of milliseconds, or a duration such as "1.5s". A value longer than max counts as max, and one that is
+// number of milliseconds, or a duration such as "1.5s". A value longer than limit counts as limit, and one that is
 // malformed or not positive is ignored. The header grpc-timeout is always read, as gRPC sends it.
-func TimeoutHeader(name string, max time.Duration) HandlerOption {
+func TimeoutHeader(name string, limit time.Duration) HandlerOption {
 	return func(h *handler) {
-		if name == "" || max <= 0 {
-			h.errs = append(h.errs, fmt.Errorf("TimeoutHeader(%q, %v): needs a name and a positive duration", name, max))
+		if name == "" || limit <= 0 {
+			h.errs = append(h.errs, fmt.Errorf("TimeoutHeader(%q, %v): needs a name and a positive duration", name, limit))
 		}
-		h.timeoutHeader, h.maxTimeout = name, max
+		h.timeoutHeader, h.maxTimeout = name, limit
 	}
 }
 

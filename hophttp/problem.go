@@ -81,7 +81,7 @@ func (p problem) write(w http.ResponseWriter) {
 	}
 	w.Header().Set("Content-Type", problemType)
 	w.WriteHeader(p.Status)
-	_ = json.NewEncoder(w).Encode(p) // fails if the client has gone
+	_ = json.NewEncoder(w).Encode(p) //nolint:errchkjson // fails if the client has gone
 }
 
 // statusClientClosed is nginx's status for a request that the client has cancelled.

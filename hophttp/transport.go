@@ -70,7 +70,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if c.attempts == 0 && r.Body != nil {
 		_ = r.Body.Close()
 	}
-	failed := (*failedAttempt)(nil)
+	failed := (*attemptError)(nil)
 	switch {
 	case err == nil:
 		return response, nil
@@ -101,16 +101,16 @@ func (c *call) discard() {
 	}
 }
 
-// failedAttempt is the error of an attempt: a response that says so, or an error of the transport below.
-type failedAttempt struct {
+// attemptError is the error of an attempt: a response that says so, or an error of the transport below.
+type attemptError struct {
 	response *http.Response
 	err      error
 	status   *status.Status
 }
 
-func (f *failedAttempt) Error() string              { return f.status.Message() }
-func (f *failedAttempt) Unwrap() error              { return f.err }
-func (f *failedAttempt) GRPCStatus() *status.Status { return f.status }
+func (f *attemptError) Error() string              { return f.status.Message() }
+func (f *attemptError) Unwrap() error              { return f.err }
+func (f *attemptError) GRPCStatus() *status.Status { return f.status }
 
 // attempt makes one attempt. It is what gRPC is for a call of gRPC.
 func (c *call) attempt(ctx context.Context, _ string, _, reply any, _ *grpc.ClientConn, opts ...grpc.CallOption) (err error) {
@@ -143,7 +143,7 @@ func (c *call) attempt(ctx context.Context, _ string, _, reply any, _ *grpc.Clie
 	lifetime.untilClosed(response)
 	if st != nil {
 		c.failed = response
-		return &failedAttempt{response: response, status: st}
+		return &attemptError{response: response, status: st}
 	}
 	*reply.(**http.Response) = response //nolint:errcheck // RoundTrip made it
 	return nil
@@ -155,7 +155,7 @@ func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 	if c.attempts > 1 && c.request.GetBody != nil {
 		body, err := c.request.GetBody()
 		if err != nil {
-			return nil, &failedAttempt{err: err, status: status.New(codes.Internal, err.Error())}
+			return nil, &attemptError{err: err, status: status.New(codes.Internal, err.Error())}
 		}
 		request.Body = body
 	}
@@ -178,7 +178,7 @@ func transportFailure(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		st = status.FromContextError(ctx.Err())
 	}
-	return &failedAttempt{err: err, status: st}
+	return &attemptError{err: err, status: st}
 }
 
 // isDial reports whether no connection could be made, so that no server has seen the attempt.
@@ -197,7 +197,7 @@ func failureOf(response *http.Response) (*status.Status, error) {
 		head, err := io.ReadAll(io.LimitReader(response.Body, most))
 		if err != nil {
 			_ = response.Body.Close()
-			return nil, &failedAttempt{err: err, status: status.New(codes.Unavailable, err.Error())}
+			return nil, &attemptError{err: err, status: status.New(codes.Unavailable, err.Error())}
 		}
 		response.Body = &joinedBody{Reader: io.MultiReader(bytes.NewReader(head), response.Body), Closer: response.Body}
 		var p problem
@@ -263,7 +263,7 @@ func retryAfter(response *http.Response) (time.Duration, bool) {
 	}
 	value := response.Header.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(value, 10, 20); err == nil {
-		return time.Duration(seconds) * time.Second, true //nolint:gosec // 20 bits
+		return time.Duration(seconds) * time.Second, true
 	}
 	at, err := http.ParseTime(value)
 	return max(0, time.Until(at)), err == nil

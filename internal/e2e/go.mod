@@ -47,6 +47,8 @@ require (
 
 replace github.com/hopbound/hopbound => ../..
 
+replace github.com/hopbound/hopbound/hopconnect => ../../hopconnect
+
 replace github.com/hopbound/hopbound/interceptors/stack => ../../interceptors/stack
 
 replace github.com/hopbound/hopbound/interceptors/breaker => ../../interceptors/breaker
