@@ -1,0 +1,2 @@
+// Package queue tests package hopqueue with real queues.
+package queue
