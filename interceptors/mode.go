@@ -1,7 +1,10 @@
 package interceptors
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/hopbound/hopbound/internal/policy"
 )
@@ -66,6 +69,38 @@ func (c *Client) SetMode(mode Mode, methods ...string) error {
 // even if the outcome of the write is already stored.
 func (s *Server) SetMode(mode Mode, methods ...string) error {
 	return setMode(&s.calls.Modes, mode, methods)
+}
+
+// SetModes replaces all modes at once: mode is the mode of all methods but those that byName
+// names, as [Client.SetMode] does. A call that starts meanwhile has its mode either from before or
+// from after the change, but never one of a state in between. SetModes returns an error and changes
+// nothing if a mode or a name is invalid. It is safe for concurrent use, and byName may be nil.
+func (c *Client) SetModes(mode Mode, byName map[string]Mode) error {
+	return setModes(&c.calls.Modes, mode, byName)
+}
+
+// SetModes replaces all modes at once, as [Client.SetModes] does.
+func (s *Server) SetModes(mode Mode, byName map[string]Mode) error {
+	return setModes(&s.calls.Modes, mode, byName)
+}
+
+func setModes(modes *policy.Modes, mode Mode, byName map[string]Mode) error {
+	errs := []error{mode.validate()}
+	observes := make(map[string]bool, len(byName))
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		if err := byName[name].validate(); err != nil {
+			errs = append(errs, fmt.Errorf("%q: %w", name, err))
+		}
+		observes[name] = byName[name] == Observe
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		err = modes.Replace(mode == Observe, observes)
+	}
+	if err != nil {
+		return fmt.Errorf("SetModes: %w", err)
+	}
+	return nil
 }
 
 func setMode(modes *policy.Modes, mode Mode, methods []string) error {

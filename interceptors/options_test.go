@@ -50,6 +50,18 @@ func TestPoliciesAreFoundByTheMostSpecificName(t *testing.T) {
 	}
 }
 
+func TestPoliciesCanBeValidatedWithoutAClient(t *testing.T) {
+	t.Parallel()
+	invalid := interceptors.MethodPolicies{"nonsense": {}, "/a.S/M": {Timeout: -1}}
+	_, err := interceptors.NewClient(interceptors.WithPolicy(invalid))
+	if got := invalid.Validate(); got == nil || err == nil || got.Error() != err.Error() {
+		t.Errorf("got %v, want %v", got, err)
+	}
+	if err := (interceptors.MethodPolicies{"/a.S/M": {Timeout: 1}, "": {}}).Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
 // Invalid options are errors of NewClient and NewServer, and never a panic.
 func TestInvalidOptionsAreErrorsAtConstruction(t *testing.T) {
 	t.Parallel()

@@ -28,6 +28,11 @@ func (m MethodPolicies) ForMethod(fullMethod string) Policy {
 	return m[""]
 }
 
+// Validate returns the errors of the names and policies, joined, each with its name. [NewClient] returns
+// the same errors for policies of this type that are passed to [WithPolicy]. Implementations of [Policies]
+// that read policies from elsewhere can validate them with it.
+func (m MethodPolicies) Validate() error { return m.byName().Validate() }
+
 // byName returns the policies for package policy.
 func (m MethodPolicies) byName() policy.ByName {
 	all := policy.ByName{}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -40,16 +41,10 @@ func (m *Modes) Observes(fullMethod string) bool {
 // Set changes the mode of the named methods. If names is nil, it changes the mode of all methods
 // and forgets what was set by name. If a name is invalid, it returns an error and changes nothing.
 func (m *Modes) Set(observe bool, names []string) error {
-	var errs []error
 	if names != nil && len(names) == 0 {
-		errs = append(errs, errors.New("the list of methods is empty"))
+		return errors.New("the list of methods is empty")
 	}
-	for _, name := range names {
-		if err := ValidateName(name); err != nil || name == "" {
-			errs = append(errs, fmt.Errorf("%q: the name must be /service/method or /service/", name))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := validateModeNames(names); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -66,4 +61,26 @@ func (m *Modes) Set(observe bool, names []string) error {
 	}
 	m.table.Store(next)
 	return nil
+}
+
+// Replace sets the mode of all methods, and those of methods and services by name, and forgets what
+// was set before. If a name is invalid, it returns an error and changes nothing.
+func (m *Modes) Replace(observe bool, byName map[string]bool) error {
+	if err := validateModeNames(slices.Sorted(maps.Keys(byName))); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.table.Store(&modeTable{observe: observe, byName: maps.Clone(byName)})
+	return nil
+}
+
+func validateModeNames(names []string) error {
+	var errs []error
+	for _, name := range names {
+		if err := ValidateName(name); err != nil || name == "" {
+			errs = append(errs, fmt.Errorf("%q: the name must be /service/method or /service/", name))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"reflect"
+	"sync"
 	"testing"
 	"time"
 )
@@ -28,5 +29,43 @@ func TestResolveTakesEachFieldOfTheFirstSourceThatSetsIt(t *testing.T) {
 		if got := Merge(tc.sources...); !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s: got %+v, want %+v", name, got, tc.want)
 		}
+	}
+}
+
+// A mode that is the same before and after a replacement is never another one in between.
+func TestModesAreReplacedAtOnce(t *testing.T) {
+	t.Parallel()
+	var m Modes
+	byName := map[string]bool{"/a.B/C": true, "/a.B/": false}
+	if err := m.Replace(false, byName); err != nil {
+		t.Fatal(err)
+	}
+	byName["/a.B/C"] = false // is not the table's
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() {
+		defer close(done)
+		for i := range 1000 {
+			if err := m.Replace(i%2 == 0, map[string]bool{"/a.B/C": true, "/a.B/": false}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for replaced := false; !replaced; {
+		select {
+		case <-done:
+			replaced = true
+		default:
+		}
+		if !m.Observes("/a.B/C") || m.Observes("/a.B/D") {
+			t.Fatal("a call saw a mode of neither table")
+		}
+	}
+	wg.Wait()
+	if err := m.Replace(true, nil); err != nil || !m.Observes("/a.B/C") || !m.Observes("/a.B/D") {
+		t.Errorf("modes by name are kept: %v", err)
+	}
+	if err := m.Replace(false, map[string]bool{"": true, "/a.B/C": false}); err == nil || !m.Observes("/a.B/C") {
+		t.Errorf("an invalid name: %v, and the modes have changed", err)
 	}
 }

@@ -54,6 +54,44 @@ func TestModeOfAClientChangesAtRunTime(t *testing.T) {
 	}
 }
 
+func TestModesAreReplacedTogether(t *testing.T) {
+	t.Parallel()
+	leaf := &harness.Counter{Fail: harness.AlwaysFail(harness.ErrUnavailable)}
+	client, server := harness.NewClient(t, harness.FastRetry(), interceptors.WithBudget(harness.FixedBudget(budget.Burst(100)))), harness.NewServer(t, interceptors.WithFloor(time.Hour))
+	do := harness.Idempotent(harness.Serve(t, leaf.Handle).Dial(client.DialOptions()...))
+	toServer := harness.Idempotent(harness.Serve(t, func(context.Context) error { return nil }, server.ServerOptions()...).Dial())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, step := range []struct {
+		mode    interceptors.Mode
+		byName  map[string]interceptors.Mode
+		valid   bool
+		observe bool
+	}{
+		{interceptors.Observe, nil, true, true},
+		{interceptors.Observe, map[string]interceptors.Mode{testService: interceptors.Enforce}, true, false},
+		{interceptors.Enforce, map[string]interceptors.Mode{testService: interceptors.Enforce, idempotentMethod: interceptors.Observe}, true, true},
+		{interceptors.Enforce, map[string]interceptors.Mode{"/another.Service/": interceptors.Observe}, true, false}, // forgets the method
+		{7, map[string]interceptors.Mode{idempotentMethod: interceptors.Observe}, false, false},
+		{interceptors.Observe, map[string]interceptors.Mode{idempotentMethod: 7}, false, false},
+		{interceptors.Observe, map[string]interceptors.Mode{"": interceptors.Observe}, false, false},
+		{interceptors.Observe, map[string]interceptors.Mode{"Get": interceptors.Observe}, false, false},
+	} {
+		if client, server := client.SetModes(step.mode, step.byName), server.SetModes(step.mode, step.byName); (client == nil) != step.valid || (server == nil) != step.valid {
+			t.Errorf("%v %v: %v, %v", step.mode, step.byName, client, server)
+		}
+		want := map[bool]int64{true: 1, false: 3}[step.observe]
+		before := leaf.Calls.Load()
+		_ = do(t.Context())
+		if got := leaf.Calls.Load() - before; got != want {
+			t.Errorf("%v %v: %d attempts, want %d", step.mode, step.byName, got, want)
+		}
+		if err := toServer(ctx); (err == nil) != step.observe {
+			t.Errorf("%v %v: the server returned %v", step.mode, step.byName, err)
+		}
+	}
+}
+
 func TestModeThatIsInvalidChangesNothing(t *testing.T) {
 	t.Parallel()
 	leaf := &harness.Counter{Fail: harness.AlwaysFail(harness.ErrUnavailable)}
