@@ -76,20 +76,26 @@ func TestEveryHopMakesTheExchangesOfTheSpecification(t *testing.T) {
 				if addresses[id] == "" {
 					addresses[id] = k.start(t, s)
 				}
-				e.check(t, addresses[id])
+				e.check(t, addresses[id], "")
 			}
 		})
 	}
 }
 
 // check makes the request of the exchange, and plays the target of the hop. Each exchange has a target of its own,
-// because a hop remembers its targets.
-func (e *exchange) check(t *testing.T, hop string) {
+// because a hop remembers its targets. If there is a proxy, it stands before and behind the hop; it sends calls to the
+// address in the metadata x-via, or else to the one in x-next.
+func (e *exchange) check(t *testing.T, hop, proxy string) {
 	t.Helper()
 	target := &scripted{exchange: e}
 	var next string
 	next, target.cut = serve(t, target.handle)
-	md := metadata.Pairs(nextKey, next, callsKey, strconv.Itoa(len(e.Calls)))
+	md := metadata.Pairs(callsKey, strconv.Itoa(len(e.Calls)))
+	if proxy != "" {
+		md.Append(viaKey, hop)
+		hop, next = proxy, proxy+","+next
+	}
+	md.Append(nextKey, next)
 	for key, value := range e.Request {
 		md.Append(key, value)
 	}

@@ -19,6 +19,7 @@ func counterparts() []counterpart {
 		{"grpc-go", module("google.golang.org/grpc"), "the exchanges and the chains"},
 		{"@grpc/grpc-js", output("node", "-p", "require('"+hopsFolder+"/node/node_modules/@grpc/grpc-js/package.json').version"), "the exchanges and the chains"},
 		{"Node.js", output("node", "--version"), "runs the hop with @grpc/grpc-js"},
+		{"nginx", nginxVersion, "as a proxy between two hops, and on both sides of a hop that makes the exchanges"},
 	}
 }
 
@@ -63,4 +64,16 @@ func output(program string, args ...string) func(*testing.T) string {
 		}
 		return strings.TrimPrefix(fields[len(fields)-1], "v")
 	}
+}
+
+// nginxVersion returns the version of nginx, which prints nginx/1.2.3 and perhaps its distribution.
+func nginxVersion(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), binary(t, "nginx", "nginx"), "-v").CombinedOutput()
+	if err != nil {
+		t.Fatalf("nginx: %v: %s", err, out)
+	}
+	_, version, _ := strings.Cut(string(out), "nginx/")
+	version, _, _ = strings.Cut(strings.TrimSpace(version), " ")
+	return version
 }
