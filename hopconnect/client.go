@@ -3,6 +3,7 @@ package hopconnect
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -89,9 +90,7 @@ func prepare(ctx context.Context, header, original http.Header) {
 // restore makes a header what it was before the call, because the application may use the request again.
 func restore(header, original http.Header) {
 	clear(header)
-	for name, values := range original {
-		header[name] = values
-	}
+	maps.Copy(header, original)
 }
 
 // withMessage returns a request with another message.

@@ -1,6 +1,7 @@
 package hophttp_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -46,8 +47,8 @@ func ExampleNewHandler() {
 	edge := httptest.NewServer(handler)
 	defer edge.Close()
 
-	post := func(path, key string) (*http.Response, string) {
-		request, err := http.NewRequest(http.MethodPost, edge.URL+path, strings.NewReader("5 EUR"))
+	post := func(path, key string) (status, replayed, text string) {
+		request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, edge.URL+path, strings.NewReader("5 EUR"))
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -58,13 +59,13 @@ func ExampleNewHandler() {
 		}
 		defer func() { _ = response.Body.Close() }()
 		body, _ := io.ReadAll(response.Body)
-		return response, string(body)
+		return response.Status, response.Header.Get("Idempotency-Replayed"), string(body)
 	}
-	_, first := post("/pay", "order-17")
-	again, second := post("/pay", "order-17")
-	fmt.Println("the same response:", first == second, again.Header.Get("Idempotency-Replayed"))
-	broken, problem := post("/broken", "order-18")
-	fmt.Println(broken.Status, problem)
+	_, _, first := post("/pay", "order-17")
+	_, replayed, second := post("/pay", "order-17")
+	fmt.Println("the same response:", first == second, replayed)
+	status, _, problem := post("/broken", "order-18")
+	fmt.Println(status, problem)
 	// Output:
 	// the same response: true true
 	// 500 Internal Server Error {"type":"about:blank","title":"Internal Server Error","status":500}
@@ -86,7 +87,12 @@ func ExampleNewTransport() {
 	}
 	httpClient := &http.Client{Transport: hophttp.NewTransport(client, http.DefaultTransport)}
 
-	response, err := httpClient.Get(stock.URL) // in a handler, make the request with the handler's context
+	ctx := context.Background() // in a handler, that of its request
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, stock.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	response, err := httpClient.Do(request)
 	if err != nil {
 		log.Fatal(err)
 	}

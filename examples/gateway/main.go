@@ -26,8 +26,9 @@ func main() {
 	bank := flag.String("bank", "127.0.0.1:8081", "address of the bank's gRPC server")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, *listen, *bank); err != nil {
+	err := run(ctx, *listen, *bank)
+	stop()
+	if err != nil {
 		log.Fatal(err)
 	}
 }

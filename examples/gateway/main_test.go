@@ -137,7 +137,10 @@ func TestErrorsAreProblemDetails(t *testing.T) {
 			key = "used"
 		}
 		response, text := charge(t, url, "ann", c.body, map[string]string{"Idempotency-Key": key})
-		var p struct{ Detail, Reason string }
+		var p struct {
+			Detail string `json:"detail"`
+			Reason string `json:"reason"`
+		}
 		if err := json.Unmarshal([]byte(text), &p); err != nil {
 			t.Fatal(err)
 		}

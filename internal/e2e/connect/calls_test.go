@@ -30,7 +30,7 @@ var errUnavailable = connect.NewError(connect.CodeUnavailable, errors.New("down"
 
 func TestUnaryCallsAreRetried(t *testing.T) {
 	t.Parallel()
-	everyProtocol(t, func(t *testing.T, p protocol) {
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
 		var calls atomic.Int64
 		s := serve(t, unary[testv1.IdempotentRequest, testv1.IdempotentResponse](idempotent, func(context.Context) error {
 			if calls.Add(1) < 3 {
@@ -62,7 +62,7 @@ func TestUnaryCallsAreRetried(t *testing.T) {
 
 func TestFailureKeepsItsCodeMessageDetailsAndMetadata(t *testing.T) {
 	t.Parallel()
-	everyProtocol(t, func(t *testing.T, p protocol) {
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
 		detail, err := connect.NewErrorDetail(&errdetails.ErrorInfo{Domain: "shop", Reason: "SOLD_OUT"})
 		if err != nil {
 			t.Fatal(err)
@@ -85,7 +85,7 @@ func TestFailureKeepsItsCodeMessageDetailsAndMetadata(t *testing.T) {
 
 func TestDeadlineCrossesAndErrorsOfHopboundAreConnectErrors(t *testing.T) {
 	t.Parallel()
-	everyProtocol(t, func(t *testing.T, p protocol) {
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
 		left := make(chan time.Duration, 1)
 		s := serve(t, unary[testv1.IdempotentRequest, testv1.IdempotentResponse](idempotent, func(ctx context.Context) error {
 			d, _ := deadline.Remaining(ctx)
@@ -128,7 +128,7 @@ func reason(err error) string {
 
 func TestKeyedCallIsMadeOnceAndReplayedWithItsMetadata(t *testing.T) {
 	t.Parallel()
-	everyProtocol(t, func(t *testing.T, p protocol) {
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
 		var runs atomic.Int64
 		s := serve(t, route{pay, connect.NewUnaryHandler(pay, func(_ context.Context, r *connect.Request[testv1.PayRequest]) (*connect.Response[testv1.PayResponse], error) {
 			response := connect.NewResponse(&testv1.PayResponse{Payment: fmt.Sprintf("payment %d of %s", runs.Add(1), r.Msg.GetAccount())})
@@ -137,13 +137,13 @@ func TestKeyedCallIsMadeOnceAndReplayedWithItsMetadata(t *testing.T) {
 			return response, nil
 		}, server(t, interceptors.WithIdempotency(idempotency.NewMemory())))})
 		call := connect.NewClient[testv1.PayRequest, testv1.PayResponse](s.Client(), s.URL+pay, client(t, p)...)
-		make := func(key, account string) (*connect.Response[testv1.PayResponse], error) {
+		payment := func(key, account string) (*connect.Response[testv1.PayResponse], error) {
 			request := connect.NewRequest(&testv1.PayRequest{Account: account})
 			request.Header().Set("Idempotency-Key", key)
 			return call.CallUnary(t.Context(), request)
 		}
 		for i, replayed := range []string{"", "true"} {
-			r, err := make("k", "rent")
+			r, err := payment("k", "rent")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -151,7 +151,7 @@ func TestKeyedCallIsMadeOnceAndReplayedWithItsMetadata(t *testing.T) {
 				t.Errorf("call %d: %v with header %v and trailer %v", i+1, r.Msg, r.Header(), r.Trailer())
 			}
 		}
-		if _, err := make("k", "food"); connect.CodeOf(err) != connect.CodeFailedPrecondition || reason(err) != interceptors.ReasonKeyReused {
+		if _, err := payment("k", "food"); connect.CodeOf(err) != connect.CodeFailedPrecondition || reason(err) != interceptors.ReasonKeyReused {
 			t.Errorf("another request with the key: %v", err)
 		}
 	})
@@ -159,7 +159,7 @@ func TestKeyedCallIsMadeOnceAndReplayedWithItsMetadata(t *testing.T) {
 
 func TestCallWithoutAServerCostsNothing(t *testing.T) {
 	t.Parallel()
-	everyProtocol(t, func(t *testing.T, p protocol) {
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
 		dials := 0
 		refused := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 			dials++

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -24,7 +25,7 @@ const (
 
 func TestServerStreamsAreRetriedUntilTheFirstMessage(t *testing.T) {
 	t.Parallel()
-	everyProtocol(t, func(t *testing.T, p protocol) {
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
 		for _, before := range []int{0, 2} { // messages before the failure
 			var calls atomic.Int64
 			s := serve(t, route{watch, connect.NewServerStreamHandler(watch, func(_ context.Context, r *connect.Request[testv1.WatchRequest], stream *connect.ServerStream[testv1.WatchResponse]) error {
@@ -68,17 +69,17 @@ func TestServerStreamsAreRetriedUntilTheFirstMessage(t *testing.T) {
 
 func TestClientStreamsAreSentAgain(t *testing.T) {
 	t.Parallel()
-	everyProtocol(t, func(t *testing.T, p protocol) {
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
 		var calls atomic.Int64
 		s := serve(t, route{upload, connect.NewClientStreamHandler(upload, func(_ context.Context, stream *connect.ClientStream[testv1.UploadRequest]) (*connect.Response[testv1.UploadResponse], error) {
-			text := ""
+			var text strings.Builder
 			for stream.Receive() {
-				text += stream.Msg().GetText()
+				text.WriteString(stream.Msg().GetText())
 			}
 			if calls.Add(1) == 1 {
 				return nil, errUnavailable
 			}
-			return connect.NewResponse(&testv1.UploadResponse{Text: text}), stream.Err()
+			return connect.NewResponse(&testv1.UploadResponse{Text: text.String()}), stream.Err()
 		}, server(t))})
 		stream := connect.NewClient[testv1.UploadRequest, testv1.UploadResponse](s.Client(), s.URL+upload, client(t, p)...).CallClientStream(t.Context())
 		for _, text := range []string{"a", "b", "c"} {
@@ -95,7 +96,7 @@ func TestClientStreamsAreSentAgain(t *testing.T) {
 
 func TestBidirectionalStreams(t *testing.T) {
 	t.Parallel()
-	everyProtocol(t, func(t *testing.T, p protocol) {
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
 		s := serve(t, route{chat, connect.NewBidiStreamHandler(chat, func(_ context.Context, stream *connect.BidiStream[testv1.ChatRequest, testv1.ChatResponse]) error {
 			for {
 				m, err := stream.Receive()
@@ -134,7 +135,7 @@ func TestBidirectionalStreams(t *testing.T) {
 
 func TestStreamThatTheApplicationClosesEarlyLeavesNothing(t *testing.T) {
 	t.Parallel()
-	everyProtocol(t, func(t *testing.T, p protocol) {
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
 		ended := make(chan error, 1)
 		s := serve(t, route{watch, connect.NewServerStreamHandler(watch, func(ctx context.Context, _ *connect.Request[testv1.WatchRequest], stream *connect.ServerStream[testv1.WatchResponse]) error {
 			err := stream.Send(&testv1.WatchResponse{})

@@ -63,8 +63,11 @@ func post(t *testing.T, transport http.RoundTripper, url, key, body string) answ
 func wantProblem(t *testing.T, got answered, status int, reason string) {
 	t.Helper()
 	var p struct {
-		Type, Title, Detail, Reason string
-		Status                      int
+		Type   string `json:"type"`
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail"`
+		Reason string `json:"reason"`
 	}
 	if err := json.Unmarshal([]byte(got.body), &p); err != nil {
 		t.Errorf("answer %d %q is not JSON: %v", got.status, got.body, err)

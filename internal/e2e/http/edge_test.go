@@ -177,19 +177,25 @@ func TestResponsesArriveAsWritten(t *testing.T) {
 		status  int
 		length  int
 	}{
-		"nothing":       {func(http.ResponseWriter, *http.Request) {}, 200, 0},
-		"not found":     {func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }, 404, 19},
-		"an error":      {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "broken", 500) }, 500, 7},
-		"no content":    {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, 204, 0},
-		"large":         {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(big) }, 200, len(big)},
-		"large failure": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503); _, _ = w.Write(big) }, 503, len(big)},
+		"nothing":    {func(http.ResponseWriter, *http.Request) {}, 200, 0},
+		"not found":  {func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }, 404, 19},
+		"an error":   {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "broken", http.StatusInternalServerError) }, 500, 7},
+		"no content": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }, 204, 0},
+		"large":      {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(big) }, 200, len(big)},
+		"large failure": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = w.Write(big)
+		}, 503, len(big)},
 		"in parts": {func(w http.ResponseWriter, _ *http.Request) {
 			for range 10 {
 				_, _ = w.Write(big[:5000])
 				_ = http.NewResponseController(w).Flush()
 			}
 		}, 200, 50000},
-		"a second status": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201); w.WriteHeader(500) }, 201, 0},
+		"a second status": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusCreated)
+			w.WriteHeader(http.StatusBadGateway)
+		}, 201, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -232,7 +238,7 @@ func TestConnectionCanBeHijacked(t *testing.T) {
 func TestInvalidOptionsAreErrors(t *testing.T) {
 	t.Parallel()
 	server, next := harness.NewServer(t), http.NotFoundHandler()
-	for name, make := range map[string]func() (http.Handler, error){
+	for name, build := range map[string]func() (http.Handler, error){
 		"no server":       func() (http.Handler, error) { return hophttp.NewHandler(nil, next) },
 		"no handler":      func() (http.Handler, error) { return hophttp.NewHandler(server, nil) },
 		"a nil option":    func() (http.Handler, error) { return hophttp.NewHandler(server, next, nil) },
@@ -241,7 +247,7 @@ func TestInvalidOptionsAreErrors(t *testing.T) {
 		"no longest time": func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.TimeoutHeader("X", 0)) },
 		"no body":         func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.MaxBody(0)) },
 	} {
-		if h, err := make(); err == nil || h != nil {
+		if h, err := build(); err == nil || h != nil {
 			t.Errorf("%s: handler %v, error %v", name, h, err)
 		}
 	}

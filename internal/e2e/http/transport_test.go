@@ -169,7 +169,7 @@ func TestServerThatAsksForAPauseGetsIt(t *testing.T) {
 					if c.value == "in a minute" {
 						value = time.Now().Add(time.Minute).UTC().Format(http.TimeFormat)
 					}
-					return &http.Response{StatusCode: 503, Header: http.Header{c.header: {value}}, Body: http.NoBody}, nil
+					return &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{c.header: {value}}, Body: http.NoBody}, nil
 				})
 				r := get(t, hophttp.NewTransport(harness.NewClient(t), base), "http://orders.test/")
 				if r.status != 503 || len(times) != 3 || times[1].Sub(times[0]) != c.pause {

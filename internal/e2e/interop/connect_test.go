@@ -11,9 +11,9 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/hopbound/hopbound/hopconnect"
+	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
-	"github.com/hopbound/hopbound/interceptors"
 )
 
 // startConnect serves a hop with connect-go, which calls its target over the gRPC protocol, until the test ends.

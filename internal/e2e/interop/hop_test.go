@@ -107,7 +107,9 @@ type kind struct {
 	start func(t testing.TB, s settings) (address string)
 }
 
-func kinds() []kind { return []kind{{"go", startGo}, {"node", startNode}, {"python", startPython}, {"connect-go", startConnect}} }
+func kinds() []kind {
+	return []kind{{"go", startGo}, {"node", startNode}, {"python", startPython}, {"connect-go", startConnect}}
+}
 
 // startGo serves a hop with Hopbound until the test ends.
 func startGo(t testing.TB, s settings) string {

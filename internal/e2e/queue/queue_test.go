@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 	"time"
 
@@ -105,13 +106,13 @@ func connectNATS(t *testing.T) *nats.Conn {
 		}
 		t.Skip(message)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
 	if err != nil {
 		t.Fatal(err)
 	}
 	port := listener.Addr().(*net.TCPAddr).Port //nolint:errcheck // it is TCP
 	_ = listener.Close()
-	cmd := exec.Command(path, "--addr", "127.0.0.1", "--port", fmt.Sprint(port), "--jetstream", "--store_dir", t.TempDir())
+	cmd := exec.Command(path, "--addr", "127.0.0.1", "--port", strconv.Itoa(port), "--jetstream", "--store_dir", t.TempDir()) //nolint:noctx // it is stopped by a signal
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
