@@ -72,7 +72,13 @@ func open(t *testing.T) (string, *bank) {
 	return s.URL, b
 }
 
-func charge(t *testing.T, url, user, body string, header map[string]string) (*http.Response, string) {
+type answer struct {
+	status int
+	header http.Header
+	text   string
+}
+
+func charge(t *testing.T, url, user, body string, header map[string]string) answer {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/charges", strings.NewReader(body))
 	if err != nil {
@@ -91,23 +97,22 @@ func charge(t *testing.T, url, user, body string, header map[string]string) (*ht
 	if err != nil {
 		t.Fatal(err)
 	}
-	return response, string(text)
+	return answer{response.StatusCode, response.Header, string(text)}
 }
 
 func TestRepeatedRequestChargesOnceForEachCustomer(t *testing.T) {
 	url, bank := open(t)
 	key := map[string]string{"Idempotency-Key": "k"}
 	const body = `{"account": "rent", "cents": 5}`
-	first, a := charge(t, url, "ann", body, key)
-	again, b := charge(t, url, "ann", body, key)
-	_, c := charge(t, url, "bob", body, key)
-	if !strings.Contains(a, "charge 1") || a != b || !strings.Contains(c, "charge 2") || bank.charges.Load() != 2 {
-		t.Errorf("responses %s, %s and %s with %d charges", a, b, c, bank.charges.Load())
+	first, again := charge(t, url, "ann", body, key), charge(t, url, "ann", body, key)
+	other := charge(t, url, "bob", body, key)
+	if !strings.Contains(first.text, "charge 1") || first.text != again.text || !strings.Contains(other.text, "charge 2") || bank.charges.Load() != 2 {
+		t.Errorf("responses %s, %s and %s with %d charges", first.text, again.text, other.text, bank.charges.Load())
 	}
-	if first.Header.Get("Idempotency-Replayed") != "" || again.Header.Get("Idempotency-Replayed") != "true" {
-		t.Errorf("headers %v and %v, want the second one marked", first.Header, again.Header)
+	if first.header.Get("Idempotency-Replayed") != "" || again.header.Get("Idempotency-Replayed") != "true" {
+		t.Errorf("headers %v and %v, want the second one marked", first.header, again.header)
 	}
-	for name := range again.Header {
+	for name := range again.header {
 		if strings.Contains(name, "Hop-") {
 			t.Errorf("the response has the header %s", name)
 		}
@@ -117,8 +122,8 @@ func TestRepeatedRequestChargesOnceForEachCustomer(t *testing.T) {
 func TestCallersCannotChooseWhatHopboundSends(t *testing.T) {
 	url, bank := open(t)
 	header := map[string]string{"Idempotency-Key": "k", "Grpc-Metadata-Idempotency-Key": "chosen", "Grpc-Metadata-Hop-Context": "1;b=500"}
-	if _, text := charge(t, url, "ann", `{"cents": 5}`, header); bank.charges.Load() != 1 {
-		t.Errorf("response %s", text)
+	if a := charge(t, url, "ann", `{"cents": 5}`, header); bank.charges.Load() != 1 {
+		t.Errorf("response %s", a.text)
 	}
 }
 
@@ -136,16 +141,16 @@ func TestErrorsAreProblemDetails(t *testing.T) {
 		if c.detail == "" {
 			key = "used"
 		}
-		response, text := charge(t, url, "ann", c.body, map[string]string{"Idempotency-Key": key})
+		a := charge(t, url, "ann", c.body, map[string]string{"Idempotency-Key": key})
 		var p struct {
 			Detail string `json:"detail"`
 			Reason string `json:"reason"`
 		}
-		if err := json.Unmarshal([]byte(text), &p); err != nil {
+		if err := json.Unmarshal([]byte(a.text), &p); err != nil {
 			t.Fatal(err)
 		}
-		if response.StatusCode != c.status || c.detail != "" && p.Detail != c.detail || p.Reason != c.reason {
-			t.Errorf("%s: answer %d %s", c.body, response.StatusCode, text)
+		if a.status != c.status || c.detail != "" && p.Detail != c.detail || p.Reason != c.reason {
+			t.Errorf("%s: answer %d %s", c.body, a.status, a.text)
 		}
 	}
 }
