@@ -25,15 +25,19 @@ class Hop {
 
   // client returns the options of a gRPC client for an address. gRPC's own retries are off, because they have no budget.
   client(address, options = {}) {
-    if (!this.targets.has(address)) this.targets.set(address, new Target(this));
     const intercept = (callOptions, nextCall) => {
       const { requestStream, responseStream } = callOptions.method_definition;
-      if (!requestStream && !responseStream) return new Call(this, this.targets.get(address), callOptions, nextCall);
+      if (!requestStream && !responseStream) return new Call(this, this.target(address), callOptions, nextCall);
       return new grpc.InterceptingCall(nextCall(callOptions), { // a stream takes no tokens, and must not carry another call's
         start: (metadata, listener, next) => next(wire.without(metadata, CONTEXT, PREVIOUS), listener),
       });
     };
     return { ...options, 'grpc.enable_retries': 0, interceptors: [...(options.interceptors ?? []), intercept] };
+  }
+
+  target(address) {
+    if (!this.targets.has(address)) this.targets.set(address, new Target(this));
+    return this.targets.get(address);
   }
 
   // server is an interceptor of a gRPC server.
@@ -67,7 +71,8 @@ class Hop {
 }
 
 function expired() {
-  const code = grpc.status.DEADLINE_EXCEEDED, details = 'the deadline passed before the call could run', metadata = new grpc.Metadata();
+  const code = grpc.status.DEADLINE_EXCEEDED, details = 'the deadline passed before the call could run';
+  const metadata = new grpc.Metadata();
   metadata.set(DETAILS, wire.statusDetails(code, details, 'DEADLINE_EXPIRED'));
   return { code, details, metadata };
 }

@@ -21,7 +21,7 @@ class _Client(
         self._hop, self._target = hop, target
 
     def intercept_unary_unary(self, continuation, details, message):
-        return Call(self._hop, self._target, details).run(continuation, message)
+        return Call(self._hop, self._hop.target(self._target), details).run(continuation, message)
 
     def intercept_unary_stream(self, continuation, details, message):
         metadata = without(details.metadata, CONTEXT, PREVIOUS)  # a stream must not carry those of another call
@@ -43,9 +43,13 @@ class Hop(grpc.ServerInterceptor):
         """Returns a channel to a target. gRPC's own retries are off, because they have no budget."""
         options = [option for option in options if option[0] != "grpc.enable_retries"] + [("grpc.enable_retries", 0)]
         channel = grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target, options)
+        return grpc.intercept_channel(channel, _Client(self, target))
+
+    def target(self, target):
         with self.lock:
-            client = _Client(self, self._targets.setdefault(target, Target(self)))
-        return grpc.intercept_channel(channel, client)
+            if target not in self._targets:
+                self._targets[target] = Target(self)
+            return self._targets[target]
 
     def intercept_service(self, continuation, details):
         received, handler = now(), continuation(details)

@@ -6,20 +6,18 @@ import (
 	"testing"
 )
 
-// The hops in other languages have tests of the vectors that need no network.
+// The hops in other languages have tests of their own: of the vectors that need no network, and of what no vector says.
 func TestVectorsOfTheSpecificationInOtherLanguages(t *testing.T) {
 	t.Parallel()
-	for _, hop := range []struct {
-		name, file string
-		program    func(testing.TB) string
-	}{
-		{"node", "node/vectors_test.js", func(t testing.TB) string { return binary(t, "node", "nodejs") }},
-		{"python", "python/vectors_test.py", python},
+	for file, program := range map[string]func(testing.TB) string{
+		"node/vectors_test.js":   node,
+		"node/hop_test.js":       node,
+		"python/vectors_test.py": python,
+		"python/hop_test.py":     python,
 	} {
-		t.Run(hop.name, func(t *testing.T) {
+		t.Run(file, func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.Command(hop.program(t), filepath.Join(hopsFolder, hop.file))
-			if out, err := cmd.CombinedOutput(); err != nil {
+			if out, err := exec.CommandContext(t.Context(), program(t), filepath.Join(hopsFolder, file)).CombinedOutput(); err != nil {
 				t.Errorf("%v:\n%s", err, out)
 			}
 		})
