@@ -15,11 +15,17 @@ const hopsFolder = "../../../examples/hops"
 // startNode starts the hop for Node.js until the test ends.
 func startNode(t testing.TB, s settings) string {
 	t.Helper()
-	node := binary(t, "node", "nodejs")
+	return start(t, s, node(t), "node/server.js")
+}
+
+// node returns Node.js, for which the packages of the hop are installed.
+func node(t testing.TB) string {
+	t.Helper()
+	path := binary(t, "node", "nodejs")
 	if _, err := os.Stat(filepath.Join(hopsFolder, "node", "node_modules", "@grpc", "grpc-js")); err != nil {
 		missing(t, "@grpc/grpc-js is not installed; run: npm ci --prefix examples/hops/node")
 	}
-	return start(t, s, node, "node/server.js")
+	return path
 }
 
 // startPython starts the hop for Python until the test ends.
@@ -32,7 +38,7 @@ func startPython(t testing.TB, s settings) string {
 func python(t testing.TB) string {
 	t.Helper()
 	for _, name := range []string{"/usr/bin/python3", "python3"} { // Debian's packages are for the first
-		if path, err := exec.LookPath(name); err == nil && exec.Command(path, "-c", "import grpc").Run() == nil {
+		if path, err := exec.LookPath(name); err == nil && exec.CommandContext(t.Context(), path, "-c", "import grpc").Run() == nil {
 			return path
 		}
 	}
@@ -62,7 +68,7 @@ func missing(t testing.TB, message string) {
 // start runs a hop until the test ends. The hop prints its address, and ends when its input does.
 func start(t testing.TB, s settings, program, file string) (address string) {
 	t.Helper()
-	cmd := exec.Command(program, filepath.Join(hopsFolder, file))
+	cmd := exec.Command(program, filepath.Join(hopsFolder, file)) //nolint:noctx // it must end by itself
 	cmd.Env = append(s.environment(), "HOP_LISTEN=127.0.0.1:0")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr

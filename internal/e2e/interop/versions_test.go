@@ -2,7 +2,6 @@ package interop_test
 
 import (
 	"os/exec"
-	"runtime/debug"
 	"strings"
 	"testing"
 )
@@ -16,10 +15,18 @@ type counterpart struct {
 
 func counterparts() []counterpart {
 	return []counterpart{
-		{"grpc-go", module("google.golang.org/grpc"), "the exchanges and the chains"},
+		{"grpc-go", output("go", "list", "-m", "-f", "{{.Version}}", "google.golang.org/grpc"), "the exchanges and the chains"},
 		{"@grpc/grpc-js", output("node", "-p", "require('"+hopsFolder+"/node/node_modules/@grpc/grpc-js/package.json').version"), "the exchanges and the chains"},
 		{"Node.js", output("node", "--version"), "runs the hop with @grpc/grpc-js"},
+		{"connect-go", output("go", "list", "-m", "-f", "{{.Version}}", "connectrpc.com/connect"), "the exchanges and the chains, and all kinds of calls over its three protocols"},
+		{"NATS", output("nats-server", "--version"), "a message with a key that is delivered twice"},
+		{"River", output("go", "list", "-C", "../../../examples", "-m", "-f", "{{.Version}}", "github.com/riverqueue/river"), "a job with a key that is tried twice"},
+		{"Kafka (kgo)", output("go", "list", "-m", "-f", "{{.Version}}", "github.com/twmb/franz-go"), "a record with a key that is delivered twice, by the client's fake cluster"},
+		{"grpc-gateway", output("go", "list", "-C", "../../../examples", "-m", "-f", "{{.Version}}", "github.com/grpc-ecosystem/grpc-gateway/v2"), "a gateway at the edge"},
+		{"net/http (Go)", output("go", "env", "GOVERSION"), "the edge, and calls over HTTP/1.1 and HTTP/2"},
 		{"nginx", nginxVersion, "as a proxy between two hops, and on both sides of a hop that makes the exchanges"},
+		{"grpcio", pythonVersion("import grpc; print(grpc.__version__)"), "the exchanges and the chains"},
+		{"Python", pythonVersion("import platform; print(platform.python_version())"), "runs the hop with grpcio"},
 	}
 }
 
@@ -38,23 +45,19 @@ func TestVersionsOfCounterpartsAreKnown(t *testing.T) {
 	}
 }
 
-// module returns the version of a Go module that the test is built with.
-func module(path string) func(*testing.T) string {
-	return func(*testing.T) string {
-		info, _ := debug.ReadBuildInfo()
-		for _, m := range info.Deps {
-			if m.Path == path {
-				return m.Version
-			}
-		}
-		return ""
+// pythonVersion returns what the Python with gRPC prints.
+func pythonVersion(script string) func(*testing.T) string {
+	return func(t *testing.T) string {
+		t.Helper()
+		return output(python(t), "-c", script)(t)
 	}
 }
 
 // output returns the last word that a program prints.
 func output(program string, args ...string) func(*testing.T) string {
 	return func(t *testing.T) string {
-		out, err := exec.Command(binary(t, program, program), args...).CombinedOutput()
+		t.Helper()
+		out, err := exec.CommandContext(t.Context(), binary(t, program, program), args...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v: %s", program, err, out)
 		}

@@ -1,0 +1,122 @@
+'use strict';
+
+// A unary call of @grpc/grpc-js with all of its attempts, as docs/wire.md specifies it. All times are in microseconds.
+
+const grpc = require('@grpc/grpc-js');
+const { Request, SECOND } = require('./budget');
+const wire = require('./wire');
+
+const { now, CONTEXT, REPORT, KEY, DETAILS, PUSHBACK, PREVIOUS } = wire;
+const { OK, ABORTED, UNAVAILABLE } = grpc.status;
+
+// Call is a unary call with all of its attempts. To grpc-js, it is an InterceptingCall.
+class Call {
+  attempts = 0; credit = false; seen = false; reply = null;
+
+  constructor(hop, target, options, nextCall) {
+    Object.assign(this, { hop, target, options, nextCall, path: options.method_definition.path });
+  }
+
+  start(metadata, listener) {
+    const { hop, path, options, target } = this, current = hop.requests.getStore();
+    const request = current && !current.ended ? current : new Request(hop);
+    request.calls++;
+    request.inFlight++;
+    const deadline = Math.min(request.deadline, now() + (Number(options.deadline ?? Infinity) - Date.now()) * 1000);
+    if (deadline < Infinity) this.options = { ...options, deadline: Date.now() + Math.floor((deadline - now()) / 1000) };
+    Object.assign(this, { request, deadline, listener, metadata: metadata.clone() });
+    const write = !hop.safe.has(path), [key] = metadata.get(KEY), chosen = key !== undefined && key !== request.key;
+    const child = write && !chosen && request.key !== undefined; // a key that the handler has copied is not its choice
+    this.isSafe = () => !write || chosen || (child && (hop.keyed.has(path) || target.stores.has(path)));
+    this.observed = write && request.k ? 1 : undefined;
+    if (!child) return;
+    request.steps.set(path, (request.steps.get(path) ?? 0) + 1);
+    this.metadata.set(KEY, wire.childKey(request.tenant, request.path, request.key, path, request.steps.get(path)));
+  }
+
+  startRead() {}
+  sendMessage(message) { this.message = message; }
+  sendMessageWithContext(context, message) { this.message = message; }
+  halfClose() { this.attempt(); }
+  getPeer() { return this.current?.getPeer() ?? 'unknown'; }
+  getAuthContext() { return this.current?.getAuthContext() ?? null; }
+
+  cancelWithStatus(code, details) {
+    this.cancelled = true;
+    if (!this.pause) return this.current?.cancelWithStatus(code, details);
+    clearTimeout(this.pause);
+    this.target.tokens++;
+    this.finish({ code, details, metadata: new grpc.Metadata() }, 'gave up');
+  }
+
+  attempt() {
+    const { hop, request, metadata, target } = this, started = now(), time = hop.clock.read();
+    const back = time + this.deadline - started - target.reserve, lent = request.lend();
+    metadata.set(CONTEXT, wire.format({
+      d: back < Infinity ? Math.max(0, Math.ceil(back / 1000) * 1000) : undefined, s: Math.floor(time / 1000) * 1000,
+      c: hop.clock.id, b: lent, a: ++this.attempts, k: this.observed, l: request.l || undefined,
+    }));
+    metadata.remove(PREVIOUS);
+    if (this.attempts > 1) metadata.set(PREVIOUS, String(this.attempts - 1));
+    const call = this.nextCall(this.options), noPeer = call.getPeer(); // grpc-js names the peer once it has a connection
+    Object.assign(this, { current: call, headers: undefined, reply: null });
+    call.start(metadata, {
+      onReceiveMetadata: (headers) => { this.headers = headers; },
+      onReceiveMessage: (reply) => { this.reply = reply; },
+      onReceiveStatus: (status) => this.attemptEnded(status, lent, now() - started, call.getPeer() === noPeer),
+    });
+    call.sendMessage(this.message);
+    call.halfClose();
+  }
+
+  attemptEnded(status, lent, trip, unsent) {
+    const { target, request } = this, { code, metadata } = status;
+    const values = metadata.get(REPORT).flatMap((value) => value.split(', ')); // Node.js joins the values of a key
+    const [report] = values.map(wire.parseReport).filter(Boolean).sort((a, b) => b.u - a.u);
+    const lost = values.length === 0 && (target.reports || Object.keys(metadata.getMap()).length === 0);
+    request.lent -= lent;
+    if (report) request.used += Math.min(report.u, lent);
+    else if (code !== OK && !unsent && (lost || values.length > 0)) request.used += lent;
+    if (report) target.learn(this.path, report, trip);
+    if (code === OK) {
+      target.earn(1);
+      return this.finish(status);
+    }
+    if (lost && !unsent && lent > 0) this.credit = true;
+    if (unsent && this.attempts > 1) target.tokens++;
+    this.seen ||= !unsent;
+    const pushback = metadata.get(PUSHBACK).join(), delay = wire.isDelay(pushback);
+    const backoff = Math.random() * Math.min(50e3 * 2 ** (this.attempts - 1), SECOND);
+    const pause = delay ? Math.min(pushback * 1000, 300 * SECOND) : backoff;
+    const cause = this.refusal(status, pause, pushback !== '' && !delay && !report?.n, unsent);
+    if (cause !== undefined) return this.finish(status, cause);
+    target.tokens--;
+    if (!unsent && !this.credit) request.used++;
+    this.credit = false;
+    this.pause = setTimeout(() => { this.pause = undefined; this.attempt(); }, pause / 1000);
+  }
+
+  // refusal returns the cause for which there is no other attempt, if there is one. The order is that of wire.md.
+  refusal({ code, metadata }, pause, stop, unsent) {
+    const { target, request, deadline } = this, t = now() + 1000; // gRPC's timers have a resolution of a millisecond
+    const running = () => ['IN_PROGRESS', 'LEASE_LOST'].some((r) => metadata.get(DETAILS)[0]?.includes(wire.errorInfo(r)));
+    if (t >= deadline || this.cancelled) return t >= request.deadline ? 'ended' : 'gave up';
+    if (stop) return 'gave up';
+    if (code !== UNAVAILABLE && !(code === ABORTED && this.metadata.get(KEY).length > 0 && running())) return code;
+    if ((this.seen && !this.isSafe()) || this.attempts >= 3) return 'gave up';
+    if (t + pause >= deadline) return t + pause >= request.deadline ? 'ended' : 'gave up';
+    if (target.earn() < 1) return target.isNew() ? 'no tokens' : 'gave up';
+    return unsent || this.credit || request.free > 0 ? undefined : 'no tokens';
+  }
+
+  finish(status, cause) {
+    this.request.inFlight--;
+    if (cause !== undefined) this.request.causes.add(cause);
+    wire.without(status.metadata, REPORT, PUSHBACK); // a handler may answer with the error as it is
+    if (this.headers) this.listener.onReceiveMetadata(this.headers);
+    this.listener.onReceiveMessage(this.reply);
+    this.listener.onReceiveStatus(status);
+  }
+}
+
+module.exports = { Call };

@@ -1,0 +1,142 @@
+"""A unary call of grpcio with all of its attempts, as docs/wire.md specifies it. All times are in microseconds."""
+
+import random
+import time
+from collections import namedtuple
+
+import grpc
+
+import wire
+from budget import NEVER, SECOND, Request
+from wire import CONTEXT, DETAILS, KEY, PREVIOUS, PUSHBACK, REPORT, now, values, without
+
+
+class CallDetails(
+    namedtuple("CallDetails", "method timeout metadata credentials wait_for_ready compression"), grpc.ClientCallDetails
+):
+    """The details of a client's call, which interceptors may replace."""
+
+
+class Call:
+    """A unary call with all of its attempts."""
+
+    def __init__(self, hop, target, details):
+        self._hop, self._target, self._details = hop, target, details
+        self._attempts, self._credit, self._seen = 0, False, False
+        with hop.lock:
+            request = hop.current.get(None)
+            if request is None or request.ended:
+                request = Request(hop, {})  # work outside of requests is a root
+            request.calls += 1
+            request.in_flight += 1
+            own = NEVER if details.timeout is None else now() + int(details.timeout * SECOND)
+            self._request, self._deadline = request, min(own, request.deadline)
+            self._choose_key(values(details.metadata, KEY))
+
+    def _choose_key(self, sent):
+        hop, request, method = self._hop, self._request, self._details.method
+        write = method not in hop.safe
+        chosen = bool(sent) and sent[0] != request.key  # a key that the handler has copied is not its choice
+        child = write and not chosen and request.key is not None
+        self._key = sent[0] if sent else None
+        if child:
+            request.steps[method] = request.steps.get(method, 0) + 1
+            self._key = wire.child_key(request.tenant, request.method, request.key, method, request.steps[method])
+        self._is_safe = lambda: not write or chosen or child and (method in hop.keyed or method in self._target.stores)
+        self._observed = request.observed or None if write else None
+
+    def run(self, continuation, message):
+        while True:
+            details, lent, started = self._attempt()
+            outcome = continuation(details, message)
+            code = outcome.code()  # waits for a future
+            with self._hop.lock:
+                pause, cause = self._attempt_ended(outcome, code, lent, now() - started)
+                if pause is None:
+                    self._request.in_flight -= 1
+                    self._request.causes |= {cause} - {None}
+                    return outcome
+            time.sleep(pause / SECOND)
+
+    def _attempt(self):
+        hop, request, details = self._hop, self._request, self._details
+        with hop.lock:
+            self._attempts += 1
+            lent, started, sent = request.lend(), now(), hop.clock.read()
+            fields = {"d": None, "s": sent // 1000 * 1000, "c": hop.clock.id, "b": lent, "a": self._attempts}
+            timeout = None
+            if self._deadline < NEVER:
+                timeout = max(self._deadline - started, 0)
+                fields["d"] = max(-(-(sent + timeout - self._target.reserve) // 1000) * 1000, 0)
+            fields.update(k=self._observed, l=request.level or None)
+        metadata = without(details.metadata, CONTEXT, PREVIOUS, KEY) + ((CONTEXT, wire.format_fields(fields)),)
+        if self._key is not None:
+            metadata += ((KEY, self._key),)
+        if self._attempts > 1:
+            metadata += ((PREVIOUS, str(self._attempts - 1)),)
+        timeout = None if timeout is None else timeout / SECOND
+        attempt = CallDetails(details.method, timeout, metadata, details.credentials, details.wait_for_ready, details.compression)
+        return attempt, lent, started
+
+    def _attempt_ended(self, outcome, code, lent, trip):
+        """Settles the tokens. It returns the pause before the next attempt, or None and the cause of the failure."""
+        request, target, metadata = self._request, self._target, outcome.trailing_metadata() or ()
+        failed = code is not grpc.StatusCode.OK
+        unsent = failed and _unsent(outcome)
+        sent = values(metadata, REPORT)
+        reports = [report for report in map(wire.parse_report, sent) if report is not None]
+        report = max(reports, key=lambda r: r["u"], default=None)
+        lost = failed and not unsent and not sent and (target.reports or not metadata)
+        request.lent -= lent
+        if report is not None:
+            request.used += min(report["u"], lent)
+            target.learn(self._details.method, report, trip)
+        elif failed and not unsent and (lost or sent):
+            request.used += lent
+        if not failed:
+            target.earn(1)
+            return None, None
+        if unsent and self._attempts > 1:
+            target.tokens += 1
+        self._credit = lost and lent > 0
+        self._seen = self._seen or not unsent
+        pause = random.random() * min(50_000 * 2 ** (self._attempts - 1), SECOND)
+        stop, delay = wire.parse_pushback(values(metadata, PUSHBACK))
+        pause = pause if delay is None else min(delay, 300 * SECOND)
+        stop = stop and not (report and report.get("n"))
+        cause = self._refusal(code, metadata, pause, stop, unsent)
+        if cause is not None:
+            return None, cause
+        target.tokens -= 1
+        if not unsent and not self._credit:
+            request.used += 1
+        return pause, None
+
+    def _is_running(self, code, metadata):
+        """Says whether another attempt with the same key still runs."""
+        info = b"".join(values(metadata, DETAILS))
+        running = wire.error_info("IN_PROGRESS") in info or wire.error_info("LEASE_LOST") in info
+        return code is grpc.StatusCode.ABORTED and self._key is not None and running
+
+    def _refusal(self, code, metadata, pause, stop, unsent):
+        """Returns the cause for which there is no other attempt, or None. The order is that of wire.md."""
+        t, request = now() + 1000, self._request  # gRPC's timers have a resolution of a millisecond
+        if t >= self._deadline or code is grpc.StatusCode.CANCELLED and not metadata:
+            return "ended" if t >= request.deadline else "gave up"
+        if stop:
+            return "gave up"
+        if code is not grpc.StatusCode.UNAVAILABLE and not self._is_running(code, metadata):
+            return code
+        if self._seen and not self._is_safe() or self._attempts >= 3:
+            return "gave up"
+        if t + pause >= self._deadline:
+            return "ended" if t + pause >= request.deadline else "gave up"
+        if self._target.earn() < 1:
+            return "no tokens" if self._target.is_new() else "gave up"
+        return None if unsent or self._credit or request.free() > 0 else "no tokens"
+
+
+def _unsent(outcome):
+    """Says whether gRPC found no connection. Only its core shows that, in this text. A server's status has another one."""
+    describe = getattr(outcome, "debug_error_string", str)
+    return describe().startswith("UNKNOWN:failed to connect to all addresses")
