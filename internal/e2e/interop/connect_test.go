@@ -45,7 +45,7 @@ type connectForwarder struct {
 }
 
 func forward[Req, Res any](ctx context.Context, f *connectForwarder, in *connect.Request[Req]) (*connect.Response[Res], error) {
-	next, rest, _ := strings.Cut(in.Header().Get(nextKey), ",")
+	next, rest, _ := strings.Cut(in.Header().Get(http.CanonicalHeaderKey(nextKey)), ",")
 	url := "http://" + next + in.Spec().Procedure
 	f.mu.Lock()
 	client, ok := f.clients[url].(*connect.Client[Req, Res])
@@ -58,14 +58,14 @@ func forward[Req, Res any](ctx context.Context, f *connectForwarder, in *connect
 		f.clients[url] = client
 	}
 	f.mu.Unlock()
-	calls, err := strconv.Atoi(in.Header().Get(callsKey))
+	calls, err := strconv.Atoi(in.Header().Get(http.CanonicalHeaderKey(callsKey)))
 	if err != nil {
 		calls = 1
 	}
 	var response *connect.Response[Res]
 	for range calls {
 		request := connect.NewRequest(new(Req))
-		request.Header().Set(nextKey, rest)
+		request.Header().Set(http.CanonicalHeaderKey(nextKey), rest)
 		if response, err = client.CallUnary(ctx, request); err != nil {
 			return nil, err
 		}
@@ -83,14 +83,14 @@ func h2c() *http.Client {
 // serveHTTP serves HTTP/1.1 and HTTP/2 in clear text on a loopback port until the test ends.
 func serveHTTP(t testing.TB, handler http.Handler) (address string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
 	if err != nil {
 		t.Fatal(err)
 	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	server := &http.Server{Handler: handler, Protocols: &protocols} //nolint:gosec // only tests call it
+	server := &http.Server{Handler: handler, Protocols: &protocols}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

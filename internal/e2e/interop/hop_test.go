@@ -209,7 +209,7 @@ func call(ctx context.Context, cc *grpc.ClientConn) error {
 // serve serves the test service on a loopback port until the test ends. The function cut breaks all connections.
 func serve(t testing.TB, handle harness.Handler, opts ...grpc.ServerOption) (address string, cut func()) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ func (tab *table) write(t *testing.T, name string) {
 		lines = append(lines, "| "+strings.Join(r, " | ")+" |")
 	}
 	text := before + mark + strings.Join(lines, "\n") + "\n\n" + after
-	if err := os.WriteFile(page, []byte(text), 0o644); err != nil { //nolint:gosec // a page of the repository
+	if err := os.WriteFile(page, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
