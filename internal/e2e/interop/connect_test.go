@@ -45,7 +45,7 @@ type connectForwarder struct {
 }
 
 func forward[Req, Res any](ctx context.Context, f *connectForwarder, in *connect.Request[Req]) (*connect.Response[Res], error) {
-	next, rest, _ := strings.Cut(in.Header().Get(http.CanonicalHeaderKey(nextKey)), ",")
+	next, rest, _ := strings.Cut(in.Header().Get(nextKey), ",")
 	url := "http://" + next + in.Spec().Procedure
 	f.mu.Lock()
 	client, ok := f.clients[url].(*connect.Client[Req, Res])
@@ -58,14 +58,14 @@ func forward[Req, Res any](ctx context.Context, f *connectForwarder, in *connect
 		f.clients[url] = client
 	}
 	f.mu.Unlock()
-	calls, err := strconv.Atoi(in.Header().Get(http.CanonicalHeaderKey(callsKey)))
+	calls, err := strconv.Atoi(in.Header().Get(callsKey))
 	if err != nil {
 		calls = 1
 	}
 	var response *connect.Response[Res]
 	for range calls {
 		request := connect.NewRequest(new(Req))
-		request.Header().Set(http.CanonicalHeaderKey(nextKey), rest)
+		request.Header().Set(nextKey, rest)
 		if response, err = client.CallUnary(ctx, request); err != nil {
 			return nil, err
 		}

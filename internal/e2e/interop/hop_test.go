@@ -24,8 +24,8 @@ import (
 // commas, with the others in x-next. It does so as often as x-calls says, one call after the other, until one fails. It
 // answers with the result of the last one.
 const (
-	nextKey  = "x-next"
-	callsKey = "x-calls"
+	nextKey  = "X-Next" // gRPC makes lower case of it
+	callsKey = "X-Calls"
 )
 
 // settings are those of a hop. The zero value of a field is the default of the hop.
@@ -172,10 +172,10 @@ func (f *forwarder) close() {
 
 func (f *forwarder) handle(ctx context.Context) error {
 	md, _ := metadata.FromIncomingContext(ctx)
-	if len(md[nextKey]) == 0 {
+	if len(md.Get(nextKey)) == 0 {
 		return status.Error(codes.InvalidArgument, "no "+nextKey)
 	}
-	next, rest, _ := strings.Cut(md[nextKey][0], ",")
+	next, rest, _ := strings.Cut(md.Get(nextKey)[0], ",")
 	cc, err := f.conn(next)
 	if err != nil {
 		return err
@@ -184,8 +184,8 @@ func (f *forwarder) handle(ctx context.Context) error {
 		ctx = metadata.AppendToOutgoingContext(ctx, nextKey, rest)
 	}
 	calls := 1
-	if len(md[callsKey]) > 0 {
-		if calls, err = strconv.Atoi(md[callsKey][0]); err != nil {
+	if len(md.Get(callsKey)) > 0 {
+		if calls, err = strconv.Atoi(md.Get(callsKey)[0]); err != nil {
 			return err
 		}
 	}
