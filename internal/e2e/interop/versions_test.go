@@ -24,6 +24,8 @@ func counterparts() []counterpart {
 		{"Kafka (kgo)", output("go", "list", "-m", "-f", "{{.Version}}", "github.com/twmb/franz-go"), "a record with a key that is delivered twice, by the client's fake cluster"},
 		{"grpc-gateway", output("go", "list", "-C", "../../../examples", "-m", "-f", "{{.Version}}", "github.com/grpc-ecosystem/grpc-gateway/v2"), "a gateway at the edge"},
 		{"net/http (Go)", output("go", "env", "GOVERSION"), "the edge, and calls over HTTP/1.1 and HTTP/2"},
+		{"go.yaml.in/yaml/v4", output("go", "list", "-C", "../../../interceptors/control", "-m", "-f", "{{.Version}}", "go.yaml.in/yaml/v4"), "policies and modes from a file"},
+		{"protoc", output("protoc", "--version"), "descriptor sets, in which hopbound-methods finds undeclared methods"},
 		{"nginx", nginxVersion, "as a proxy between two hops, and on both sides of a hop that makes the exchanges"},
 		{"grpcio", pythonVersion("import grpc; print(grpc.__version__)"), "the exchanges and the chains"},
 		{"Python", pythonVersion("import platform; print(platform.python_version())"), "runs the hop with grpcio"},
