@@ -59,6 +59,7 @@ type Attempt struct {
 	report          wire.Report
 	hasReport       bool
 	malformedReport bool
+	readable        bool // at least one of the reports
 	used            int // tokens that the reply reports as used
 }
 

@@ -54,7 +54,7 @@ func (c *Call) settleLoan(a *Attempt, err error, reached bool) {
 	case err != nil && !isLocal(err) && c.lost(a):
 		a.loan.Lost()
 		a.unknown = true
-	case a.malformedReport && err != nil && a.used == 0: // how many were used is unknown
+	case a.malformedReport && err != nil && !a.readable: // how many were used is unknown
 		a.loan.Settle(a.loan.Tokens())
 		a.unknown = true
 	default:
@@ -101,7 +101,7 @@ func (c *Call) readReport(a *Attempt) {
 	a.malformedReport = true
 	for _, v := range values { // a callee that forwards the report of its own callee sends two
 		if r, ok := wire.ParseReport(v); ok {
-			a.used = max(a.used, r.Used)
+			a.readable, a.used = true, max(a.used, r.Used)
 		}
 	}
 	c.telemetry.Malformed(wire.ReportKey)

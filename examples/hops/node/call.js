@@ -11,7 +11,7 @@ const { OK, ABORTED, UNAVAILABLE } = grpc.status;
 
 // Call is a unary call with all of its attempts. To grpc-js, it is an InterceptingCall.
 class Call {
-  attempts = 0; credit = false; seen = false; reply = null;
+  attempts = 0; backoffs = 0; credit = false; seen = false; reply = null;
 
   constructor(hop, target, options, nextCall) {
     Object.assign(this, { hop, target, options, nextCall, path: options.method_definition.path });
@@ -45,7 +45,7 @@ class Call {
     this.cancelled = true;
     if (!this.pause) return this.current?.cancelWithStatus(code, details);
     clearTimeout(this.pause);
-    this.target.tokens++;
+    this.refund();
     this.finish({ code, details, metadata: new grpc.Metadata() }, 'gave up');
   }
 
@@ -72,41 +72,61 @@ class Call {
   attemptEnded(status, lent, trip, unsent) {
     const { target, request } = this, { code, metadata } = status;
     const values = metadata.get(REPORT).flatMap((value) => value.split(', ')); // Node.js joins the values of a key
-    const [report] = values.map(wire.parseReport).filter(Boolean).sort((a, b) => b.u - a.u);
+    const [largest] = values.map(wire.parseReport).filter(Boolean).sort((a, b) => b.u - a.u);
+    const report = values.length > 1 && largest ? { u: largest.u } : largest;
     const lost = values.length === 0 && (target.reports || Object.keys(metadata.getMap()).length === 0);
     request.lent -= lent;
     if (report) request.used += Math.min(report.u, lent);
     else if (code !== OK && !unsent && (lost || values.length > 0)) request.used += lent;
-    if (report) target.learn(this.path, report, trip);
+    if (report && values.length === 1) target.learn(this.path, report, trip);
     if (code === OK) {
       target.earn(1);
       return this.finish(status);
     }
     if (lost && !unsent && lent > 0) this.credit = true;
-    if (unsent && this.attempts > 1) target.tokens++;
+    if (!unsent) this.payment = undefined; // it was for this attempt
     this.seen ||= !unsent;
     const pushback = metadata.get(PUSHBACK).join(), delay = wire.isDelay(pushback);
-    const backoff = Math.random() * Math.min(50e3 * 2 ** (this.attempts - 1), SECOND);
+    this.backoffs = delay ? 0 : this.backoffs + 1;
+    const backoff = Math.random() * Math.min(50e3 * 2 ** (this.backoffs - 1), SECOND);
     const pause = delay ? Math.min(pushback * 1000, 300 * SECOND) : backoff;
     const cause = this.refusal(status, pause, pushback !== '' && !delay && !report?.n, unsent);
-    if (cause !== undefined) return this.finish(status, cause);
-    target.tokens--;
-    if (!unsent && !this.credit) request.used++;
-    this.credit = false;
+    if (cause !== undefined) {
+      this.refund();
+      return this.finish(status, cause);
+    }
+    if (!unsent) this.pay(); // else the next attempt uses what this one was paid with
     this.pause = setTimeout(() => { this.pause = undefined; this.attempt(); }, pause / 1000);
+  }
+
+  pay() {
+    this.payment = { used: this.credit ? 0 : 1 };
+    this.credit = false;
+    this.target.tokens--;
+    this.request.used += this.payment.used;
+  }
+
+  // refund returns what the next attempt was paid with.
+  refund() {
+    if (!this.payment) return;
+    this.target.tokens++;
+    this.request.used -= this.payment.used;
+    this.payment = undefined;
   }
 
   // refusal returns the cause for which there is no other attempt, if there is one. The order is that of wire.md.
   refusal({ code, metadata }, pause, stop, unsent) {
     const { target, request, deadline } = this, t = now() + 1000; // gRPC's timers have a resolution of a millisecond
     const running = () => ['IN_PROGRESS', 'LEASE_LOST'].some((r) => metadata.get(DETAILS)[0]?.includes(wire.errorInfo(r)));
-    if (t >= deadline || this.cancelled) return t >= request.deadline ? 'ended' : 'gave up';
+    if (t >= deadline) return t >= request.deadline ? 'ended' : 'gave up';
+    if (this.cancelled) return code;
     if (stop) return 'gave up';
     if (code !== UNAVAILABLE && !(code === ABORTED && this.metadata.get(KEY).length > 0 && running())) return code;
     if ((this.seen && !this.isSafe()) || this.attempts >= 3) return 'gave up';
-    if (t + pause >= deadline) return t + pause >= request.deadline ? 'ended' : 'gave up';
+    if (t + pause >= deadline) return 'gave up';
+    if (unsent) return undefined;
     if (target.earn() < 1) return target.isNew() ? 'no tokens' : 'gave up';
-    return unsent || this.credit || request.free > 0 ? undefined : 'no tokens';
+    return this.credit || request.free > 0 ? undefined : 'no tokens';
   }
 
   finish(status, cause) {

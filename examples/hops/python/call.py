@@ -22,7 +22,7 @@ class Call:
 
     def __init__(self, hop, target, details):
         self._hop, self._target, self._details = hop, target, details
-        self._attempts, self._credit, self._seen = 0, False, False
+        self._attempts, self._backoffs, self._credit, self._seen, self._paid = 0, 0, False, False, None
         with hop.lock:
             request = hop.current.get(None)
             if request is None or request.ended:
@@ -86,31 +86,37 @@ class Call:
         sent = values(metadata, REPORT)
         reports = [report for report in map(wire.parse_report, sent) if report is not None]
         report = max(reports, key=lambda r: r["u"], default=None)
+        if report is not None and len(sent) > 1:
+            report = {"u": report["u"]}
         lost = failed and not unsent and not sent and (target.reports or not metadata)
         request.lent -= lent
         if report is not None:
             request.used += min(report["u"], lent)
-            target.learn(self._details.method, report, trip)
+            if len(sent) == 1:
+                target.learn(self._details.method, report, trip)
         elif failed and not unsent and (lost or sent):
             request.used += lent
         if not failed:
             target.earn(1)
             return None, None
-        if unsent and self._attempts > 1:
-            target.tokens += 1
+        if not unsent:
+            self._paid = None  # it was for this attempt
         self._credit = lost and lent > 0
         self._seen = self._seen or not unsent
-        pause = random.random() * min(50_000 * 2 ** (self._attempts - 1), SECOND)
         stop, delay = wire.parse_pushback(values(metadata, PUSHBACK))
+        self._backoffs = self._backoffs + 1 if delay is None else 0
+        pause = random.random() * min(50_000 * 2 ** max(self._backoffs - 1, 0), SECOND)
         pause = pause if delay is None else min(delay, 300 * SECOND)
         stop = stop and not (report and report.get("n"))
         cause = self._refusal(code, metadata, pause, stop, unsent)
-        if cause is not None:
-            return None, cause
-        target.tokens -= 1
-        if not unsent and not self._credit:
-            request.used += 1
-        return pause, None
+        if cause is None and not unsent:  # else the next attempt uses what this one was paid with
+            self._paid = 0 if self._credit else 1
+            target.tokens -= 1
+            request.used += self._paid
+        elif cause is not None and self._paid is not None:
+            target.tokens += 1
+            request.used -= self._paid
+        return (pause, None) if cause is None else (None, cause)
 
     def _is_running(self, code, metadata):
         """Says whether another attempt with the same key still runs."""
@@ -121,7 +127,7 @@ class Call:
     def _refusal(self, code, metadata, pause, stop, unsent):
         """Returns the cause for which there is no other attempt, or None. The order is that of wire.md."""
         t, request = now() + 1000, self._request  # gRPC's timers have a resolution of a millisecond
-        if t >= self._deadline or code is grpc.StatusCode.CANCELLED and not metadata:
+        if t >= self._deadline:
             return "ended" if t >= request.deadline else "gave up"
         if stop:
             return "gave up"
@@ -130,10 +136,12 @@ class Call:
         if self._seen and not self._is_safe() or self._attempts >= 3:
             return "gave up"
         if t + pause >= self._deadline:
-            return "ended" if t + pause >= request.deadline else "gave up"
+            return "gave up"
+        if unsent:
+            return None
         if self._target.earn() < 1:
             return "no tokens" if self._target.is_new() else "gave up"
-        return None if unsent or self._credit or request.free() > 0 else "no tokens"
+        return None if self._credit or request.free() > 0 else "no tokens"
 
 
 def _unsent(outcome):
