@@ -77,14 +77,20 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx = peer.NewContext(ctx, &peer.Peer{Addr: address(r.RemoteAddr), AuthInfo: info})
 	ctx = metadata.NewIncomingContext(ctx, md)
 	ctx = grpc.NewContextWithServerTransportStream(ctx, stream)
-	request, err := h.request(w, r, len(md[strings.ToLower(keyHeader)]) > 0)
+	hasKey := len(md[strings.ToLower(keyHeader)]) > 0
+	request, err := h.request(w, r, hasKey)
 	if err != nil {
 		writeBodyError(w, err)
 		return
 	}
 	reply, err := h.unary(ctx, request, &grpc.UnaryServerInfo{Server: h.next, FullMethod: method}, func(ctx context.Context, _ any) (any, error) {
 		response.run(ctx)
-		h.next.ServeHTTP(response, r.WithContext(ctx))
+		run := r.WithContext(ctx)
+		if hasKey {
+			run.Body = io.NopCloser(bytes.NewReader(request.GetBody()))
+		}
+		h.next.ServeHTTP(response, run)
+		r.MultipartForm = run.MultipartForm // net/http removes its files
 		return response.outcome()
 	})
 	response.end(reply, err)
@@ -150,8 +156,10 @@ func (h *handler) request(w http.ResponseWriter, r *http.Request, hasKey bool) (
 		return nil, err
 	}
 	_ = r.Body.Close()
-	r.Body = io.NopCloser(bytes.NewReader(body))
 	request.Target, request.ContentType, request.Body = r.URL.RequestURI(), r.Header.Get("Content-Type"), body
+	if fullMethod(r.Method) == otherMethod {
+		request.Target = r.Method + " " + request.Target
+	}
 	return request, nil
 }
 

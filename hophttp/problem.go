@@ -41,6 +41,9 @@ func WriteError(w http.ResponseWriter, err error) { problemOf(err).write(w) }
 
 func problemOf(err error) problem {
 	st := status.Convert(err)
+	if own := (interface{ GRPCStatus() *status.Status })(nil); errors.As(err, &own) { // without what wraps it, which may contain internals
+		st = own.GRPCStatus()
+	}
 	if st.Code() == codes.Unknown && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 		st = status.FromContextError(err)
 	}
@@ -79,6 +82,7 @@ func (p problem) write(w http.ResponseWriter) {
 	if p.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))
 	}
+	w.Header().Del("Content-Length") // of the response that the handler had prepared
 	w.Header().Set("Content-Type", problemType)
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p) //nolint:errchkjson // fails if the client has gone

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net"
@@ -80,6 +81,9 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, failed.err
 	}
 	c.discard()
+	if ended := r.Context().Err(); ended != nil {
+		err = fmt.Errorf("%w: %w", ended, err)
+	}
 	return nil, err
 }
 
@@ -89,13 +93,16 @@ type call struct {
 	request   *http.Request
 	attempts  int
 	failed    *http.Response // of the last attempt
+	lifetime  *lifetime      // of failed
 }
 
-// discard reads the last failed response, so that its connection can be used again.
+// discard reads the last failed response, so that its connection can be used again. It does not read for long.
 func (c *call) discard() {
 	if c.failed != nil {
-		const most = 64 << 10
-		_, _ = io.CopyN(io.Discard, c.failed.Body, most)
+		const maxBytes, maxTime = 64 << 10, 50 * time.Millisecond
+		late := time.AfterFunc(maxTime, c.lifetime.cancel)
+		_, _ = io.CopyN(io.Discard, c.failed.Body, maxBytes)
+		late.Stop()
 		_ = c.failed.Body.Close()
 		c.failed = nil
 	}
@@ -142,7 +149,7 @@ func (c *call) attempt(ctx context.Context, _ string, _, reply any, _ *grpc.Clie
 	}
 	lifetime.untilClosed(response)
 	if st != nil {
-		c.failed = response
+		c.failed, c.lifetime = response, lifetime
 		return &attemptError{response: response, status: st}
 	}
 	*reply.(**http.Response) = response //nolint:errcheck // RoundTrip made it
@@ -159,10 +166,13 @@ func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 		}
 		request.Body = body
 	}
-	for _, name := range []string{contextHeader, reportHeader, attemptsHeader, timeoutHeader} {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	if len(md[strings.ToLower(contextHeader)]) == 0 { // the client is installed twice, and this is an attempt of the outer transport
+		return request, nil
+	}
+	for _, name := range []string{contextHeader, reportHeader, attemptsHeader, timeoutHeader, keyHeader} {
 		request.Header.Del(name) // a service may have forwarded those of its own request
 	}
-	md, _ := metadata.FromOutgoingContext(ctx)
 	for key, values := range md {
 		request.Header[http.CanonicalHeaderKey(key)] = values
 	}
@@ -262,7 +272,7 @@ func retryAfter(response *http.Response) (time.Duration, bool) {
 		return 0, false
 	}
 	value := response.Header.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(value, 10, 20); err == nil {
+	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
 		return time.Duration(seconds) * time.Second, true
 	}
 	at, err := http.ParseTime(value)

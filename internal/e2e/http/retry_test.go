@@ -1,0 +1,97 @@
+package http_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hopbound/hopbound/hophttp"
+	"github.com/hopbound/hopbound/internal/e2e/harness"
+)
+
+// answering is a transport whose attempts receive responses that a function makes.
+func answering(answer func(attempt int, r *http.Request) *http.Response) roundTripper {
+	attempt := 0
+	return func(r *http.Request) (*http.Response, error) {
+		attempt++
+		return answer(attempt, r), nil
+	}
+}
+
+func TestRetryDoesNotWaitForTheBodyOfTheFailedAttempt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		never, _ := io.Pipe()
+		started := time.Now()
+		base := answering(func(attempt int, r *http.Request) *http.Response {
+			if attempt == 1 {
+				context.AfterFunc(r.Context(), func() { _ = never.CloseWithError(r.Context().Err()) })
+				return &http.Response{StatusCode: http.StatusServiceUnavailable, Body: never}
+			}
+			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader("done"))}
+		})
+		r := get(t, hophttp.NewTransport(harness.NewClient(t), base), "http://orders.test/")
+		if r.body != "done" || time.Since(started) > time.Second {
+			t.Errorf("body %q after %v", r.body, time.Since(started))
+		}
+	})
+}
+
+func TestRequestThatIsCancelledDuringAPauseReturnsTheContextsError(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var attempts atomic.Int64
+		base := answering(func(int, *http.Request) *http.Response {
+			attempts.Add(1)
+			time.AfterFunc(time.Second, cancel)
+			return &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"60"}}, Body: http.NoBody}
+		})
+		transport := hophttp.NewTransport(harness.NewClient(t), base)
+		_, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://orders.test/", "").WithContext(ctx)) //nolint:bodyclose // there is none
+		if !errors.Is(err, context.Canceled) || attempts.Load() != 1 {
+			t.Errorf("error %v after %d attempts", err, attempts.Load())
+		}
+	})
+}
+
+func TestDeadlineThatIsFarAwayIsSentAsSuch(t *testing.T) {
+	t.Parallel()
+	for name, deadline := range map[string]time.Time{
+		"of another age":          time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC),
+		"of the longest duration": time.Now().Add(math.MaxInt64),
+		"of a century":            time.Now().AddDate(100, 0, 0),
+	} {
+		ctx, cancel := context.WithDeadline(t.Context(), deadline)
+		base := answering(func(_ int, r *http.Request) *http.Response {
+			if v := r.Header.Get("Grpc-Timeout"); len(v) < 4 || !strings.HasSuffix(v, "H") && !strings.HasSuffix(v, "M") {
+				t.Errorf("a deadline %s is sent as %q", name, v)
+			}
+			return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}
+		})
+		do(t, hophttp.NewTransport(harness.NewClient(t), base), newRequest(t, http.MethodGet, "http://orders.test/", "").WithContext(ctx))
+		cancel()
+	}
+}
+
+func TestServerThatAsksForAVeryLongPauseIsNotCalledAgain(t *testing.T) {
+	t.Parallel()
+	for _, after := range []string{fmt.Sprint(60 * 24 * 3600), "99999999999999999999", time.Now().AddDate(1, 0, 0).UTC().Format(http.TimeFormat)} {
+		attempts := 0
+		base := answering(func(attempt int, _ *http.Request) *http.Response {
+			attempts = attempt
+			return &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {after}}, Body: http.NoBody}
+		})
+		if r := get(t, hophttp.NewTransport(harness.NewClient(t), base), "http://orders.test/"); r.status != http.StatusServiceUnavailable || attempts != 1 {
+			t.Errorf("Retry-After %s: status %d after %d attempts", after, r.status, attempts)
+		}
+	}
+}
