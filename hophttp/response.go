@@ -185,7 +185,7 @@ func (r *response) end(reply any, err error) {
 	switch stored, _ := reply.(*hopboundv1.HTTPResponse); {
 	case stored != nil:
 		for _, h := range stored.GetHeaders() {
-			header[h.GetName()] = h.GetValues()
+			addHeader(header, h.GetName(), h.GetValues())
 		}
 		r.finish(header)
 		r.ResponseWriter.WriteHeader(int(stored.GetStatus()))
@@ -195,11 +195,21 @@ func (r *response) end(reply any, err error) {
 		WriteError(r.ResponseWriter, err)
 	default:
 		if r.stored {
-			maps.Copy(header, r.header)
+			for name, values := range r.header {
+				addHeader(header, name, values)
+			}
 		}
 		r.finish(header)
 		_ = r.sendHeld()
 	}
+}
+
+// addHeader sets a header that the handler has set. Lists are added to those of the middleware before it.
+func addHeader(header http.Header, name string, values []string) {
+	if name == "Set-Cookie" || name == "Vary" {
+		values = slices.Concat(header[name], values)
+	}
+	header[name] = values
 }
 
 // finish sets the headers that the server has for the caller. A report that the handler has forwarded is dropped.

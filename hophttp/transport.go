@@ -185,8 +185,11 @@ func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 // transportFailure returns the error of an attempt that has no response.
 func transportFailure(ctx context.Context, err error) error {
 	st := status.New(codes.Unavailable, err.Error())
-	if ctx.Err() != nil {
-		st = status.FromContextError(ctx.Err())
+	if ended := ctx.Err(); ended != nil {
+		st = status.FromContextError(ended)
+		if errors.Is(err, context.Canceled) { // that of the lifetime
+			err = ended
+		}
 	}
 	return &attemptError{err: err, status: st}
 }

@@ -201,3 +201,26 @@ func TestProblemDoesNotShowTheAddressOfTheServiceBehind(t *testing.T) {
 		t.Errorf("answer %s", r.body)
 	}
 }
+
+func TestStoredResponseAddsToTheListsOfTheMiddlewareBefore(t *testing.T) {
+	t.Parallel()
+	store := interceptors.WithIdempotency(idempotency.NewMemory())
+	h, err := hophttp.NewHandler(harness.NewServer(t, store), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.SetCookie(w, &http.Cookie{Name: "own", Value: "1"})
+		w.Header().Add("Vary", "Accept")
+	}), hophttp.SharedKeys())
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := plain(t, func(w http.ResponseWriter, r *http.Request) {
+		http.SetCookie(w, &http.Cookie{Name: "session", Value: "2"})
+		w.Header().Add("Vary", "Origin")
+		h.ServeHTTP(w, r)
+	})
+	for _, key := range []string{"", "k", "k"} {
+		header := post(t, http.DefaultTransport, url, key, "").header
+		if cookies, vary := fmt.Sprint(header["Set-Cookie"]), fmt.Sprint(header["Vary"]); cookies != "[session=2 own=1]" || vary != "[Origin Accept]" {
+			t.Errorf("key %q: cookies %s, Vary %s", key, cookies, vary)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/hophttp"
+	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
 )
 
@@ -61,6 +63,39 @@ func TestRequestThatIsCancelledDuringAPauseReturnsTheContextsError(t *testing.T)
 			t.Errorf("error %v after %d attempts", err, attempts.Load())
 		}
 	})
+}
+
+func TestRequestWhoseTimeIsOverReturnsTheContextsError(t *testing.T) {
+	t.Parallel()
+	for _, http2 := range []bool{false, true} {
+		release := make(chan struct{})
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/body" {
+				_ = http.NewResponseController(w).Flush()
+			}
+			<-release
+		}))
+		s.EnableHTTP2 = http2
+		s.StartTLS()
+		for _, c := range []struct {
+			path            string
+			request, policy time.Duration
+		}{{"/", 50 * time.Millisecond, 0}, {"/body", 50 * time.Millisecond, 0}, {"/", time.Minute, 50 * time.Millisecond}} {
+			ctx, cancel := context.WithTimeout(t.Context(), c.request)
+			transport := hophttp.NewTransport(harness.NewClient(t, harness.Policy(interceptors.Policy{Timeout: c.policy})), s.Client().Transport)
+			response, err := transport.RoundTrip(newRequest(t, http.MethodGet, s.URL+c.path, "").WithContext(ctx))
+			if err == nil {
+				_, err = io.ReadAll(response.Body)
+				_ = response.Body.Close()
+			}
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("HTTP/2 %v, %+v: error %v", http2, c, err)
+			}
+			cancel()
+		}
+		close(release)
+		s.Close()
+	}
 }
 
 func TestDeadlineThatIsFarAwayIsSentAsSuch(t *testing.T) {
