@@ -132,10 +132,14 @@ func (h *handler) metadata(r *http.Request) (metadata.MD, credentials.AuthInfo) 
 			md[strings.ToLower(name)] = values
 		}
 	}
+	tenant := ""
+	if h.tenant != nil {
+		tenant = h.tenant(r)
+	}
 	switch {
-	case h.tenant != nil:
-		return md, caller{tenant: h.tenant(r)}
-	case verified(r.TLS):
+	case tenant != "":
+		return md, caller{tenant: tenant}
+	case h.tenant == nil && verified(r.TLS):
 		return md, credentials.TLSInfo{State: *r.TLS}
 	case !h.sharedKeys:
 		delete(md, strings.ToLower(keyHeader))

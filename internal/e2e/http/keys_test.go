@@ -17,7 +17,12 @@ import (
 )
 
 // tenant is the caller's name, which a test may send in clear.
-func tenant(r *http.Request) string { return r.Header.Get("X-Tenant") }
+func tenant(r *http.Request) string {
+	if name := r.Header.Values("X-Tenant"); len(name) > 0 {
+		return name[0]
+	}
+	return "ann"
+}
 
 // keyed serves a handler at the edge with a store.
 func keyed(t *testing.T, next http.HandlerFunc, opts ...idempotency.Option) string {
@@ -81,6 +86,9 @@ func TestKeysOfOtherTenantsAreOtherKeys(t *testing.T) {
 	}
 	if a, b, c := as("ann"), as("bob"), as("ann"); a.body != "1" || b.body != "2" || c.body != "1" {
 		t.Errorf("responses %s, %s and %s", a.body, b.body, c.body)
+	}
+	if a, b := as(""), as(""); a.body != "3" || b.body != "4" {
+		t.Errorf("responses %s and %s to callers that are not known, want two runs", a.body, b.body)
 	}
 }
 
