@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"mime"
 	"net/http"
 	"strconv"
 	"strings"
@@ -18,6 +19,9 @@ import (
 
 // problemType is the media type of RFC 9457.
 const problemType = "application/problem+json"
+
+// reasonType begins the type of a problem that has a reason.
+const reasonType = "https://github.com/hopbound/hopbound/blob/main/docs/http.md#"
 
 // problem is an answer in the form of RFC 9457. Reason is the reason of an error of Hopbound.
 type problem struct {
@@ -77,7 +81,7 @@ func (p problem) write(w http.ResponseWriter) {
 		p.Title = "Client Closed Request"
 	}
 	if p.Reason != "" {
-		p.Type = "https://github.com/hopbound/hopbound/blob/main/docs/http.md#" + strings.ToLower(p.Reason)
+		p.Type = reasonType + strings.ToLower(p.Reason)
 	}
 	if p.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))
@@ -143,4 +147,33 @@ func codeOf(httpStatus int) codes.Code {
 		return codes.Unknown
 	}
 	return codes.OK
+}
+
+// isProblem reports whether a response is a problem.
+func isProblem(header http.Header) bool {
+	media, _, err := mime.ParseMediaType(header.Get("Content-Type"))
+	return err == nil && media == problemType
+}
+
+// failureOf returns the status of a failed request, or nil if its response is an outcome. The body is that of a problem, or
+// empty. 409 is a failure if it is an error of Hopbound: another request with the same key is still running.
+func failureOf(httpStatus int, body []byte) *status.Status {
+	var p problem
+	if json.Unmarshal(body, &p) != nil || !strings.HasPrefix(p.Type, reasonType) { // others have reasons, too
+		p.Reason = ""
+	}
+	code := codeOf(httpStatus)
+	if httpStatus == http.StatusConflict && p.Reason != "" {
+		code = codes.Aborted
+	}
+	if code == codes.OK {
+		return nil
+	}
+	st := status.New(code, strconv.Itoa(httpStatus)+" "+http.StatusText(httpStatus))
+	if p.Reason != "" {
+		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: p.Reason}); err == nil {
+			st = detailed
+		}
+	}
+	return st
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/hopbound/hopbound/budget"
 	hopboundv1 "github.com/hopbound/hopbound/proto/hopbound/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -146,24 +145,26 @@ func (r *response) sendHeld() error {
 
 // failure is the error of a request whose response says that it failed.
 type failure struct {
-	status   int
+	status   *status.Status
 	response *response
 }
 
-func (f *failure) Error() string { return "hophttp: the handler answered " + http.StatusText(f.status) }
+func (f *failure) Error() string { return "hophttp: the handler answered " + f.status.Message() }
 
 // GRPCStatus returns the status of the request, for telemetry and stores.
-func (f *failure) GRPCStatus() *status.Status {
-	return status.New(codeOf(f.status), strconv.Itoa(f.status)+" "+http.StatusText(f.status))
-}
+func (f *failure) GRPCStatus() *status.Status { return f.status }
 
 // outcome returns the result of the handler.
 func (r *response) outcome() (any, error) {
 	if r.status == 0 && !r.hijacked {
 		r.status = http.StatusOK
 	}
-	if codeOf(r.status) != codes.OK {
-		return nil, &failure{status: r.status, response: r}
+	var problem []byte
+	if isProblem(r.header) {
+		problem = r.body.Bytes()
+	}
+	if st := failureOf(r.status, problem); st != nil {
+		return nil, &failure{status: st, response: r}
 	}
 	if !r.stored {
 		return nil, nil //nolint:nilnil // the response is held

@@ -3,11 +3,9 @@ package hophttp
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -17,7 +15,6 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/interceptors"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -142,13 +139,13 @@ func (c *call) attempt(ctx context.Context, _ string, _, reply any, _ *grpc.Clie
 	}
 	answer.connected(address(request.URL.Host))
 	answer.read(response)
-	st, err := failureOf(response)
+	problem, err := readProblem(response)
 	if err != nil {
 		lifetime.end()
 		return err
 	}
 	lifetime.untilClosed(response)
-	if st != nil {
+	if st := failureOf(response.StatusCode, problem); st != nil {
 		c.failed, c.lifetime = response, lifetime
 		return &attemptError{response: response, status: st}
 	}
@@ -200,40 +197,19 @@ func isDial(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// failureOf returns the status of a failed attempt, or nil. It reads the body of a problem, and puts it back.
-func failureOf(response *http.Response) (*status.Status, error) {
-	code := codeOf(response.StatusCode)
-	media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
-	reason := ""
-	if media == problemType {
-		const most = 64 << 10
-		head, err := io.ReadAll(io.LimitReader(response.Body, most))
-		if err != nil {
-			_ = response.Body.Close()
-			return nil, &attemptError{err: err, status: status.New(codes.Unavailable, err.Error())}
-		}
-		response.Body = &joinedBody{Reader: io.MultiReader(bytes.NewReader(head), response.Body), Closer: response.Body}
-		var p problem
-		if json.Unmarshal(head, &p) == nil {
-			reason = p.Reason
-		}
+// readProblem returns the body of a response that is a problem, and puts it back.
+func readProblem(response *http.Response) ([]byte, error) {
+	if !isProblem(response.Header) {
+		return nil, nil
 	}
-	if code == codes.OK && reason != "" { // 4xx of Hopbound's
-		code = codes.FailedPrecondition
-		if response.StatusCode == http.StatusConflict {
-			code = codes.Aborted
-		}
+	const most = 64 << 10
+	head, err := io.ReadAll(io.LimitReader(response.Body, most))
+	if err != nil {
+		_ = response.Body.Close()
+		return nil, &attemptError{err: err, status: status.New(codes.Unavailable, err.Error())}
 	}
-	if code == codes.OK {
-		return nil, nil //nolint:nilnil // no failure
-	}
-	st := status.New(code, response.Status)
-	if reason != "" {
-		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: reason}); err == nil {
-			st = detailed
-		}
-	}
-	return st, nil
+	response.Body = &joinedBody{Reader: io.MultiReader(bytes.NewReader(head), response.Body), Closer: response.Body}
+	return head, nil
 }
 
 type joinedBody struct {
