@@ -1,5 +1,4 @@
-// Package hophttp carries what Hopbound carries over HTTP: the deadline, the retry budget and the idempotency key of a
-// request. [NewHandler] is the server's side: it starts the root of each request at the edge of a system, or continues
+// Package hophttp carries the deadline, the retry budget and the idempotency key of a request over HTTP. [NewHandler] is the server's side: it starts the root of each request at the edge of a system, or continues
 // the request of a caller that uses this package. [NewTransport] is the client's side: it retries as Hopbound's gRPC
 // client does, from the same budgets.
 //

@@ -37,8 +37,9 @@ type problem struct {
 // WriteError answers a request with an error of gRPC or of Hopbound, in the form of RFC 9457 (application/problem+json).
 // The status is the usual one for the code, except that KEY_REUSED is 422, as the IETF's Idempotency-Key draft says, and
 // STORE_FULL and BULKHEAD_FULL are 503. An error of Hopbound has a member "reason". If the error has a RetryInfo, the
-// answer has Retry-After. The messages of other errors are shown only if the caller is to blame (status 4xx), because
-// others may contain internals. A nil error is answered with 500.
+// answer has Retry-After. The answer contains the message of an error of Hopbound, and that of another error if its status
+// is 4xx. It does not contain other messages, nor the text of errors that wrap the error, because they may reveal
+// internals. A nil error is answered with 500.
 //
 // Use it in handlers whose gRPC calls fail.
 func WriteError(w http.ResponseWriter, err error) { problemOf(err).write(w) }

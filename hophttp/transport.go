@@ -39,10 +39,12 @@ type transport struct {
 //
 // A pushback, and Retry-After of a response with 429 or 503, is the pause before the next attempt. If the attempts end
 // with a response, the transport returns that response. An error that Hopbound makes, for example because the deadline
-// has passed, is returned as an error with a gRPC status.
+// has passed, is returned as an error with a gRPC status. If the context of the request has ended, the error also wraps the
+// context's.
 //
-// The timeout of a policy, and that of an attempt, end when the response's header arrives. The body is read until the
-// context of the request ends. Requests are not hedged.
+// The timeout of a policy, and that of an attempt, last until the response's header arrives. After that, only the context
+// of the request limits how long the body may be read. Requests are not hedged. [http.Transport] itself repeats a request
+// that may be repeated if its connection breaks after an earlier request; this counts as one attempt.
 //
 // The transport is safe for concurrent use. Its target is the scheme and host of the URL.
 func NewTransport(client *interceptors.Client, base http.RoundTripper) http.RoundTripper {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -119,7 +120,7 @@ func TestDeadlineThatIsFarAwayIsSentAsSuch(t *testing.T) {
 
 func TestServerThatAsksForAVeryLongPauseIsNotCalledAgain(t *testing.T) {
 	t.Parallel()
-	for _, after := range []string{fmt.Sprint(60 * 24 * 3600), "99999999999999999999", time.Now().AddDate(1, 0, 0).UTC().Format(http.TimeFormat)} {
+	for _, after := range []string{"5184000", "99999999999999999999", time.Now().AddDate(1, 0, 0).UTC().Format(http.TimeFormat)} {
 		attempts := 0
 		base := answering(func(attempt int, _ *http.Request) *http.Response {
 			attempts = attempt
@@ -127,6 +128,61 @@ func TestServerThatAsksForAVeryLongPauseIsNotCalledAgain(t *testing.T) {
 		})
 		if r := get(t, hophttp.NewTransport(harness.NewClient(t), base), "http://orders.test/"); r.status != http.StatusServiceUnavailable || attempts != 1 {
 			t.Errorf("Retry-After %s: status %d after %d attempts", after, r.status, attempts)
+		}
+	}
+}
+
+func TestConnectionOfAFailedAttemptIsUsedAgain(t *testing.T) {
+	t.Parallel()
+	attempts := 0
+	url := plain(t, func(w http.ResponseWriter, _ *http.Request) {
+		if attempts++; attempts < 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = fmt.Fprint(w, strings.Repeat("x", 30000))
+		}
+	})
+	var reused []bool
+	trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = append(reused, i.Reused) }}
+	base := &http.Transport{}
+	defer base.CloseIdleConnections()
+	transport := hophttp.NewTransport(harness.NewClient(t, interceptors.WithPolicy(shortPauses{})), base)
+	do(t, transport, newRequest(t, http.MethodGet, url, "").WithContext(httptrace.WithClientTrace(t.Context(), trace)))
+	if fmt.Sprint(reused) != "[false true true]" {
+		t.Errorf("connections used again: %v", reused)
+	}
+}
+
+// countedBody counts how often it was closed.
+type countedBody struct {
+	io.Reader
+	closed *atomic.Int64
+}
+
+func (b countedBody) Close() error {
+	b.closed.Add(1)
+	return nil
+}
+
+func TestBodiesOfAllAttemptsAreClosed(t *testing.T) {
+	t.Parallel()
+	url := plain(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	for key, attempts := range map[string]int64{"k": 3, "invalid, because of the comma": 1} {
+		var opened, closed atomic.Int64
+		request := newRequest(t, http.MethodPut, url, "body")
+		request.GetBody = func() (io.ReadCloser, error) {
+			opened.Add(1)
+			return countedBody{strings.NewReader("body"), &closed}, nil
+		}
+		request.Body, _ = request.GetBody()
+		request.Header.Set("Idempotency-Key", key)
+		if response, err := fast(t).RoundTrip(request); err == nil {
+			_ = response.Body.Close()
+		}
+		if opened.Load() != attempts || closed.Load() != attempts {
+			t.Errorf("key %q: %d bodies were opened and %d closed, want %d", key, opened.Load(), closed.Load(), attempts)
 		}
 	}
 }
