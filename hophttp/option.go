@@ -35,7 +35,8 @@ func SharedKeys() HandlerOption { return func(h *handler) { h.sharedKeys = true 
 
 // TimeoutHeader lets callers limit the time of a request by a header, such as "X-Request-Timeout-Ms". Its value is a
 // number of milliseconds, or a duration such as "1.5s". A value longer than limit counts as limit, and one that is
-// malformed or not positive is ignored. The header grpc-timeout is always read, as gRPC sends it.
+// malformed or not positive is ignored. The header grpc-timeout is always read, as gRPC sends it. The limit does not apply to
+// it; WithMaxDeadline of package interceptors limits both.
 func TimeoutHeader(name string, limit time.Duration) HandlerOption {
 	return func(h *handler) {
 		if name == "" || limit <= 0 {
