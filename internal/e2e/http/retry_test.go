@@ -18,6 +18,9 @@ import (
 	"github.com/hopbound/hopbound/hophttp"
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // answering is a transport whose attempts receive responses that a function makes.
@@ -184,5 +187,23 @@ func TestBodiesOfAllAttemptsAreClosed(t *testing.T) {
 		if opened.Load() != attempts || closed.Load() != attempts {
 			t.Errorf("key %q: %d bodies were opened and %d closed, want %d", key, opened.Load(), closed.Load(), attempts)
 		}
+	}
+}
+
+// The answer says that an earlier attempt with the same key is still running.
+func TestRequestWhoseKeyIsInProgressIsRetried(t *testing.T) {
+	t.Parallel()
+	var attempts atomic.Int64
+	url := plain(t, func(w http.ResponseWriter, _ *http.Request) {
+		if attempts.Add(1) == 1 {
+			st, err := status.New(codes.Aborted, "running").WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: interceptors.ReasonInProgress})
+			if err != nil {
+				t.Error(err)
+			}
+			hophttp.WriteError(w, st.Err())
+		}
+	})
+	if r := post(t, fast(t), url, "k", ""); r.status != http.StatusOK || attempts.Load() != 2 {
+		t.Errorf("status %d after %d attempts", r.status, attempts.Load())
 	}
 }
