@@ -1,10 +1,9 @@
-// Package hophttp carries what Hopbound carries over HTTP: the deadline, the retry budget and the idempotency key of a
-// request. [NewHandler] is the server's side: it starts the root of each request at the edge of a system, or continues
+// Package hophttp carries the deadline, the retry budget and the idempotency key of a request over HTTP. [NewHandler] is the server's side: it starts the root of each request at the edge of a system, or continues
 // the request of a caller that uses this package. [NewTransport] is the client's side: it retries as Hopbound's gRPC
 // client does, from the same budgets.
 //
 // HTTP requests are calls of the methods of hopbound.v1.HTTPService, such as "/hopbound.v1.HTTPService/Get". These names
-// appear in policies, metrics and traces. GET, HEAD, OPTIONS, TRACE, PUT and DELETE are declared safe to repeat (RFC
+// appear in policies, metrics and traces; methods that RFC 9110 and RFC 5789 do not define share the name Other. GET, HEAD, OPTIONS, TRACE, PUT and DELETE are declared safe to repeat (RFC
 // 9110); POST and PATCH are not.
 //
 // What belongs here: how HTTP's headers, status codes and bodies map to a call. The decisions are those of package
@@ -28,6 +27,9 @@ const (
 	attemptsHeader = "Grpc-Previous-Rpc-Attempts"
 )
 
+// otherMethod is the name of all methods that have none of their own, because callers can make up any number of them.
+const otherMethod = "/hopbound.v1.HTTPService/Other"
+
 // fullMethod returns the name of the call that a request is.
 func fullMethod(method string) string {
 	const service = "/hopbound.v1.HTTPService/"
@@ -49,14 +51,18 @@ func fullMethod(method string) string {
 	case http.MethodPatch:
 		return service + "Patch"
 	}
-	return service + method
+	return otherMethod
 }
 
 // formatTimeout returns a timeout as gRPC sends it: at most eight digits and a unit. It rounds up.
 func formatTimeout(d time.Duration) string {
 	const most = 99_999_999
 	for _, u := range timeoutUnits {
-		if n := (d + u.length - 1) / u.length; n <= most {
+		n := d / u.length
+		if d%u.length > 0 {
+			n++
+		}
+		if n <= most {
 			return strconv.FormatInt(int64(max(n, 1)), 10) + u.name
 		}
 	}

@@ -39,15 +39,17 @@ type handler struct {
 // next makes with the request's context share one deadline and one retry budget. Otherwise, a request that comes from
 // [NewTransport] continues its caller's.
 //
-// A request fails if its status is 401, 403, 408, 425, 429 or at least 500. The response of a failure that is a
-// consequence of a failed call has the header grpc-retry-pushback-ms: -1, with which callers do not retry it. All other
-// responses are outcomes: the server's store keeps them for the request's Idempotency-Key, and a repeated request
-// receives the stored response with the header Idempotency-Replayed. Errors of Hopbound are answered as [WriteError]
-// does.
+// A request fails if its status is 401, 403, 408, 425, 429 or at least 500, or if it is 409 because another request with
+// the same key is still running. If a failed call has caused the failure, the response has the header
+// grpc-retry-pushback-ms: -1, and callers do not retry the request. All responses of requests that do not fail are
+// outcomes: the server's store keeps them under the request's Idempotency-Key, and a repeated request receives the stored
+// response with the header Idempotency-Replayed. Errors of Hopbound are answered as [WriteError] does.
 //
-// A response of up to 16 KiB is held back until next returns, unless next flushes it, so that its header can report the
-// tokens that were used. For a longer response, the header reports all tokens that next may still use. With a key and a
-// store, the whole response is held back, and flushing has no effect.
+// A response of up to 16 KiB is held back until next returns, unless next flushes it. Its header can then report the
+// tokens that were used, and next may change its headers until it returns. The header of a response that is sent earlier
+// reports one token more than were used, because next may still use that one, and never has grpc-retry-pushback-ms: -1.
+// With a key and a store, the whole response is held back: flushing has no effect, informational (1xx) responses are not
+// sent, and the connection cannot be hijacked.
 func NewHandler(server *interceptors.Server, next http.Handler, opts ...HandlerOption) (http.Handler, error) {
 	if server == nil || next == nil {
 		return nil, errors.New("hophttp.NewHandler: server and next must not be nil")
@@ -77,14 +79,20 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx = peer.NewContext(ctx, &peer.Peer{Addr: address(r.RemoteAddr), AuthInfo: info})
 	ctx = metadata.NewIncomingContext(ctx, md)
 	ctx = grpc.NewContextWithServerTransportStream(ctx, stream)
-	request, err := h.request(w, r, len(md[strings.ToLower(keyHeader)]) > 0)
+	hasKey := len(md[strings.ToLower(keyHeader)]) > 0
+	request, err := h.request(w, r, hasKey)
 	if err != nil {
 		writeBodyError(w, err)
 		return
 	}
 	reply, err := h.unary(ctx, request, &grpc.UnaryServerInfo{Server: h.next, FullMethod: method}, func(ctx context.Context, _ any) (any, error) {
 		response.run(ctx)
-		h.next.ServeHTTP(response, r.WithContext(ctx))
+		run := r.WithContext(ctx)
+		if hasKey {
+			run.Body = io.NopCloser(bytes.NewReader(request.GetBody()))
+		}
+		h.next.ServeHTTP(response, run)
+		r.MultipartForm = run.MultipartForm // net/http removes its files
 		return response.outcome()
 	})
 	response.end(reply, err)
@@ -126,10 +134,14 @@ func (h *handler) metadata(r *http.Request) (metadata.MD, credentials.AuthInfo) 
 			md[strings.ToLower(name)] = values
 		}
 	}
+	tenant := ""
+	if h.tenant != nil {
+		tenant = h.tenant(r)
+	}
 	switch {
-	case h.tenant != nil:
-		return md, caller{tenant: h.tenant(r)}
-	case verified(r.TLS):
+	case tenant != "":
+		return md, caller{tenant: tenant}
+	case h.tenant == nil && verified(r.TLS):
 		return md, credentials.TLSInfo{State: *r.TLS}
 	case !h.sharedKeys:
 		delete(md, strings.ToLower(keyHeader))
@@ -150,8 +162,10 @@ func (h *handler) request(w http.ResponseWriter, r *http.Request, hasKey bool) (
 		return nil, err
 	}
 	_ = r.Body.Close()
-	r.Body = io.NopCloser(bytes.NewReader(body))
 	request.Target, request.ContentType, request.Body = r.URL.RequestURI(), r.Header.Get("Content-Type"), body
+	if fullMethod(r.Method) == otherMethod {
+		request.Target = r.Method + " " + request.GetTarget()
+	}
 	return request, nil
 }
 

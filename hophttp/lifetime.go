@@ -2,6 +2,7 @@ package hophttp
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 )
@@ -32,7 +33,7 @@ func (l *lifetime) untilClosed(response *http.Response) {
 	if response.StatusCode == http.StatusSwitchingProtocols { // its body is the connection
 		return
 	}
-	response.Body = &body{ReadCloser: response.Body, closed: func() {
+	response.Body = &body{ReadCloser: response.Body, user: l.user, closed: func() {
 		stop()
 		l.cancel()
 	}}
@@ -40,7 +41,17 @@ func (l *lifetime) untilClosed(response *http.Response) {
 
 type body struct {
 	io.ReadCloser
+	user   context.Context //nolint:containedctx // of the user's request
 	closed func()
+}
+
+// Read reads the body. If the user's request has ended, the error says why.
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, context.Canceled) && b.user.Err() != nil {
+		err = b.user.Err()
+	}
+	return n, err
 }
 
 // Close closes the body.

@@ -14,11 +14,11 @@ const defaultMaxBody = 1 << 20
 type HandlerOption func(*handler)
 
 // Tenant says who sends a request, so that an idempotency key belongs to this caller, and another caller can use the same
-// key for something else. It returns the empty string for a caller that is not known; keys of all such callers are
-// shared. The function must be safe for concurrent use. It sees the request as it arrived, so the middleware that
-// verifies who the caller is must come before the handler.
+// key for something else. The function returns the empty string for a caller that is not known; the key of its request is
+// ignored, unless [SharedKeys] allows it. The function must be safe for concurrent use. It sees the request as it arrived,
+// so the middleware that verifies who the caller is must come before the handler.
 //
-// Without Tenant and [SharedKeys], the key of a request is ignored unless the caller has a verified TLS certificate, whose
+// Without Tenant and SharedKeys, the key of a request is ignored unless the caller has a verified TLS certificate, whose
 // identity is the tenant.
 func Tenant(tenant func(*http.Request) string) HandlerOption {
 	return func(h *handler) {
@@ -29,12 +29,14 @@ func Tenant(tenant func(*http.Request) string) HandlerOption {
 	}
 }
 
-// SharedKeys says that all callers are services of your own, so that a key means the same whoever sends it.
+// SharedKeys says that all callers are services of your own. All callers that have no tenant then share their keys: each of
+// them can read the response to a key that another has sent.
 func SharedKeys() HandlerOption { return func(h *handler) { h.sharedKeys = true } }
 
 // TimeoutHeader lets callers limit the time of a request by a header, such as "X-Request-Timeout-Ms". Its value is a
 // number of milliseconds, or a duration such as "1.5s". A value longer than limit counts as limit, and one that is
-// malformed or not positive is ignored. The header grpc-timeout is always read, as gRPC sends it.
+// malformed or not positive is ignored. The header grpc-timeout is always read, as gRPC sends it. The limit does not apply to
+// it; WithMaxDeadline of package interceptors limits both.
 func TimeoutHeader(name string, limit time.Duration) HandlerOption {
 	return func(h *handler) {
 		if name == "" || limit <= 0 {

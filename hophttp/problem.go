@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"mime"
 	"net/http"
 	"strconv"
 	"strings"
@@ -18,6 +19,9 @@ import (
 
 // problemType is the media type of RFC 9457.
 const problemType = "application/problem+json"
+
+// reasonType begins the type of a problem that has a reason.
+const reasonType = "https://github.com/hopbound/hopbound/blob/main/docs/http.md#"
 
 // problem is an answer in the form of RFC 9457. Reason is the reason of an error of Hopbound.
 type problem struct {
@@ -33,14 +37,18 @@ type problem struct {
 // WriteError answers a request with an error of gRPC or of Hopbound, in the form of RFC 9457 (application/problem+json).
 // The status is the usual one for the code, except that KEY_REUSED is 422, as the IETF's Idempotency-Key draft says, and
 // STORE_FULL and BULKHEAD_FULL are 503. An error of Hopbound has a member "reason". If the error has a RetryInfo, the
-// answer has Retry-After. The messages of other errors are shown only if the caller is to blame (status 4xx), because
-// others may contain internals. A nil error is answered with 500.
+// answer has Retry-After. The answer contains the message of an error of Hopbound, and that of another error if its status
+// is 4xx. It does not contain other messages, nor the text of errors that wrap the error, because they may reveal
+// internals. A nil error is answered with 500.
 //
 // Use it in handlers whose gRPC calls fail.
 func WriteError(w http.ResponseWriter, err error) { problemOf(err).write(w) }
 
 func problemOf(err error) problem {
 	st := status.Convert(err)
+	if own := (interface{ GRPCStatus() *status.Status })(nil); errors.As(err, &own) { // without what wraps it, which may contain internals
+		st = own.GRPCStatus()
+	}
 	if st.Code() == codes.Unknown && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 		st = status.FromContextError(err)
 	}
@@ -74,11 +82,12 @@ func (p problem) write(w http.ResponseWriter) {
 		p.Title = "Client Closed Request"
 	}
 	if p.Reason != "" {
-		p.Type = "https://github.com/hopbound/hopbound/blob/main/docs/http.md#" + strings.ToLower(p.Reason)
+		p.Type = reasonType + strings.ToLower(p.Reason)
 	}
 	if p.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))
 	}
+	w.Header().Del("Content-Length") // of the response that the handler had prepared
 	w.Header().Set("Content-Type", problemType)
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p) //nolint:errchkjson // fails if the client has gone
@@ -139,4 +148,33 @@ func codeOf(httpStatus int) codes.Code {
 		return codes.Unknown
 	}
 	return codes.OK
+}
+
+// isProblem reports whether a response is a problem.
+func isProblem(header http.Header) bool {
+	media, _, err := mime.ParseMediaType(header.Get("Content-Type"))
+	return err == nil && media == problemType
+}
+
+// failureOf returns the status of a failed request, or nil if its response is an outcome. The body is that of a problem, or
+// empty. 409 is a failure if it is an error of Hopbound: another request with the same key is still running.
+func failureOf(httpStatus int, body []byte) *status.Status {
+	var p problem
+	if json.Unmarshal(body, &p) != nil || !strings.HasPrefix(p.Type, reasonType) { // others have reasons, too
+		p.Reason = ""
+	}
+	code := codeOf(httpStatus)
+	if httpStatus == http.StatusConflict && p.Reason != "" {
+		code = codes.Aborted
+	}
+	if code == codes.OK {
+		return nil
+	}
+	st := status.New(code, strconv.Itoa(httpStatus)+" "+http.StatusText(httpStatus))
+	if p.Reason != "" {
+		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: p.Reason}); err == nil {
+			st = detailed
+		}
+	}
+	return st
 }

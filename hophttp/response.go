@@ -15,7 +15,6 @@ import (
 	"github.com/hopbound/hopbound/budget"
 	hopboundv1 "github.com/hopbound/hopbound/proto/hopbound/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -33,6 +32,7 @@ type response struct {
 	fromHop bool // the caller has sent a hop-context, and reads a report
 
 	allotment *budget.Allotment
+	lent      int         // tokens that the caller has lent; 0 at a root
 	stored    bool        // a store keeps the outcome, so that all of the response is held back
 	header    http.Header // of a stored outcome; the writer's own otherwise
 
@@ -42,9 +42,13 @@ type response struct {
 	hijacked bool
 }
 
-// run prepares for the run of the handler with context ctx.
+// run prepares for the run of the handler with context ctx. It forgets an earlier run, whose transaction was rolled back.
 func (r *response) run(ctx context.Context) {
-	r.allotment, _ = budget.FromContext(ctx)
+	if r.allotment, _ = budget.FromContext(ctx); r.allotment != nil {
+		r.lent = r.allotment.Free()
+	}
+	r.status = 0
+	r.body.Reset()
 	r.header = r.ResponseWriter.Header()
 	if grpc.ServerTransportStreamFromContext(ctx) != grpc.ServerTransportStream(r.stream) {
 		r.stored = true // the server holds back what the handler sets
@@ -57,11 +61,13 @@ func (r *response) Header() http.Header { return r.header }
 
 // WriteHeader sets the status of the response. A second call has no effect.
 func (r *response) WriteHeader(status int) {
-	const informational = 200
+	informational := status < http.StatusOK && status != http.StatusSwitchingProtocols
 	switch {
-	case status < informational && status != http.StatusSwitchingProtocols && !r.stored:
+	case status < 100 || status > 999:
+		r.ResponseWriter.WriteHeader(status) // panics, as net/http does
+	case informational && !r.stored:
 		r.ResponseWriter.WriteHeader(status)
-	case r.status == 0:
+	case !informational && r.status == 0:
 		r.status = status
 	}
 }
@@ -101,8 +107,11 @@ func (r *response) Flush() { _ = r.FlushError() }
 // Unwrap returns the writer below, for [http.ResponseController].
 func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// Hijack takes over the connection.
+// Hijack takes over the connection, unless a store keeps the outcome.
 func (r *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if r.stored {
+		return nil, nil, http.ErrNotSupported
+	}
 	conn, buffer, err := http.NewResponseController(r.ResponseWriter).Hijack()
 	r.hijacked = err == nil
 	return conn, buffer, err
@@ -114,9 +123,9 @@ func (r *response) send() error {
 	if r.sent {
 		return nil
 	}
+	r.header.Del(reportHeader) // the handler may have forwarded that of a service below
 	if r.fromHop && r.allotment != nil {
-		const all = 65535 // the caller charges at most what it lent
-		used := all
+		used := r.lent
 		if owed, released := r.allotment.Release(); released {
 			used = owed + 1
 		}
@@ -138,24 +147,26 @@ func (r *response) sendHeld() error {
 
 // failure is the error of a request whose response says that it failed.
 type failure struct {
-	status   int
+	status   *status.Status
 	response *response
 }
 
-func (f *failure) Error() string { return "hophttp: the handler answered " + http.StatusText(f.status) }
+func (f *failure) Error() string { return "hophttp: the handler answered " + f.status.Message() }
 
 // GRPCStatus returns the status of the request, for telemetry and stores.
-func (f *failure) GRPCStatus() *status.Status {
-	return status.New(codeOf(f.status), strconv.Itoa(f.status)+" "+http.StatusText(f.status))
-}
+func (f *failure) GRPCStatus() *status.Status { return f.status }
 
 // outcome returns the result of the handler.
 func (r *response) outcome() (any, error) {
 	if r.status == 0 && !r.hijacked {
 		r.status = http.StatusOK
 	}
-	if codeOf(r.status) != codes.OK {
-		return nil, &failure{status: r.status, response: r}
+	var problem []byte
+	if isProblem(r.header) {
+		problem = r.body.Bytes()
+	}
+	if st := failureOf(r.status, problem); st != nil {
+		return nil, &failure{status: st, response: r}
 	}
 	if !r.stored {
 		return nil, nil //nolint:nilnil // the response is held
@@ -173,27 +184,40 @@ func (r *response) end(reply any, err error) {
 		return
 	}
 	header := r.ResponseWriter.Header()
-	r.finish(header)
 	own, _ := err.(*failure) //nolint:errorlint // it is returned as it is
 	switch stored, _ := reply.(*hopboundv1.HTTPResponse); {
 	case stored != nil:
 		for _, h := range stored.GetHeaders() {
-			header[h.GetName()] = h.GetValues()
+			addHeader(header, h.GetName(), h.GetValues())
 		}
+		r.finish(header)
 		r.ResponseWriter.WriteHeader(int(stored.GetStatus()))
 		_, _ = r.ResponseWriter.Write(stored.GetBody())
 	case err != nil && (own == nil || own.response != r):
+		r.finish(header)
 		WriteError(r.ResponseWriter, err)
 	default:
 		if r.stored {
-			maps.Copy(header, r.header)
+			for name, values := range r.header {
+				addHeader(header, name, values)
+			}
 		}
+		r.finish(header)
 		_ = r.sendHeld()
 	}
 }
 
-// finish sets the headers that the server has for the caller.
+// addHeader sets a header that the handler has set. Lists are added to those of the middleware before it.
+func addHeader(header http.Header, name string, values []string) {
+	if name == "Set-Cookie" || name == "Vary" {
+		values = slices.Concat(header[name], values)
+	}
+	header[name] = values
+}
+
+// finish sets the headers that the server has for the caller. A report that the handler has forwarded is dropped.
 func (r *response) finish(header http.Header) {
+	header.Del(reportHeader)
 	r.stream.mu.Lock()
 	defer r.stream.mu.Unlock()
 	for _, md := range []metadata.MD{r.stream.header, r.stream.trailer} {

@@ -3,10 +3,9 @@ package hophttp
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
-	"mime"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/interceptors"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -41,10 +39,12 @@ type transport struct {
 //
 // A pushback, and Retry-After of a response with 429 or 503, is the pause before the next attempt. If the attempts end
 // with a response, the transport returns that response. An error that Hopbound makes, for example because the deadline
-// has passed, is returned as an error with a gRPC status.
+// has passed, is returned as an error with a gRPC status. If the context of the request has ended, the error also wraps the
+// context's.
 //
-// The timeout of a policy, and that of an attempt, end when the response's header arrives. The body is read until the
-// context of the request ends. Requests are not hedged.
+// The timeout of a policy, and that of an attempt, last until the response's header arrives. After that, only the context
+// of the request limits how long the body may be read. Requests are not hedged. [http.Transport] itself repeats a request
+// that may be repeated if its connection breaks after an earlier request; this counts as one attempt.
 //
 // The transport is safe for concurrent use. Its target is the scheme and host of the URL.
 func NewTransport(client *interceptors.Client, base http.RoundTripper) http.RoundTripper {
@@ -80,6 +80,9 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, failed.err
 	}
 	c.discard()
+	if ended := r.Context().Err(); ended != nil {
+		err = fmt.Errorf("%w: %w", ended, err)
+	}
 	return nil, err
 }
 
@@ -89,13 +92,16 @@ type call struct {
 	request   *http.Request
 	attempts  int
 	failed    *http.Response // of the last attempt
+	lifetime  *lifetime      // of failed
 }
 
-// discard reads the last failed response, so that its connection can be used again.
+// discard reads the last failed response, so that its connection can be used again. It does not read for long.
 func (c *call) discard() {
 	if c.failed != nil {
-		const most = 64 << 10
-		_, _ = io.CopyN(io.Discard, c.failed.Body, most)
+		const maxBytes, maxTime = 64 << 10, 50 * time.Millisecond
+		late := time.AfterFunc(maxTime, c.lifetime.cancel)
+		_, _ = io.CopyN(io.Discard, c.failed.Body, maxBytes)
+		late.Stop()
 		_ = c.failed.Body.Close()
 		c.failed = nil
 	}
@@ -135,14 +141,14 @@ func (c *call) attempt(ctx context.Context, _ string, _, reply any, _ *grpc.Clie
 	}
 	answer.connected(address(request.URL.Host))
 	answer.read(response)
-	st, err := failureOf(response)
+	problem, err := readProblem(response)
 	if err != nil {
 		lifetime.end()
 		return err
 	}
 	lifetime.untilClosed(response)
-	if st != nil {
-		c.failed = response
+	if st := failureOf(response.StatusCode, problem); st != nil {
+		c.failed, c.lifetime = response, lifetime
 		return &attemptError{response: response, status: st}
 	}
 	*reply.(**http.Response) = response //nolint:errcheck // RoundTrip made it
@@ -159,10 +165,13 @@ func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 		}
 		request.Body = body
 	}
-	for _, name := range []string{contextHeader, reportHeader, attemptsHeader, timeoutHeader} {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	if len(md[strings.ToLower(contextHeader)]) == 0 { // the client is installed twice, and this is an attempt of the outer transport
+		return request, nil
+	}
+	for _, name := range []string{contextHeader, reportHeader, attemptsHeader, timeoutHeader, keyHeader} {
 		request.Header.Del(name) // a service may have forwarded those of its own request
 	}
-	md, _ := metadata.FromOutgoingContext(ctx)
 	for key, values := range md {
 		request.Header[http.CanonicalHeaderKey(key)] = values
 	}
@@ -175,8 +184,11 @@ func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 // transportFailure returns the error of an attempt that has no response.
 func transportFailure(ctx context.Context, err error) error {
 	st := status.New(codes.Unavailable, err.Error())
-	if ctx.Err() != nil {
-		st = status.FromContextError(ctx.Err())
+	if ended := ctx.Err(); ended != nil {
+		st = status.FromContextError(ended)
+		if errors.Is(err, context.Canceled) { // that of the lifetime
+			err = ended
+		}
 	}
 	return &attemptError{err: err, status: st}
 }
@@ -187,40 +199,19 @@ func isDial(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// failureOf returns the status of a failed attempt, or nil. It reads the body of a problem, and puts it back.
-func failureOf(response *http.Response) (*status.Status, error) {
-	code := codeOf(response.StatusCode)
-	media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
-	reason := ""
-	if media == problemType {
-		const most = 64 << 10
-		head, err := io.ReadAll(io.LimitReader(response.Body, most))
-		if err != nil {
-			_ = response.Body.Close()
-			return nil, &attemptError{err: err, status: status.New(codes.Unavailable, err.Error())}
-		}
-		response.Body = &joinedBody{Reader: io.MultiReader(bytes.NewReader(head), response.Body), Closer: response.Body}
-		var p problem
-		if json.Unmarshal(head, &p) == nil {
-			reason = p.Reason
-		}
+// readProblem returns the body of a response that is a problem, and puts it back.
+func readProblem(response *http.Response) ([]byte, error) {
+	if !isProblem(response.Header) {
+		return nil, nil
 	}
-	if code == codes.OK && reason != "" { // 4xx of Hopbound's
-		code = codes.FailedPrecondition
-		if response.StatusCode == http.StatusConflict {
-			code = codes.Aborted
-		}
+	const most = 64 << 10
+	head, err := io.ReadAll(io.LimitReader(response.Body, most))
+	if err != nil {
+		_ = response.Body.Close()
+		return nil, &attemptError{err: err, status: status.New(codes.Unavailable, err.Error())}
 	}
-	if code == codes.OK {
-		return nil, nil //nolint:nilnil // no failure
-	}
-	st := status.New(code, response.Status)
-	if reason != "" {
-		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: reason}); err == nil {
-			st = detailed
-		}
-	}
-	return st, nil
+	response.Body = &joinedBody{Reader: io.MultiReader(bytes.NewReader(head), response.Body), Closer: response.Body}
+	return head, nil
 }
 
 type joinedBody struct {
@@ -262,7 +253,7 @@ func retryAfter(response *http.Response) (time.Duration, bool) {
 		return 0, false
 	}
 	value := response.Header.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(value, 10, 20); err == nil {
+	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
 		return time.Duration(seconds) * time.Second, true
 	}
 	at, err := http.ParseTime(value)

@@ -19,8 +19,8 @@ const (
 //
 // The key is that of [idempotency.WithKey]. In a handler that runs under a key, it is a child key, so that a retried
 // handler sends the message with the same key again. [idempotency.WithStep] tells apart several messages that a handler
-// sends to one queue concurrently. Without a key or a deadline, Inject writes no header for it, and it leaves what the
-// carrier has otherwise. An invalid key is not written. The deadline is written as an absolute time; pass a context
+// sends to one queue concurrently. Without a key or a deadline, Inject writes no header for it, and it does not remove one
+// that the carrier has already. An invalid key is not written. The deadline is written as an absolute time; pass a context
 // without a deadline, such as that of [context.WithoutCancel], for a message that must be handled however late.
 //
 // Inject is safe for concurrent use with different carriers.
@@ -68,7 +68,7 @@ func Tenant(name string) Option { return func(s *settings) { s.tenant = name } }
 //     ended, and the handler should drop the message. A malformed deadline is ignored.
 //   - The handler runs under the key of the message: its calls carry child keys, which are the same whenever the message is
 //     delivered. A malformed key is ignored.
-//   - It is the root of a request with a budget of the settings of b; see [budget.NewRoot].
+//   - It is the root of a request whose budget has the settings of b, which may be nil; see [budget.NewRoot].
 //
 // Call the returned function when the message has been handled. Extract is safe for concurrent use.
 func Extract(ctx context.Context, queue string, carrier propagation.TextMapCarrier, b *budget.Budget, opts ...Option) (context.Context, func()) {

@@ -2,6 +2,7 @@ package hopqueue_test
 
 import (
 	"context"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -116,4 +117,21 @@ func TestHandlerOfAMessageIsARoot(t *testing.T) {
 	if !a.Closed() {
 		t.Error("the root has not ended")
 	}
+}
+
+func FuzzExtractStaysWithinItsBounds(f *testing.F) {
+	f.Add("2026-01-02T03:04:05.678Z", "k", int64(time.Second), int64(time.Hour))
+	f.Add("9999-12-31T23:59:59Z", `"k"`, int64(math.MaxInt64), int64(math.MaxInt64))
+	f.Add("0000-01-01T00:00:00+23:59", "a,b", int64(math.MinInt64), int64(math.MinInt64))
+	f.Fuzz(func(t *testing.T, deadline, key string, skew, maxWait int64) {
+		carrier := propagation.MapCarrier{"hop-deadline": deadline, "idempotency-key": key}
+		ctx, end := hopqueue.Extract(t.Context(), "q", carrier, nil, hopqueue.Skew(time.Duration(skew)), hopqueue.MaxWait(time.Duration(maxWait)))
+		defer end()
+		if d, ok := ctx.Deadline(); ok && time.Until(d) > max(0, time.Duration(maxWait)) {
+			t.Errorf("the deadline is in %v", time.Until(d))
+		}
+		if key, ok := idempotency.FromContext(ctx); ok && key.Validate() != nil {
+			t.Errorf("the handler runs under the key %q", key)
+		}
+	})
 }

@@ -60,7 +60,7 @@ type Attempt struct {
 	hasReport       bool
 	malformedReport bool
 	readable        bool // at least one of the reports
-	used            int // tokens that the reply reports as used
+	used            int  // tokens that the reply reports as used
 }
 
 // Number returns the attempt's number, from 1, or 0 if it was not started.

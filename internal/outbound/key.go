@@ -98,7 +98,7 @@ func (c *Call) sentKey() idempotency.Key {
 // keyInProgress reports whether a failure says that another call with the same key is still running.
 // Such a call is retried to get the outcome, whatever codes the policy retries.
 func (c *Call) keyInProgress(err error) bool {
-	if !c.hasKey || hoperr.Code(err) != codes.Aborted {
+	if c.sentKey() == "" || hoperr.Code(err) != codes.Aborted {
 		return false
 	}
 	reason := hoperr.Reason(err)

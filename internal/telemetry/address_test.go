@@ -19,6 +19,8 @@ func TestAddressesOfServersAndPeers(t *testing.T) {
 		"dns:///shop":               "server.address=shop",
 		"dns:///shop:https":         "server.address=shop",
 		"passthrough:///[::1]:8080": "server.address=::1,server.port=8080",
+		"https://shop":              "server.address=shop",
+		"http://shop:8080":          "server.address=shop,server.port=8080",
 		"unix:/run/shop.sock":       "server.address=/run/shop.sock",
 		"unix:///run/shop.sock":     "server.address=/run/shop.sock",
 	} {

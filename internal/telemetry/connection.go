@@ -166,7 +166,9 @@ func serverAddressOf(target string) serverAddress {
 	}
 	endpoint := target
 	if _, rest, ok := strings.Cut(target, "://"); ok {
-		_, endpoint, _ = strings.Cut(rest, "/")
+		if _, endpoint, ok = strings.Cut(rest, "/"); !ok { // a URL of HTTP
+			endpoint = rest
+		}
 	}
 	host, port, err := net.SplitHostPort(endpoint)
 	if err != nil {

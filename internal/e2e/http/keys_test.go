@@ -14,10 +14,18 @@ import (
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // tenant is the caller's name, which a test may send in clear.
-func tenant(r *http.Request) string { return r.Header.Get("X-Tenant") }
+func tenant(r *http.Request) string {
+	if name := r.Header.Values("X-Tenant"); len(name) > 0 {
+		return name[0]
+	}
+	return "ann"
+}
 
 // keyed serves a handler at the edge with a store.
 func keyed(t *testing.T, next http.HandlerFunc, opts ...idempotency.Option) string {
@@ -81,6 +89,9 @@ func TestKeysOfOtherTenantsAreOtherKeys(t *testing.T) {
 	}
 	if a, b, c := as("ann"), as("bob"), as("ann"); a.body != "1" || b.body != "2" || c.body != "1" {
 		t.Errorf("responses %s, %s and %s", a.body, b.body, c.body)
+	}
+	if a, b := as(""), as(""); a.body != "3" || b.body != "4" {
+		t.Errorf("responses %s and %s to callers that are not known, want two runs", a.body, b.body)
 	}
 }
 
@@ -184,5 +195,46 @@ func TestRepeatedRequestRepeatsTheKeysOfItsCalls(t *testing.T) {
 	first, again := post(t, http.DefaultTransport, s.URL, "k", "b"), post(t, http.DefaultTransport, s.URL, "k", "b")
 	if first.body == "" || first.body != again.body || bank.Calls.Load() != 1 {
 		t.Errorf("answers %q and %q with %d payments, want one", first.body, again.body, bank.Calls.Load())
+	}
+}
+
+// The bank is still running the payment of an earlier attempt. The edge must not keep that answer as the outcome.
+func TestAnswerThatAKeyIsInProgressIsNotStored(t *testing.T) {
+	t.Parallel()
+	var runs atomic.Int64
+	url := keyed(t, func(w http.ResponseWriter, _ *http.Request) {
+		if runs.Add(1) > 1 {
+			_, _ = fmt.Fprint(w, "paid")
+			return
+		}
+		st, err := status.New(codes.Aborted, "not now").WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: interceptors.ReasonInProgress})
+		if err != nil {
+			t.Error(err)
+		}
+		hophttp.WriteError(w, st.Err())
+	})
+	wantProblem(t, post(t, http.DefaultTransport, url, "k", ""), http.StatusConflict, interceptors.ReasonInProgress)
+	if r := post(t, http.DefaultTransport, url, "k", ""); r.body != "paid" {
+		t.Errorf("the repeated request is answered with %d %s", r.status, r.body)
+	}
+}
+
+// A problem of the application may have a member of the same name.
+func TestProblemOfAnApplicationIsAnOutcome(t *testing.T) {
+	t.Parallel()
+	var runs atomic.Int64
+	declined := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(http.StatusConflict)
+		_, _ = fmt.Fprintf(w, `{"type":"https://bank.test/declined","reason":"CARD_EXPIRED","run":%d}`, runs.Add(1))
+	}
+	reader, metered := harness.Metered()
+	transport, url := fast(t, metered), keyed(t, declined)
+	first, again := post(t, transport, url, "k", ""), post(t, transport, url, "k", "")
+	if first.status != http.StatusConflict || again.body != first.body || runs.Load() != 1 {
+		t.Errorf("answers %+v and %+v", first, again)
+	}
+	if metrics := harness.Collected(t, reader); strings.Contains(metrics, "ABORTED") {
+		t.Errorf("the client counts a failure:\n%s", metrics)
 	}
 }

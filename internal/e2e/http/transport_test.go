@@ -35,7 +35,7 @@ type shortPauses struct{}
 func (shortPauses) ForMethod(fullMethod string) interceptors.Policy {
 	p := interceptors.Policy{Retry: &interceptors.RetryPolicy{Backoff: interceptors.Backoff{Base: 1, Max: 1}}}
 	switch fullMethod {
-	case "/hopbound.v1.HTTPService/Post", "/hopbound.v1.HTTPService/Patch", "/hopbound.v1.HTTPService/PROPFIND", testv1.TestService_Write_FullMethodName:
+	case "/hopbound.v1.HTTPService/Post", "/hopbound.v1.HTTPService/Patch", "/hopbound.v1.HTTPService/Other", testv1.TestService_Write_FullMethodName:
 		p.Retry = nil // a written policy would declare them safe to repeat
 	}
 	return p

@@ -27,7 +27,7 @@ const (
 // HTTPRequest is the part of a request that must be the same whenever its idempotency key is used.
 type HTTPRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Path and query.
+	// Path and query, after the method if it is one of Other's.
 	Target        string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	ContentType   string `protobuf:"bytes,2,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
 	Body          []byte `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
@@ -216,7 +216,7 @@ const file_hopbound_v1_http_proto_rawDesc = "" +
 	"\n" +
 	"HTTPHeader\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06values\x18\x02 \x03(\tR\x06values2\x98\x04\n" +
+	"\x06values\x18\x02 \x03(\tR\x06values2\xd6\x04\n" +
 	"\vHTTPService\x12?\n" +
 	"\x03Get\x12\x18.hopbound.v1.HTTPRequest\x1a\x19.hopbound.v1.HTTPResponse\"\x03\x90\x02\x01\x12@\n" +
 	"\x04Head\x12\x18.hopbound.v1.HTTPRequest\x1a\x19.hopbound.v1.HTTPResponse\"\x03\x90\x02\x01\x12C\n" +
@@ -225,7 +225,8 @@ const file_hopbound_v1_http_proto_rawDesc = "" +
 	"\x03Put\x12\x18.hopbound.v1.HTTPRequest\x1a\x19.hopbound.v1.HTTPResponse\"\x03\x90\x02\x02\x12B\n" +
 	"\x06Delete\x12\x18.hopbound.v1.HTTPRequest\x1a\x19.hopbound.v1.HTTPResponse\"\x03\x90\x02\x02\x12;\n" +
 	"\x04Post\x12\x18.hopbound.v1.HTTPRequest\x1a\x19.hopbound.v1.HTTPResponse\x12<\n" +
-	"\x05Patch\x12\x18.hopbound.v1.HTTPRequest\x1a\x19.hopbound.v1.HTTPResponseB;Z9github.com/hopbound/hopbound/proto/hopbound/v1;hopboundv1b\x06proto3"
+	"\x05Patch\x12\x18.hopbound.v1.HTTPRequest\x1a\x19.hopbound.v1.HTTPResponse\x12<\n" +
+	"\x05Other\x12\x18.hopbound.v1.HTTPRequest\x1a\x19.hopbound.v1.HTTPResponseB;Z9github.com/hopbound/hopbound/proto/hopbound/v1;hopboundv1b\x06proto3"
 
 var (
 	file_hopbound_v1_http_proto_rawDescOnce sync.Once
@@ -246,28 +247,30 @@ var file_hopbound_v1_http_proto_goTypes = []any{
 	(*HTTPHeader)(nil),   // 2: hopbound.v1.HTTPHeader
 }
 var file_hopbound_v1_http_proto_depIdxs = []int32{
-	2, // 0: hopbound.v1.HTTPResponse.headers:type_name -> hopbound.v1.HTTPHeader
-	0, // 1: hopbound.v1.HTTPService.Get:input_type -> hopbound.v1.HTTPRequest
-	0, // 2: hopbound.v1.HTTPService.Head:input_type -> hopbound.v1.HTTPRequest
-	0, // 3: hopbound.v1.HTTPService.Options:input_type -> hopbound.v1.HTTPRequest
-	0, // 4: hopbound.v1.HTTPService.Trace:input_type -> hopbound.v1.HTTPRequest
-	0, // 5: hopbound.v1.HTTPService.Put:input_type -> hopbound.v1.HTTPRequest
-	0, // 6: hopbound.v1.HTTPService.Delete:input_type -> hopbound.v1.HTTPRequest
-	0, // 7: hopbound.v1.HTTPService.Post:input_type -> hopbound.v1.HTTPRequest
-	0, // 8: hopbound.v1.HTTPService.Patch:input_type -> hopbound.v1.HTTPRequest
-	1, // 9: hopbound.v1.HTTPService.Get:output_type -> hopbound.v1.HTTPResponse
-	1, // 10: hopbound.v1.HTTPService.Head:output_type -> hopbound.v1.HTTPResponse
-	1, // 11: hopbound.v1.HTTPService.Options:output_type -> hopbound.v1.HTTPResponse
-	1, // 12: hopbound.v1.HTTPService.Trace:output_type -> hopbound.v1.HTTPResponse
-	1, // 13: hopbound.v1.HTTPService.Put:output_type -> hopbound.v1.HTTPResponse
-	1, // 14: hopbound.v1.HTTPService.Delete:output_type -> hopbound.v1.HTTPResponse
-	1, // 15: hopbound.v1.HTTPService.Post:output_type -> hopbound.v1.HTTPResponse
-	1, // 16: hopbound.v1.HTTPService.Patch:output_type -> hopbound.v1.HTTPResponse
-	9, // [9:17] is the sub-list for method output_type
-	1, // [1:9] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	2,  // 0: hopbound.v1.HTTPResponse.headers:type_name -> hopbound.v1.HTTPHeader
+	0,  // 1: hopbound.v1.HTTPService.Get:input_type -> hopbound.v1.HTTPRequest
+	0,  // 2: hopbound.v1.HTTPService.Head:input_type -> hopbound.v1.HTTPRequest
+	0,  // 3: hopbound.v1.HTTPService.Options:input_type -> hopbound.v1.HTTPRequest
+	0,  // 4: hopbound.v1.HTTPService.Trace:input_type -> hopbound.v1.HTTPRequest
+	0,  // 5: hopbound.v1.HTTPService.Put:input_type -> hopbound.v1.HTTPRequest
+	0,  // 6: hopbound.v1.HTTPService.Delete:input_type -> hopbound.v1.HTTPRequest
+	0,  // 7: hopbound.v1.HTTPService.Post:input_type -> hopbound.v1.HTTPRequest
+	0,  // 8: hopbound.v1.HTTPService.Patch:input_type -> hopbound.v1.HTTPRequest
+	0,  // 9: hopbound.v1.HTTPService.Other:input_type -> hopbound.v1.HTTPRequest
+	1,  // 10: hopbound.v1.HTTPService.Get:output_type -> hopbound.v1.HTTPResponse
+	1,  // 11: hopbound.v1.HTTPService.Head:output_type -> hopbound.v1.HTTPResponse
+	1,  // 12: hopbound.v1.HTTPService.Options:output_type -> hopbound.v1.HTTPResponse
+	1,  // 13: hopbound.v1.HTTPService.Trace:output_type -> hopbound.v1.HTTPResponse
+	1,  // 14: hopbound.v1.HTTPService.Put:output_type -> hopbound.v1.HTTPResponse
+	1,  // 15: hopbound.v1.HTTPService.Delete:output_type -> hopbound.v1.HTTPResponse
+	1,  // 16: hopbound.v1.HTTPService.Post:output_type -> hopbound.v1.HTTPResponse
+	1,  // 17: hopbound.v1.HTTPService.Patch:output_type -> hopbound.v1.HTTPResponse
+	1,  // 18: hopbound.v1.HTTPService.Other:output_type -> hopbound.v1.HTTPResponse
+	10, // [10:19] is the sub-list for method output_type
+	1,  // [1:10] is the sub-list for method input_type
+	1,  // [1:1] is the sub-list for extension type_name
+	1,  // [1:1] is the sub-list for extension extendee
+	0,  // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_hopbound_v1_http_proto_init() }
