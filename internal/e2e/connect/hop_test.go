@@ -2,11 +2,13 @@ package connect_test
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 
 	"connectrpc.com/connect"
+	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/hopconnect"
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
@@ -78,4 +80,21 @@ func unary[Req, Res any](method string, handle func(context.Context) error, opts
 		}
 		return connect.NewResponse(new(Res)), nil
 	}, opts...)}
+}
+
+// trusting returns a client of HTTP/2 that trusts all servers, until the test ends.
+func trusting(t *testing.T) *http.Client {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true} //nolint:gosec // only tests call it
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// root returns the context of a request, and a function that returns how many tokens it has used.
+func root(t *testing.T, b *budget.Budget) (ctx context.Context, used func() int) {
+	t.Helper()
+	ctx, end := budget.NewRoot(t.Context(), b)
+	t.Cleanup(func() { end(true) })
+	a, _ := budget.FromContext(ctx)
+	return ctx, a.Used
 }
