@@ -102,7 +102,7 @@ type answer struct {
 
 // failed records an error. A server's error has metadata; the others are made by connect-go itself.
 func (a *answer) failed(err error) {
-	if failed, ok := asError(err); ok && (connect.IsWireError(err) || connect.IsNotModifiedError(err)) {
+	if failed, ok := asError(err); ok && connect.IsWireError(err) {
 		a.trailer = toMetadata(failed.Meta(), http.Header{":wire": {"yes"}})
 	} else if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
 		a.addr = nil // no server has seen the attempt
