@@ -49,7 +49,7 @@ type clientConn struct {
 	stream   grpc.ClientStream // nil if the call could not start
 	err      error             // why it could not
 	current  atomic.Pointer[attemptStream]
-	received bool // the only response
+	ended    error // what Receive returns from now on
 }
 
 // open starts the call.
@@ -120,15 +120,18 @@ func (c *clientConn) Receive(message any) error {
 	if err := c.open(); err != nil {
 		return err
 	}
-	if c.received {
-		return io.EOF
+	if c.ended != nil {
+		return c.ended
 	}
-	err := c.stream.RecvMsg(message)
-	c.received = err == nil && c.spec.StreamType&connect.StreamTypeServer == 0
-	if err != nil {
+	err := toConnect(c.stream.RecvMsg(message))
+	switch {
+	case err != nil:
+		c.ended = err
 		c.cancel() // the application need not close a stream that has ended
+	case c.spec.StreamType&connect.StreamTypeServer == 0:
+		c.ended = io.EOF
 	}
-	return toConnect(err)
+	return err
 }
 
 // ResponseHeader returns the header of the response.
