@@ -68,7 +68,7 @@ func (c *clientConn) open() error {
 					delete(conn.RequestHeader(), name)
 				}
 				setOutgoing(conn.RequestHeader(), ctx)
-				s := newAttemptStream(ctx, conn, desc, opts)
+				s := c.newAttempt(ctx, conn, desc, opts)
 				c.current.Store(s)
 				if desc.ClientStreams { // gRPC opens a stream before its first message
 					if err := conn.Send(nil); err != nil && !errors.Is(err, io.EOF) {
@@ -162,6 +162,7 @@ func (c *clientConn) CloseResponse() error {
 
 // attemptStream is one attempt of a call that streams, as gRPC's interceptors see it.
 type attemptStream struct {
+	call *clientConn
 	conn connect.StreamingClientConn
 	ctx  context.Context //nolint:containedctx // of the attempt
 	desc *grpc.StreamDesc
@@ -175,9 +176,9 @@ type attemptStream struct {
 	finished bool
 }
 
-// newAttemptStream returns an attempt that ends with its context at the latest, even if the application never calls it again.
-func newAttemptStream(ctx context.Context, conn connect.StreamingClientConn, desc *grpc.StreamDesc, opts []grpc.CallOption) *attemptStream {
-	s := &attemptStream{conn: conn, ctx: ctx, desc: desc, opts: opts, answer: answer{addr: address(conn.Peer().Addr)}}
+// newAttempt returns an attempt that ends with its context at the latest, even if the application never calls it again.
+func (c *clientConn) newAttempt(ctx context.Context, conn connect.StreamingClientConn, desc *grpc.StreamDesc, opts []grpc.CallOption) *attemptStream {
+	s := &attemptStream{call: c, conn: conn, ctx: ctx, desc: desc, opts: opts, answer: answer{addr: address(conn.Peer().Addr)}}
 	s.unwatch = context.AfterFunc(ctx, func() { _ = s.finish(ctx.Err()) })
 	return s
 }
@@ -261,16 +262,23 @@ func (s *attemptStream) CloseSend() error {
 // Context returns the context of the attempt.
 func (s *attemptStream) Context() context.Context { return s.ctx }
 
-// SendMsg sends a message. If the server has ended the attempt, it returns io.EOF, and RecvMsg returns why.
+// SendMsg sends a message. If the attempt has ended, RecvMsg returns why. Unlike gRPC, connect-go does not say before
+// RecvMsg whether there is a response, so that SendMsg returns io.EOF only if no other attempt can follow.
 func (s *attemptStream) SendMsg(message any) error {
 	err := s.conn.Send(message)
 	if err != nil && s.ctx.Err() != nil {
-		return io.EOF
+		err = io.EOF
 	}
-	if err == nil || errors.Is(err, io.EOF) {
+	switch {
+	case err == nil:
+		return nil
+	case !errors.Is(err, io.EOF):
+		return s.finish(err)
+	case s.call.stream.Context() == s.ctx: // Hopbound's stream has the context of its attempt when that is the last
 		return err
+	default:
+		return nil
 	}
-	return s.finish(err)
 }
 
 // RecvMsg receives a message. If there can be only one, RecvMsg also receives the end of the attempt.
