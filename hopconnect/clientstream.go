@@ -15,7 +15,7 @@ import (
 	"github.com/hopbound/hopbound/interceptors"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/peer"
 )
 
 // WrapStreamingClient makes a call that streams.
@@ -45,11 +45,11 @@ type clientConn struct {
 	ctx         context.Context //nolint:containedctx // of the call
 	cancel      context.CancelFunc
 
-	start    sync.Once
-	stream   grpc.ClientStream // nil if the call could not start
-	err      error             // why it could not
-	current  atomic.Pointer[attemptStream]
-	ended    error // what Receive returns from now on
+	start   sync.Once
+	stream  grpc.ClientStream // nil if the call could not start
+	err     error             // why it could not
+	current atomic.Pointer[attemptStream]
+	ended   error // what Receive returns from now on
 }
 
 // open starts the call.
@@ -102,7 +102,7 @@ func (c *clientConn) Send(message any) error {
 	}
 	err := c.stream.SendMsg(message)
 	if ended := c.caller.Err(); ended != nil && (err == nil || errors.Is(err, io.EOF)) {
-		return connect.NewError(connect.Code(status.FromContextError(ended).Code()), ended)
+		return contextError(ended)
 	}
 	return toConnect(err)
 }
@@ -178,8 +178,10 @@ type attemptStream struct {
 
 // newAttempt returns an attempt that ends with its context at the latest, even if the application never calls it again.
 func (c *clientConn) newAttempt(ctx context.Context, conn connect.StreamingClientConn, desc *grpc.StreamDesc, opts []grpc.CallOption) *attemptStream {
-	s := &attemptStream{call: c, conn: conn, ctx: ctx, desc: desc, opts: opts, answer: answer{addr: address(conn.Peer().Addr)}}
-	s.unwatch = context.AfterFunc(ctx, func() { _ = s.finish(ctx.Err()) })
+	addr := address(conn.Peer().Addr)
+	ctx = peer.NewContext(ctx, &peer.Peer{Addr: addr})
+	s := &attemptStream{call: c, conn: conn, ctx: ctx, desc: desc, opts: opts, answer: answer{addr: addr}}
+	s.unwatch = context.AfterFunc(ctx, func() { _ = s.finish(contextError(ctx.Err())) })
 	return s
 }
 

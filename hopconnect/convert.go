@@ -70,6 +70,11 @@ func toConnect(err error) error {
 	return made
 }
 
+// contextError returns the error that connect-go makes of that of a context.
+func contextError(err error) error {
+	return connect.NewError(connect.Code(status.FromContextError(err).Code()), err)
+}
+
 // asError returns the error of connect-go that err is or wraps, or false if there is none.
 func asError(err error) (*connect.Error, bool) {
 	failed := (*connect.Error)(nil)

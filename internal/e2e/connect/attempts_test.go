@@ -26,7 +26,7 @@ func (s *slowTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.reading.Go(func() {
 		close(started)
 		for range 1000 {
-			for range r.Header { //nolint:revive // it only reads
+			for range r.Header {
 			}
 		}
 	})
@@ -158,7 +158,7 @@ func TestMessageThatIsTooLargeFailsAtOnce(t *testing.T) {
 		s := serve(t, route{upload, connect.NewClientStreamHandler(upload, func(_ context.Context, stream *connect.ClientStream[testv1.UploadRequest]) (*connect.Response[testv1.UploadResponse], error) {
 			for stream.Receive() {
 			}
-			return nil, stream.Err()
+			return connect.NewResponse(&testv1.UploadResponse{}), stream.Err()
 		}, server(t))})
 		stream := connect.NewClient[testv1.UploadRequest, testv1.UploadResponse](s.Client(), s.URL+upload,
 			append(client(t, p), connect.WithSendMaxBytes(10))...).CallClientStream(t.Context())

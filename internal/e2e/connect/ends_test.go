@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"connectrpc.com/connect"
-	"github.com/hopbound/hopbound/internal/e2e/harness"
 	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/internal/e2e/harness"
 	testv1 "github.com/hopbound/hopbound/internal/testproto/hopbound/test/v1"
 )
 
@@ -19,7 +20,8 @@ func TestRetrySendsMessagesAsTheyWereWhenTheyWereSent(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
 		var calls atomic.Int64
 		s := serve(t, route{chat, connect.NewBidiStreamHandler(chat, func(_ context.Context, s *connect.BidiStream[testv1.ChatRequest, testv1.ChatResponse]) error {
-			text := s.RequestHeader().Get("X-Own")
+			var text strings.Builder
+			text.WriteString(s.RequestHeader().Get("X-Own"))
 			for {
 				m, err := s.Receive()
 				if errors.Is(err, io.EOF) {
@@ -28,12 +30,12 @@ func TestRetrySendsMessagesAsTheyWereWhenTheyWereSent(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				text += m.GetText()
+				text.WriteString(m.GetText())
 			}
 			if calls.Add(1) < 3 {
 				return errUnavailable
 			}
-			return s.Send(&testv1.ChatResponse{Text: text})
+			return s.Send(&testv1.ChatResponse{Text: text.String()})
 		}, server(t))})
 		stream := connect.NewClient[testv1.ChatRequest, testv1.ChatResponse](s.Client(), s.URL+chat, client(t, p)...).CallBidiStream(t.Context())
 		stream.RequestHeader().Set("X-Own", "own ")
@@ -173,11 +175,11 @@ func TestUploadThatTheServerRefusesIsRetried(t *testing.T) {
 				defer close(refused)
 				return nil, errUnavailable
 			}
-			text := ""
+			var text strings.Builder
 			for s.Receive() {
-				text += s.Msg().GetText()
+				text.WriteString(s.Msg().GetText())
 			}
-			return connect.NewResponse(&testv1.UploadResponse{Text: text}), s.Err()
+			return connect.NewResponse(&testv1.UploadResponse{Text: text.String()}), s.Err()
 		}, server(t))})
 		stream := connect.NewClient[testv1.UploadRequest, testv1.UploadResponse](s.Client(), s.URL+upload, client(t, p)...).CallClientStream(t.Context())
 		var err error

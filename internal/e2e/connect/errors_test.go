@@ -3,6 +3,7 @@ package connect_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"sync"
 	"testing"
@@ -69,9 +70,7 @@ func TestErrorOfACalleeIsReturnedWithoutItsMetadata(t *testing.T) {
 					return err
 				}
 				made := connect.NewError(err.Code(), errors.New(err.Message()))
-				for name, values := range err.Meta() {
-					made.Meta()[name] = values
-				}
+				maps.Copy(made.Meta(), err.Meta())
 				return made
 			}, server(t)))
 			err := callWrite(t, s.URL, opts...)
@@ -190,7 +189,7 @@ func TestNotModifiedIsAServersReply(t *testing.T) {
 		request := connect.NewRequest(&testv1.ReadRequest{Text: "t"})
 		request.Header().Set("If-None-Match", "e")
 		_, err := call.CallUnary(ctx, request)
-		if failed := (*connect.Error)(nil); !connect.IsNotModifiedError(err) || !errors.As(err, &failed) || failed.Meta().Get("Etag") != "e" {
+		if failed := (*connect.Error)(nil); !connect.IsNotModifiedError(err) || !errors.As(err, &failed) || failed.Meta().Get("ETag") != "e" {
 			t.Errorf("error %v", err)
 		}
 	}

@@ -45,15 +45,26 @@ type route struct {
 	handler http.Handler
 }
 
-// serve serves methods over HTTP/2 until the test ends, and returns the server's URL and a client for it.
+// serve serves methods over HTTP/2 until the test ends.
 func serve(t *testing.T, routes ...route) *httptest.Server {
+	t.Helper()
+	return start(t, true, routes)
+}
+
+// serveHTTP1 serves methods over HTTP/1.1 until the test ends.
+func serveHTTP1(t *testing.T, routes ...route) *httptest.Server {
+	t.Helper()
+	return start(t, false, routes)
+}
+
+func start(t *testing.T, http2 bool, routes []route) *httptest.Server {
 	t.Helper()
 	mux := http.NewServeMux()
 	for _, r := range routes {
 		mux.Handle(r.method, r.handler)
 	}
 	s := httptest.NewUnstartedServer(mux)
-	s.EnableHTTP2 = true
+	s.EnableHTTP2 = http2
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s
@@ -85,7 +96,7 @@ func unary[Req, Res any](method string, handle func(context.Context) error, opts
 // trusting returns a client of HTTP/2 that trusts all servers, until the test ends.
 func trusting(t *testing.T) *http.Client {
 	t.Helper()
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true} //nolint:gosec // only tests call it
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport}
 }

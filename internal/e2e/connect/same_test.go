@@ -100,18 +100,18 @@ func seen(what string, err error, headers ...http.Header) string {
 	if errors.Is(err, io.EOF) {
 		err = io.EOF
 	}
-	text := fmt.Sprint(what, ": ", err)
+	texts := []string{fmt.Sprint(what, ": ", err)}
 	if failed := (*connect.Error)(nil); errors.As(err, &failed) {
 		headers = append(headers, failed.Meta())
 	}
 	for _, h := range headers {
 		for _, name := range slices.Sorted(maps.Keys(h)) {
 			if strings.HasPrefix(name, "X-") && name != "X-User-Agent" || strings.HasPrefix(name, ":") {
-				text += fmt.Sprint(" ", name, h[name])
+				texts = append(texts, fmt.Sprint(name, h[name]))
 			}
 		}
 	}
-	return text
+	return strings.Join(texts, " ")
 }
 
 // runChat runs a script, and returns what the application sees.
@@ -147,10 +147,15 @@ func TestStreamsLookAsWithoutHopbound(t *testing.T) {
 				with, withClient = append(with, interceptors.WithMode(interceptors.Observe)), append(withClient, interceptors.WithMode(interceptors.Observe))
 			}
 			plain, hop := serve(t, obedient()...), serve(t, obedient(server(t, with...))...)
+			plain1, hop1 := serveHTTP1(t, obedient()...), serveHTTP1(t, obedient(server(t, with...))...)
 			opts := client(t, p, withClient...)
 			rapid.Check(t, func(t *rapid.T) {
 				script := rapid.SliceOfN(rapid.SampledFrom([]string{"header", "trailer", "flush", "reply", "end", "wrapped", "plain", "context", "fail"}), 0, 8).Draw(t, "script")
 				kind := rapid.SampledFrom([]string{chat, watch, upload}).Draw(t, "kind")
+				plain, hop := plain, hop
+				if kind != chat && p.name != "grpc" && rapid.Bool().Draw(t, "HTTP/1.1") {
+					plain, hop = plain1, hop1
+				}
 				want := runScript(kind, plain.Client(), plain.URL, script, p.options)
 				got := runScript(kind, hop.Client(), hop.URL, script, opts)
 				if !slices.Equal(want, got) {
