@@ -17,7 +17,7 @@ type clientInterceptor struct {
 	stream grpc.StreamClientInterceptor
 }
 
-// NewClientInterceptor returns an interceptor that makes the calls of connect-go's clients as calls of a Hopbound client.
+// NewClientInterceptor returns an interceptor with which connect-go's clients make their calls through a Hopbound client.
 // Give it to [connect.WithInterceptors] as the first one: it makes several attempts, each of which runs the interceptors
 // after it.
 //

@@ -21,10 +21,11 @@ type handlerInterceptor struct {
 	stream grpc.StreamServerInterceptor
 }
 
-// NewHandlerInterceptor returns an interceptor that runs connect-go's handlers as calls of a Hopbound server. Give it to
-// [connect.WithInterceptors] after those that identify the caller and check its permissions, and before all others:
-// with a store, a repeated call is answered without the interceptors after it. [idempotency.Tenant] says whose keys
-// they are; a handler cannot see the TLS certificate of its caller. The interceptor is safe for concurrent use.
+// NewHandlerInterceptor returns an interceptor with which connect-go's handlers run behind a Hopbound server. Give it to
+// [connect.WithInterceptors] after those that identify the caller and check its permissions, and before all others,
+// because a repeated call that a store answers does not reach the interceptors after it. With a store, say whose a key is
+// with [idempotency.Tenant]: connect-go does not show a handler the TLS certificate of its caller. The interceptor is safe
+// for concurrent use.
 func NewHandlerInterceptor(server *interceptors.Server) connect.Interceptor {
 	return &handlerInterceptor{server.UnaryInterceptor(), server.StreamInterceptor()}
 }
