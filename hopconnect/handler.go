@@ -51,8 +51,9 @@ func (i *handlerInterceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc
 			func(ctx context.Context, _ any) (any, error) {
 				response, err := next(ctx, req)
 				if err != nil {
-					err = withoutReserved(err)
-					call.keep(ctx, nil, metaOf(err))
+					meta := metaOf(err).Clone()
+					removeReserved(meta)
+					call.keep(ctx, nil, meta)
 					return nil, toStatus(err)
 				}
 				own = response
@@ -61,7 +62,7 @@ func (i *handlerInterceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc
 				return response.Any(), nil
 			})
 		if err != nil {
-			return nil, toConnect(err)
+			return nil, withoutReserved(toConnect(err))
 		}
 		if own == nil || own.Any() != reply { // the outcome is that of another run
 			own = &replayed{connect.NewResponse(&emptypb.Empty{}), reply}
@@ -88,9 +89,9 @@ func (i *handlerInterceptor) WrapStreamingHandler(next connect.StreamingHandlerF
 			IsServerStream: conn.Spec().StreamType&connect.StreamTypeServer != 0,
 		}
 		err := i.stream(nil, &serverStream{call, conn}, info, func(_ any, stream grpc.ServerStream) error {
-			return toStatus(withoutReserved(next(stream.Context(), &handlerConn{conn, stream})))
+			return toStatus(next(stream.Context(), &handlerConn{conn, stream}))
 		})
-		return toConnect(err)
+		return withoutReserved(toConnect(err))
 	}
 }
 

@@ -115,6 +115,7 @@ func TestFinalFailureIsReplayedWithItsDetailsAndMetadata(t *testing.T) {
 			detail, _ := connect.NewErrorDetail(&errdetails.ErrorInfo{Domain: "bank", Reason: "BROKE"})
 			err.AddDetail(detail)
 			err.Meta().Set("X-Meta", "m")
+			err.Meta().Set("Hop-Report", "1;u=9") // copied from a callee's error
 			return nil, idempotency.Final(err)
 		}, server(t, interceptors.WithIdempotency(idempotency.NewMemory())))})
 		call := connect.NewClient[testv1.PayRequest, testv1.PayResponse](s.Client(), s.URL+pay, client(t, p)...)
@@ -127,7 +128,7 @@ func TestFinalFailureIsReplayedWithItsDetailsAndMetadata(t *testing.T) {
 			if got.Code() != connect.CodeFailedPrecondition || got.Message() != "no money" || len(got.Details()) != 1 || runs != 1 {
 				t.Errorf("call %d: error %v with details %v, after %d runs", i+1, got, got.Details(), runs)
 			}
-			for _, name := range []string{"X-Header", "X-Trailer", "X-Meta"} {
+			for _, name := range []string{"X-Header", "X-Trailer", "X-Meta", "Hop-Report"} {
 				if len(got.Meta()[name]) != 1 {
 					t.Errorf("call %d: %s is %q, want one value", i+1, name, got.Meta()[name])
 				}
