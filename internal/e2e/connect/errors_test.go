@@ -25,7 +25,10 @@ func fails(t *testing.T, err error, opts ...connect.HandlerOption) string {
 	return s.URL
 }
 
-const write = testv1.TestService_Write_FullMethodName
+const (
+	read  = testv1.TestService_Read_FullMethodName
+	write = testv1.TestService_Write_FullMethodName
+)
 
 // callWrite calls the method Write, and returns its error.
 func callWrite(t *testing.T, url string, opts ...connect.ClientOption) *connect.Error {
@@ -175,7 +178,6 @@ func TestPanicThatIsRecoveredIsReported(t *testing.T) {
 
 func TestNotModifiedIsAServersReply(t *testing.T) {
 	t.Parallel()
-	const read = testv1.TestService_Read_FullMethodName
 	s := serve(t, route{read, connect.NewUnaryHandler(read, func(_ context.Context, r *connect.Request[testv1.ReadRequest]) (*connect.Response[testv1.ReadResponse], error) {
 		if r.HTTPMethod() != http.MethodGet || r.Header().Get("If-None-Match") != "e" {
 			t.Errorf("%s with header %v", r.HTTPMethod(), r.Header())
