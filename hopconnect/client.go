@@ -3,10 +3,8 @@ package hopconnect
 import (
 	"context"
 	"errors"
-	"maps"
 	"net"
 	"net/http"
-	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/hopbound/hopbound/interceptors"
@@ -19,13 +17,13 @@ type clientInterceptor struct {
 	stream grpc.StreamClientInterceptor
 }
 
-// NewClientInterceptor returns an interceptor that makes the calls of connect-go's clients as calls of a Hopbound client.
+// NewClientInterceptor returns an interceptor with which connect-go's clients make their calls through a Hopbound client.
 // Give it to [connect.WithInterceptors] as the first one: it makes several attempts, each of which runs the interceptors
 // after it.
 //
-// A call with an idempotency key has it in its header Idempotency-Key, from [idempotency.WithKey], or from the handler's
-// own key. Calls are not hedged. The name of the target is the host of the client's URL. The interceptor is safe for
-// concurrent use.
+// The idempotency key of a call is that of [idempotency.WithKey], or that of its header Idempotency-Key, or a child key
+// of the key under which the handler runs. Calls are not hedged. The name of the target is the host of the client's URL.
+// The interceptor is safe for concurrent use.
 func NewClientInterceptor(client *interceptors.Client) connect.Interceptor {
 	return &clientInterceptor{client.UnaryInterceptor(), client.StreamInterceptor()}
 }
@@ -42,12 +40,12 @@ func (i *clientInterceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc 
 			return next(ctx, req)
 		}
 		var response connect.AnyResponse
-		header := req.Header().Clone()
-		err := i.unary(outgoing(ctx, header), req.Spec().Procedure, req.Any(), &response, nil,
-			func(ctx context.Context, _ string, message, reply any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
-				prepare(ctx, req.Header(), header)
+		err := i.unary(outgoing(ctx, req.Header()), req.Spec().Procedure, req.Any(), &response, nil,
+			func(attempt context.Context, _ string, message, reply any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
 				a := answer{addr: address(req.Peer().Addr)}
-				result, err := next(ctx, withMessage(req, message))
+				header := http.Header{}
+				setOutgoing(header, attempt)
+				result, err := next(withMetadataOf(attempt, ctx), &attemptRequest{req, header, message})
 				if err != nil {
 					a.failed(err)
 				} else {
@@ -58,7 +56,6 @@ func (i *clientInterceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc 
 				a.copyTo(opts, err)
 				return err
 			}, interceptors.Target(req.Peer().Addr))
-		restore(req.Header(), header)
 		if err != nil {
 			return nil, toConnect(err)
 		}
@@ -66,47 +63,36 @@ func (i *clientInterceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc 
 	}
 }
 
-// outgoing returns a context for the interceptors of gRPC. The metadata in ctx is for calls of gRPC, and is not sent.
+// outgoing returns a context in which the header of a call is gRPC's metadata, from which Hopbound's client removes what
+// a handler has forwarded and must not.
 func outgoing(ctx context.Context, header http.Header) context.Context {
-	md := metadata.MD{}
-	if keys := header.Values(keyHeader); len(keys) > 0 {
-		md[strings.ToLower(keyHeader)] = keys
-	}
-	return metadata.NewOutgoingContext(ctx, md)
+	return metadata.NewOutgoingContext(ctx, toMetadata(header))
 }
 
-// prepare gives an attempt its header: that of the call, and the metadata of the attempt. The header may contain that of
-// an incoming request, which the application has forwarded.
-func prepare(ctx context.Context, header, original http.Header) {
-	restore(header, original)
-	for _, name := range []string{"Hop-Context", "Hop-Report", "Grpc-Previous-Rpc-Attempts"} {
-		header.Del(name)
-	}
-	if md, ok := metadata.FromOutgoingContext(ctx); ok {
+// setOutgoing sets the metadata of an attempt as headers.
+func setOutgoing(header http.Header, attempt context.Context) {
+	if md, ok := metadata.FromOutgoingContext(attempt); ok {
 		setHeaders(header, md)
 	}
 }
 
-// restore makes a header what it was before the call, because the application may use the request again.
-func restore(header, original http.Header) {
-	clear(header)
-	maps.Copy(header, original)
+// withMetadataOf returns the context of an attempt with the caller's metadata, which is for calls of gRPC that other
+// interceptors may make.
+func withMetadataOf(attempt, caller context.Context) context.Context {
+	md, _ := metadata.FromOutgoingContext(caller)
+	return metadata.NewOutgoingContext(attempt, md)
 }
 
-// withMessage returns a request with another message.
-func withMessage(req connect.AnyRequest, message any) connect.AnyRequest {
-	if message == req.Any() {
-		return req
-	}
-	return &otherMessage{req, message}
-}
-
-type otherMessage struct {
+// attemptRequest is the request of one attempt. It has a header of its own, because the transport may still read that of
+// an earlier attempt.
+type attemptRequest struct {
 	connect.AnyRequest
+	header  http.Header
 	message any
 }
 
-func (r *otherMessage) Any() any { return r.message }
+func (r *attemptRequest) Header() http.Header { return r.header }
+func (r *attemptRequest) Any() any            { return r.message }
 
 // answer is what an attempt tells the client about its reply, as call options of gRPC do.
 type answer struct {
@@ -116,8 +102,7 @@ type answer struct {
 
 // failed records an error. A server's error has metadata; the others are made by connect-go itself.
 func (a *answer) failed(err error) {
-	failed := (*connect.Error)(nil)
-	if errors.As(err, &failed) && connect.IsWireError(err) {
+	if failed, ok := asError(err); ok && connect.IsWireError(err) {
 		a.trailer = toMetadata(failed.Meta(), http.Header{":wire": {"yes"}})
 	} else if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
 		a.addr = nil // no server has seen the attempt

@@ -15,7 +15,11 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-const keyHeader = "Idempotency-Key"
+// Headers that only Hopbound sets.
+const (
+	reportHeader   = "Hop-Report"
+	pushbackHeader = "Grpc-Retry-Pushback-Ms"
+)
 
 // callError is an error of connect-go with the status that gRPC's interceptors read.
 type callError struct {
@@ -31,11 +35,11 @@ func toStatus(err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := status.FromError(err); ok { // made by Hopbound, or by a client of gRPC
-		return err
-	}
-	failed := (*connect.Error)(nil)
-	if !errors.As(err, &failed) {
+	failed, ok := asError(err)
+	if !ok {
+		if _, ok := status.FromError(err); ok { // made by Hopbound, or by a client of gRPC
+			return err
+		}
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 			return &callError{err, status.FromContextError(err)}
 		}
@@ -66,25 +70,47 @@ func toConnect(err error) error {
 	return made
 }
 
-// withMeta returns an error with metadata. It is a copy, because a handler may return the same error many times.
-func withMeta(err error, mds ...metadata.MD) error {
+// contextError returns the error that connect-go makes of that of a context.
+func contextError(err error) error {
+	return connect.NewError(connect.Code(status.FromContextError(err).Code()), err)
+}
+
+// asError returns the error of connect-go that err is or wraps, or false if there is none.
+func asError(err error) (*connect.Error, bool) {
 	failed := (*connect.Error)(nil)
-	if !errors.As(err, &failed) {
-		st := status.Convert(toStatus(err))
-		failed = connect.NewError(connect.Code(st.Code()), err)
+	return failed, errors.As(err, &failed) && failed != nil
+}
+
+// metaOf returns the metadata that connect-go sends with a handler's error. It does not send that of another server.
+func metaOf(err error) http.Header {
+	failed, ok := asError(err)
+	if !ok || connect.IsWireError(err) {
+		return nil
 	}
+	seen := *failed // Meta changes an error without metadata, and a handler may return the same one in many calls
+	return seen.Meta()
+}
+
+// withoutReserved returns a handler's error without the metadata that only Hopbound sets. A handler that copies the
+// metadata of its callee's error would forward it.
+func withoutReserved(err error) error {
+	meta := metaOf(err)
+	if len(meta[reportHeader])+len(meta[pushbackHeader]) == 0 {
+		return err
+	}
+	failed, _ := asError(err)
 	made := connect.NewError(failed.Code(), failed.Unwrap())
 	for _, d := range failed.Details() {
 		made.AddDetail(d)
 	}
-	maps.Copy(made.Meta(), failed.Meta())
-	for _, name := range []string{"Hop-Report", "Grpc-Retry-Pushback-Ms"} {
-		made.Meta().Del(name) // a handler that returns the error of a call would forward those of its callee
-	}
-	for _, md := range mds {
-		setHeaders(made.Meta(), md)
-	}
+	maps.Copy(made.Meta(), meta)
+	removeReserved(made.Meta())
 	return made
+}
+
+func removeReserved(header http.Header) {
+	delete(header, reportHeader)
+	delete(header, pushbackHeader)
 }
 
 // toMetadata returns headers as metadata.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 
 	"connectrpc.com/connect"
@@ -20,10 +21,11 @@ type handlerInterceptor struct {
 	stream grpc.StreamServerInterceptor
 }
 
-// NewHandlerInterceptor returns an interceptor that runs connect-go's handlers as calls of a Hopbound server. Give it to
-// [connect.WithInterceptors] after those that identify the caller and check its permissions, and before all others:
-// with a store, a repeated call is answered without the interceptors after it. [idempotency.Tenant] says whose keys
-// they are; a handler cannot see the TLS certificate of its caller. The interceptor is safe for concurrent use.
+// NewHandlerInterceptor returns an interceptor with which connect-go's handlers run behind a Hopbound server. Give it to
+// [connect.WithInterceptors] after those that identify the caller and check its permissions, and before all others,
+// because a repeated call that a store answers does not reach the interceptors after it. With a store, say whose a key is
+// with [idempotency.Tenant]: connect-go does not show a handler the TLS certificate of its caller. The interceptor is safe
+// for concurrent use.
 func NewHandlerInterceptor(server *interceptors.Server) connect.Interceptor {
 	return &handlerInterceptor{server.UnaryInterceptor(), server.StreamInterceptor()}
 }
@@ -39,28 +41,32 @@ func (i *handlerInterceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc
 		if req.Spec().IsClient {
 			return next(ctx, req)
 		}
-		call := newIncoming(ctx, req.Spec(), req.Peer(), req.Header(), http.Header{}, http.Header{})
+		header, trailer := http.Header{}, http.Header{}
+		if info, ok := connect.CallInfoForHandlerContext(ctx); ok { // connect-go adds them to those of the response
+			header, trailer = info.ResponseHeader(), info.ResponseTrailer()
+		}
+		call := newIncoming(ctx, req.Spec(), req.Peer(), req.Header(), header, trailer)
 		var own connect.AnyResponse
 		reply, err := i.unary(call.ctx, req.Any(), &grpc.UnaryServerInfo{FullMethod: req.Spec().Procedure},
 			func(ctx context.Context, _ any) (any, error) {
 				response, err := next(ctx, req)
 				if err != nil {
+					meta := metaOf(err).Clone()
+					removeReserved(meta)
+					call.keep(ctx, nil, meta)
 					return nil, toStatus(err)
 				}
 				own = response
-				// A store keeps the metadata together with the message.
-				_ = grpc.SetHeader(ctx, toMetadata(response.Header()))
-				_ = grpc.SetTrailer(ctx, toMetadata(response.Trailer()))
+				removeReserved(response.Trailer())
+				call.keep(ctx, response.Header(), response.Trailer())
 				return response.Any(), nil
 			})
 		if err != nil {
-			return nil, withMeta(toConnect(err), call.header(), call.trailer())
+			return nil, withoutReserved(toConnect(err))
 		}
 		if own == nil || own.Any() != reply { // the outcome is that of another run
 			own = &replayed{connect.NewResponse(&emptypb.Empty{}), reply}
 		}
-		setHeaders(own.Header(), call.header())
-		setHeaders(own.Trailer(), call.trailer())
 		return own, nil
 	}
 }
@@ -85,10 +91,7 @@ func (i *handlerInterceptor) WrapStreamingHandler(next connect.StreamingHandlerF
 		err := i.stream(nil, &serverStream{call, conn}, info, func(_ any, stream grpc.ServerStream) error {
 			return toStatus(next(stream.Context(), &handlerConn{conn, stream}))
 		})
-		if err != nil {
-			return withMeta(toConnect(err))
-		}
-		return nil
+		return withoutReserved(toConnect(err))
 	}
 }
 
@@ -99,6 +102,7 @@ type incoming struct {
 
 	mu                              sync.Mutex
 	responseHeader, responseTrailer http.Header
+	ownHeader, ownTrailer           metadata.MD // of the handler, which connect-go sends
 }
 
 func newIncoming(ctx context.Context, spec connect.Spec, from connect.Peer, request, header, trailer http.Header) *incoming {
@@ -112,32 +116,38 @@ func newIncoming(ctx context.Context, spec connect.Spec, from connect.Peer, requ
 	return c
 }
 
+// keep gives the metadata of a handler that has returned to a store, which keeps it together with the outcome.
+func (c *incoming) keep(ctx context.Context, header, trailer http.Header) {
+	c.mu.Lock()
+	c.ownHeader, c.ownTrailer = toMetadata(c.responseHeader, header), toMetadata(c.responseTrailer, trailer)
+	c.mu.Unlock()
+	_ = grpc.SetHeader(ctx, c.ownHeader)
+	_ = grpc.SetTrailer(ctx, c.ownTrailer)
+}
+
 // Method returns the full method.
 func (c *incoming) Method() string { return c.method }
 
 // SetHeader sets headers of the response.
-func (c *incoming) SetHeader(md metadata.MD) error { return c.set(c.responseHeader, md) }
+func (c *incoming) SetHeader(md metadata.MD) error { return c.set(c.responseHeader, md, &c.ownHeader) }
 
 // SendHeader sets headers too: connect-go sends them with the first message.
-func (c *incoming) SendHeader(md metadata.MD) error { return c.set(c.responseHeader, md) }
+func (c *incoming) SendHeader(md metadata.MD) error { return c.SetHeader(md) }
 
 // SetTrailer sets trailers of the response.
-func (c *incoming) SetTrailer(md metadata.MD) error { return c.set(c.responseTrailer, md) }
-
-func (c *incoming) set(header http.Header, md metadata.MD) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	setHeaders(header, md)
-	return nil
+func (c *incoming) SetTrailer(md metadata.MD) error {
+	return c.set(c.responseTrailer, md, &c.ownTrailer)
 }
 
-func (c *incoming) header() metadata.MD  { return c.read(c.responseHeader) }
-func (c *incoming) trailer() metadata.MD { return c.read(c.responseTrailer) }
-
-func (c *incoming) read(header http.Header) metadata.MD {
+func (c *incoming) set(header http.Header, md metadata.MD, own *metadata.MD) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return toMetadata(header)
+	for key, values := range md {
+		if !slices.Equal(values, (*own)[key]) {
+			header[http.CanonicalHeaderKey(key)] = values
+		}
+	}
+	return nil
 }
 
 // serverStream is a stream, as gRPC's interceptors see it.
@@ -173,6 +183,7 @@ type handlerConn struct {
 // Send sends a message; nil sends the header.
 func (c *handlerConn) Send(message any) error {
 	if message == nil {
+		_ = c.stream.SendHeader(nil)
 		return c.StreamingHandlerConn.Send(nil)
 	}
 	return toConnect(c.stream.SendMsg(message))

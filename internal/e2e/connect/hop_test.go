@@ -2,11 +2,13 @@ package connect_test
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 
 	"connectrpc.com/connect"
+	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/hopconnect"
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
@@ -43,15 +45,26 @@ type route struct {
 	handler http.Handler
 }
 
-// serve serves methods over HTTP/2 until the test ends, and returns the server's URL and a client for it.
+// serve serves methods over HTTP/2 until the test ends.
 func serve(t *testing.T, routes ...route) *httptest.Server {
+	t.Helper()
+	return start(t, true, routes)
+}
+
+// serveHTTP1 serves methods over HTTP/1.1 until the test ends.
+func serveHTTP1(t *testing.T, routes ...route) *httptest.Server {
+	t.Helper()
+	return start(t, false, routes)
+}
+
+func start(t *testing.T, http2 bool, routes []route) *httptest.Server {
 	t.Helper()
 	mux := http.NewServeMux()
 	for _, r := range routes {
 		mux.Handle(r.method, r.handler)
 	}
 	s := httptest.NewUnstartedServer(mux)
-	s.EnableHTTP2 = true
+	s.EnableHTTP2 = http2
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s
@@ -78,4 +91,21 @@ func unary[Req, Res any](method string, handle func(context.Context) error, opts
 		}
 		return connect.NewResponse(new(Res)), nil
 	}, opts...)}
+}
+
+// trusting returns a client of HTTP/2 that trusts all servers, until the test ends.
+func trusting(t *testing.T) *http.Client {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// root returns the context of a request, and a function that returns how many tokens it has used.
+func root(t *testing.T, b *budget.Budget) (ctx context.Context, used func() int) {
+	t.Helper()
+	ctx, end := budget.NewRoot(t.Context(), b)
+	t.Cleanup(func() { end(true) })
+	a, _ := budget.FromContext(ctx)
+	return ctx, a.Used
 }
