@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 
 	"connectrpc.com/connect"
 	"github.com/hopbound/hopbound/interceptors"
@@ -42,7 +43,7 @@ func (i *clientInterceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc 
 		var response connect.AnyResponse
 		err := i.unary(outgoing(ctx, req.Header()), req.Spec().Procedure, req.Any(), &response, nil,
 			func(attempt context.Context, _ string, message, reply any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
-				a := answer{addr: address(req.Peer().Addr)}
+				a := answer{addr: addressOf(req.Peer().Addr)}
 				header := http.Header{}
 				setOutgoing(header, attempt)
 				result, err := next(withMetadataOf(attempt, ctx), &attemptRequest{req, header, message})
@@ -57,7 +58,7 @@ func (i *clientInterceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc 
 				return err
 			}, interceptors.Target(req.Peer().Addr))
 		if err != nil {
-			return nil, toConnect(err)
+			return nil, forCaller(err)
 		}
 		return response, nil
 	}
@@ -123,6 +124,14 @@ func (a *answer) copyTo(opts []grpc.CallOption, err error) {
 			defer o.OnFinish(err)
 		}
 	}
+}
+
+// addressOf returns the address of a peer, with its port if that is known.
+func addressOf(peer string) net.Addr {
+	if at, err := netip.ParseAddrPort(peer); err == nil {
+		return net.TCPAddrFromAddrPort(at)
+	}
+	return address(peer)
 }
 
 // address is the address of a peer.

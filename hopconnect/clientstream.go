@@ -78,7 +78,7 @@ func (c *clientConn) open() error {
 				return s, nil
 			}, interceptors.Target(c.Peer().Addr))
 	})
-	return toConnect(c.err)
+	return forCaller(c.err)
 }
 
 // changedHeader returns the headers that the application has set, and the names of those that it has removed. The others
@@ -104,7 +104,7 @@ func (c *clientConn) Send(message any) error {
 	if ended := c.caller.Err(); ended != nil && (err == nil || errors.Is(err, io.EOF)) {
 		return contextError(ended)
 	}
-	return toConnect(err)
+	return forCaller(err)
 }
 
 // CloseRequest ends the requests.
@@ -112,7 +112,7 @@ func (c *clientConn) CloseRequest() error {
 	if err := c.open(); err != nil {
 		return err
 	}
-	return toConnect(c.stream.CloseSend())
+	return forCaller(c.stream.CloseSend())
 }
 
 // Receive receives a message.
@@ -123,7 +123,7 @@ func (c *clientConn) Receive(message any) error {
 	if c.ended != nil {
 		return c.ended
 	}
-	err := toConnect(c.stream.RecvMsg(message))
+	err := forCaller(c.stream.RecvMsg(message))
 	switch {
 	case err != nil:
 		c.ended = err
@@ -178,7 +178,7 @@ type attemptStream struct {
 
 // newAttempt returns an attempt that ends with its context at the latest, even if the application never calls it again.
 func (c *clientConn) newAttempt(ctx context.Context, conn connect.StreamingClientConn, desc *grpc.StreamDesc, opts []grpc.CallOption) *attemptStream {
-	addr := address(conn.Peer().Addr)
+	addr := addressOf(conn.Peer().Addr)
 	ctx = peer.NewContext(ctx, &peer.Peer{Addr: addr})
 	s := &attemptStream{call: c, conn: conn, ctx: ctx, desc: desc, opts: opts, answer: answer{addr: addr}}
 	s.unwatch = context.AfterFunc(ctx, func() { _ = s.finish(contextError(ctx.Err())) })

@@ -3,6 +3,7 @@ package hopconnect
 import (
 	"context"
 	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"strings"
@@ -68,6 +69,15 @@ func toConnect(err error) error {
 		}
 	}
 	return made
+}
+
+// forCaller returns the error of a call: an error of connect-go that also has a gRPC status, so that a handler of grpc-go can
+// return it.
+func forCaller(err error) error {
+	if err = toConnect(err); err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	return toStatus(err)
 }
 
 // contextError returns the error that connect-go makes of that of a context.

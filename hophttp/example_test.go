@@ -32,6 +32,7 @@ func ExampleNewHandler() {
 	server, err := interceptors.NewServer(
 		interceptors.AtEdge(),
 		interceptors.WithDefaultDeadline(2*time.Second),
+		interceptors.WithMaxDeadline(5*time.Second), // whatever callers ask for
 		interceptors.WithIdempotency(idempotency.NewMemory(), idempotency.Tenant(interceptors.TransportIdentity)),
 	)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -23,6 +24,9 @@ import (
 type handler struct {
 	next  http.Handler
 	unary grpc.UnaryServerInterceptor
+
+	observes func(fullMethod string) bool
+	ignored  sync.Once // an idempotency key was ignored
 
 	tenant        func(*http.Request) string // nil if there is none
 	sharedKeys    bool
@@ -54,7 +58,7 @@ func NewHandler(server *interceptors.Server, next http.Handler, opts ...HandlerO
 	if server == nil || next == nil {
 		return nil, errors.New("hophttp.NewHandler: server and next must not be nil")
 	}
-	h := &handler{next: next, unary: server.UnaryInterceptor(), maxBody: defaultMaxBody}
+	h := &handler{next: next, unary: server.UnaryInterceptor(), observes: server.Observes, maxBody: defaultMaxBody}
 	for _, opt := range opts {
 		if opt == nil {
 			h.errs = append(h.errs, errors.New("hophttp.NewHandler: an option is nil"))
@@ -85,6 +89,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeBodyError(w, err)
 		return
 	}
+	response.keyIgnored = !hasKey && r.Header.Get(keyHeader) != ""
 	reply, err := h.unary(ctx, request, &grpc.UnaryServerInfo{Server: h.next, FullMethod: method}, func(ctx context.Context, _ any) (any, error) {
 		response.run(ctx)
 		run := r.WithContext(ctx)
@@ -100,6 +105,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // deadline returns the context of a request with the deadline that its caller has asked for.
 func (h *handler) deadline(r *http.Request) (context.Context, context.CancelFunc) {
+	if h.observes(fullMethod(r.Method)) {
+		return r.Context(), func() {}
+	}
 	timeout, ok := parseTimeout(r.Header.Get(timeoutHeader))
 	if own, given := h.ownTimeout(r); given && (!ok || own < timeout) {
 		timeout, ok = own, true
@@ -143,8 +151,12 @@ func (h *handler) metadata(r *http.Request) (metadata.MD, credentials.AuthInfo) 
 		return md, caller{tenant: tenant}
 	case h.tenant == nil && verified(r.TLS):
 		return md, credentials.TLSInfo{State: *r.TLS}
-	case !h.sharedKeys:
+	case !h.sharedKeys && len(md[strings.ToLower(keyHeader)]) > 0:
 		delete(md, strings.ToLower(keyHeader))
+		h.ignored.Do(func() {
+			slog.WarnContext(r.Context(), "hopbound: an idempotency key is ignored, because its caller is unknown; "+
+				"set hophttp.Tenant, or hophttp.SharedKeys if all callers are services of your own")
+		})
 	}
 	return md, nil
 }

@@ -39,8 +39,13 @@ func SharedKeys() HandlerOption { return func(h *handler) { h.sharedKeys = true 
 // it; WithMaxDeadline of package interceptors limits both.
 func TimeoutHeader(name string, limit time.Duration) HandlerOption {
 	return func(h *handler) {
-		if name == "" || limit <= 0 {
+		switch {
+		case name == "" || limit <= 0:
 			h.errs = append(h.errs, fmt.Errorf("TimeoutHeader(%q, %v): needs a name and a positive duration", name, limit))
+		case http.CanonicalHeaderKey(name) == timeoutHeader:
+			h.errs = append(h.errs, fmt.Errorf("TimeoutHeader(%q): this header is always read, as gRPC sends it", name))
+		case h.timeoutHeader != "":
+			h.errs = append(h.errs, fmt.Errorf("TimeoutHeader(%q): given twice", name))
 		}
 		h.timeoutHeader, h.maxTimeout = name, limit
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // problemType is the media type of RFC 9457.
@@ -93,6 +94,44 @@ func (p problem) write(w http.ResponseWriter) {
 	_ = json.NewEncoder(w).Encode(p) //nolint:errchkjson // fails if the client has gone
 }
 
+// ErrorOf returns the error of a response that [NewTransport] has returned, or nil if its status is below 400. The error has
+// the gRPC status that the response stands for, with the reason of Hopbound's error and, after Retry-After, a RetryInfo.
+// It is for handlers that fail because the service below has failed: [WriteError] answers with the same error. ErrorOf
+// reads at most 64 KiB of the body of a problem, and puts them back. The caller closes the body.
+func ErrorOf(response *http.Response) error {
+	if response.StatusCode < http.StatusBadRequest {
+		return nil
+	}
+	body, err := readProblem(response)
+	if err != nil {
+		return err
+	}
+	st := failureOf(response.StatusCode, body)
+	if st == nil {
+		st = describe(outcomeCode(response.StatusCode), response.StatusCode, body)
+	}
+	if after, ok := retryAfter(response); ok {
+		if detailed, err := st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)}); err == nil {
+			st = detailed
+		}
+	}
+	return st.Err()
+}
+
+// outcomeCode returns the usual code of a status of 4xx that is an outcome.
+func outcomeCode(httpStatus int) codes.Code {
+	switch httpStatus {
+	case http.StatusNotFound:
+		return codes.NotFound
+	case http.StatusConflict:
+		return codes.AlreadyExists
+	case http.StatusUnprocessableEntity, http.StatusPreconditionFailed:
+		return codes.FailedPrecondition
+	default:
+		return codes.InvalidArgument
+	}
+}
+
 // statusClientClosed is nginx's status for a request that the client has cancelled.
 const statusClientClosed = 499
 
@@ -159,20 +198,30 @@ func isProblem(header http.Header) bool {
 // failureOf returns the status of a failed request, or nil if its response is an outcome. The body is that of a problem, or
 // empty. 409 is a failure if it is an error of Hopbound: another request with the same key is still running.
 func failureOf(httpStatus int, body []byte) *status.Status {
-	var p problem
-	if json.Unmarshal(body, &p) != nil || !strings.HasPrefix(p.Type, reasonType) { // others have reasons, too
-		p.Reason = ""
-	}
 	code := codeOf(httpStatus)
-	if httpStatus == http.StatusConflict && p.Reason != "" {
+	if httpStatus == http.StatusConflict && reasonOf(body) != "" {
 		code = codes.Aborted
 	}
 	if code == codes.OK {
 		return nil
 	}
+	return describe(code, httpStatus, body)
+}
+
+// reasonOf returns the reason of a problem of Hopbound, or the empty string. Problems of others have reasons, too.
+func reasonOf(body []byte) string {
+	var p problem
+	if json.Unmarshal(body, &p) != nil || !strings.HasPrefix(p.Type, reasonType) {
+		return ""
+	}
+	return p.Reason
+}
+
+// describe returns a status with the reason of a problem.
+func describe(code codes.Code, httpStatus int, body []byte) *status.Status {
 	st := status.New(code, strconv.Itoa(httpStatus)+" "+http.StatusText(httpStatus))
-	if p.Reason != "" {
-		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: p.Reason}); err == nil {
+	if reason := reasonOf(body); reason != "" {
+		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: reason}); err == nil {
 			st = detailed
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hopbound/hopbound/budget"
+	"github.com/hopbound/hopbound/interceptors"
 	hopboundv1 "github.com/hopbound/hopbound/proto/hopbound/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -30,6 +31,8 @@ type response struct {
 	stream  *serverStream
 	started time.Time
 	fromHop bool // the caller has sent a hop-context, and reads a report
+
+	keyIgnored bool // the caller has sent a key, and is unknown
 
 	allotment *budget.Allotment
 	lent      int         // tokens that the caller has lent; 0 at a root
@@ -195,7 +198,11 @@ func (r *response) end(reply any, err error) {
 		_, _ = r.ResponseWriter.Write(stored.GetBody())
 	case err != nil && (own == nil || own.response != r):
 		r.finish(header)
-		WriteError(r.ResponseWriter, err)
+		p := problemOf(err)
+		if p.Reason == interceptors.ReasonKeyMissing && r.keyIgnored {
+			p.Detail = "the idempotency key was ignored, because its caller is unknown"
+		}
+		p.write(r.ResponseWriter)
 	default:
 		if r.stored {
 			for name, values := range r.header {

@@ -38,8 +38,8 @@ type transport struct {
 // buffer, a reader of bytes or a reader of a string have.
 //
 // A pushback, and Retry-After of a response with 429 or 503, is the pause before the next attempt. If the attempts end
-// with a response, the transport returns that response. An error that Hopbound makes, for example because the deadline
-// has passed, is returned as an error with a gRPC status. If the context of the request has ended, the error also wraps the
+// with a response, the transport returns that response; [ErrorOf] makes an error of it. Errors have a gRPC status: those of
+// base, which they wrap, and those that Hopbound makes, for example because the deadline has passed. If the context of the request has ended, the error also wraps the
 // context's.
 //
 // The timeout of a policy, and that of an attempt, last until the response's header arrives. After that, only the context
@@ -77,7 +77,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	case errors.As(err, &failed) && failed.response != nil:
 		return failed.response, nil
 	case failed != nil:
-		return nil, failed.err
+		return nil, failed
 	}
 	c.discard()
 	if ended := r.Context().Err(); ended != nil {
@@ -117,6 +117,12 @@ type attemptError struct {
 func (f *attemptError) Error() string              { return f.status.Message() }
 func (f *attemptError) Unwrap() error              { return f.err }
 func (f *attemptError) GRPCStatus() *status.Status { return f.status }
+
+// Timeout is what [url.Error] asks.
+func (f *attemptError) Timeout() bool {
+	timeout := (interface{ Timeout() bool })(nil)
+	return errors.As(f.err, &timeout) && timeout.Timeout()
+}
 
 // attempt makes one attempt. It is what gRPC is for a call of gRPC.
 func (c *call) attempt(ctx context.Context, _ string, _, reply any, _ *grpc.ClientConn, opts ...grpc.CallOption) (err error) {

@@ -103,6 +103,11 @@ func setModes(modes *policy.Modes, mode Mode, byName map[string]Mode) error {
 	return nil
 }
 
+// Observes reports whether a call of a method that arrives now is only observed.
+//
+// For transports: an adapter for another protocol gives a call that is only observed no deadline.
+func (s *Server) Observes(fullMethod string) bool { return s.calls.Modes.Observes(fullMethod) }
+
 func setMode(modes *policy.Modes, mode Mode, methods []string) error {
 	err := mode.validate()
 	if err == nil {

@@ -62,6 +62,9 @@ func New(config Config) (*Server, error) {
 	errs[5] = s.once.CheckOptions(s.keyed, len(config.Edge) > 0)
 	errs[6] = telemetry.ObserveClocks(&s.config.Telemetry, s, s.delays.Forgotten)
 	err := errors.Join(errs[:]...)
+	if s.telemetry != nil {
+		s.once.WarnShared(s.telemetry.KeysShared)
+	}
 	if store := s.once.Stats(); store != nil {
 		err = errors.Join(err, telemetry.ObserveStore(&s.config.Telemetry, s, s.once.Kind(), store))
 	}

@@ -3,6 +3,7 @@ package once
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hopbound/hopbound/idempotency"
@@ -18,7 +19,14 @@ type Server struct {
 	transactor idempotency.Transactor // the store, if it runs writes in transactions
 	runs       sharedRuns
 	sightings  *sightings
+
+	sharing    sync.Once
+	warnShared func() // that callers without an identity share their keys
 }
+
+// WarnShared sets a function that is called once, when a caller without an identity uses a key and no option says whose
+// key that is.
+func (s *Server) WarnShared(warn func()) { s.warnShared = warn }
 
 // New returns a server that keeps outcomes in the store. If the store is nil, every call runs.
 func New(store idempotency.Store, settings *idempotency.Settings) (*Server, error) {

@@ -53,5 +53,9 @@ func ValidateName(name string) error {
 	if name != "" && (len(name) < 3 || name[0] != '/' || name[1] == '/' || strings.Count(name, "/") != 2) {
 		return errors.New("the name must be /service/method, /service/ or empty")
 	}
+	const methods = "/hopbound.v1.HTTPService/"
+	if strings.HasPrefix(name, methods) && name != methods && FindMethod(name) == nil {
+		return errors.New("HTTP has no method of this name: names are those of hopbound.v1.HTTPService, such as Get")
+	}
 	return nil
 }

@@ -47,7 +47,7 @@ func NewServer(s *Settings, storeKind string) (*Server, error) {
 // name it.
 func (s *Server) NewMethod(name string, known bool) *Method { return newMethod(s.trace, name, known) }
 
-// KeysShared warns at start-up that callers may share their idempotency keys.
+// KeysShared warns that callers may share their idempotency keys.
 func (s *Server) KeysShared() {
 	s.settings.Log().Warn("hopbound: callers without a transport identity (mutual TLS, ALTS) share their idempotency keys; " +
 		"set idempotency.Tenant, or idempotency.SharedKeys if this is intended")

@@ -200,3 +200,18 @@ func TestNotModifiedIsAServersReply(t *testing.T) {
 		t.Errorf("%d tokens were used", used())
 	}
 }
+
+// A handler of grpc-go, and hophttp, see the code of a failed call of connect-go.
+func TestErrorOfACallHasAGRPCStatus(t *testing.T) {
+	t.Parallel()
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
+		s := serve(t, unary[testv1.IdempotentRequest, testv1.IdempotentResponse](idempotent, func(context.Context) error {
+			return connect.NewError(connect.CodeNotFound, errors.New("no such order"))
+		}, server(t)))
+		_, err := connect.NewClient[testv1.IdempotentRequest, testv1.IdempotentResponse](s.Client(), s.URL+idempotent, client(t, p)...).
+			CallUnary(t.Context(), connect.NewRequest(&testv1.IdempotentRequest{}))
+		if st, ok := status.FromError(err); !ok || st.Code() != codes.NotFound || st.Message() != "no such order" || connect.CodeOf(err) != connect.CodeNotFound {
+			t.Errorf("error %v with the status %v", err, st)
+		}
+	})
+}

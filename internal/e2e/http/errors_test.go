@@ -1,0 +1,113 @@
+package http_test
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hopbound/hopbound/hophttp"
+	"github.com/hopbound/hopbound/idempotency"
+	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/internal/e2e/harness"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// A handler in the middle answers with the error of the service below.
+func TestErrorOfAResponseIsWhatWriteErrorHasWritten(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		err    error
+		code   codes.Code // if it is another one than that of err
+		reason string
+		delay  time.Duration
+	}{
+		"not found":           {err: status.Error(codes.NotFound, "no such order")},
+		"malformed":           {err: status.Error(codes.InvalidArgument, "no amount")},
+		"out of range":        {err: status.Error(codes.OutOfRange, "too far"), code: codes.InvalidArgument},
+		"unavailable":         {err: status.Error(codes.Unavailable, "down")},
+		"deadline":            {err: status.Error(codes.DeadlineExceeded, "late")},
+		"not permitted":       {err: status.Error(codes.PermissionDenied, "no")},
+		"data loss":           {err: status.Error(codes.DataLoss, "lost"), code: codes.Internal},
+		"overloaded, wait":    {err: interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonRateLimited, "too many", 3*time.Second), reason: interceptors.ReasonRateLimited, delay: 3 * time.Second},
+		"the breaker is open": {err: interceptors.TryLater(codes.Unavailable, interceptors.ReasonBreakerOpen, "open", 0), reason: interceptors.ReasonBreakerOpen},
+	} {
+		w := httptest.NewRecorder()
+		hophttp.WriteError(w, c.err)
+		got := hophttp.ErrorOf(w.Result()) //nolint:bodyclose // it is a recorder's
+		if c.code == codes.OK {
+			c.code = status.Code(c.err)
+		}
+		delay := max(0, harness.RetryDelay(got))
+		if status.Code(got) != c.code || harness.Reason(got) != c.reason || delay != c.delay {
+			t.Errorf("%s: error %v with reason %q and delay %v, want %v, %q and %v", name, got, harness.Reason(got), delay, c.code, c.reason, c.delay)
+		}
+	}
+	w := httptest.NewRecorder()
+	w.WriteHeader(http.StatusFound)
+	if err := hophttp.ErrorOf(w.Result()); err != nil { //nolint:bodyclose // it is a recorder's
+		t.Errorf("a redirect is the error %v", err)
+	}
+}
+
+func TestErrorOfARefusedConnectionHasAStatusAndWrapsTheNetworks(t *testing.T) {
+	t.Parallel()
+	transport := hophttp.NewTransport(harness.NewClient(t, interceptors.WithPolicy(shortPauses{})), roundTripper(func(*http.Request) (*http.Response, error) {
+		return nil, &net.OpError{Op: "dial", Err: errors.New("refused")}
+	}))
+	_, err := (&http.Client{Transport: transport}).Do(newRequest(t, http.MethodGet, "http://orders.test/", "")) //nolint:bodyclose // there is none
+	op := (*net.OpError)(nil)
+	if status.Code(err) != codes.Unavailable || !errors.As(err, &op) {
+		t.Errorf("error %v with code %v", err, status.Code(err))
+	}
+	w := httptest.NewRecorder()
+	hophttp.WriteError(w, err)
+	if w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "orders.test") {
+		t.Errorf("answer %d %s", w.Code, w.Body)
+	}
+}
+
+// A service that only observes serves a request as without Hopbound: it does not end it before its caller does.
+func TestObservedRequestHasNoDeadline(t *testing.T) {
+	t.Parallel()
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if _, ok := r.Context().Deadline(); ok {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	}, []interceptors.ServerOption{interceptors.WithMode(interceptors.Observe)}, hophttp.TimeoutHeader("X-Timeout", time.Minute))
+	request := newRequest(t, http.MethodGet, s.URL, "")
+	request.Header.Set("X-Timeout", "1000")
+	request.Header.Set("Grpc-Timeout", "1S")
+	if r := do(t, http.DefaultTransport, request); r.status != http.StatusOK {
+		t.Error("the request has a deadline")
+	}
+}
+
+func TestIgnoredKeyIsNamedInTheAnswerIfAKeyIsRequired(t *testing.T) {
+	t.Parallel()
+	s := serve(t, func(http.ResponseWriter, *http.Request) {}, []interceptors.ServerOption{
+		interceptors.WithIdempotency(idempotency.NewMemory(), idempotency.RequireKey(), idempotency.SharedKeys()),
+	})
+	r := post(t, http.DefaultTransport, s.URL, "k", "")
+	wantProblem(t, r, http.StatusBadRequest, interceptors.ReasonKeyMissing)
+	if !strings.Contains(r.body, "its caller is unknown") {
+		t.Errorf("the answer %s does not say that the key was ignored", r.body)
+	}
+}
+
+func TestNamesOfPoliciesForHTTPAreChecked(t *testing.T) {
+	t.Parallel()
+	for name, valid := range map[string]bool{
+		"/hopbound.v1.HTTPService/Get": true, "/hopbound.v1.HTTPService/Other": true, "/hopbound.v1.HTTPService/": true,
+		"/hopbound.v1.HTTPService/GET": false, "/hopbound.v1.HTTPService/Checkout": false,
+	} {
+		_, err := interceptors.NewClient(interceptors.WithPolicy(interceptors.MethodPolicies{name: {Timeout: time.Second}}))
+		if (err == nil) != valid {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
