@@ -38,7 +38,7 @@ func TestErrorOfAResponseIsWhatWriteErrorHasWritten(t *testing.T) {
 	} {
 		w := httptest.NewRecorder()
 		hophttp.WriteError(w, c.err)
-		got := hophttp.ErrorOf(w.Result()) //nolint:bodyclose // it is a recorder's
+		got := hophttp.ErrorOf(w.Result())
 		if c.code == codes.OK {
 			c.code = status.Code(c.err)
 		}
@@ -49,7 +49,7 @@ func TestErrorOfAResponseIsWhatWriteErrorHasWritten(t *testing.T) {
 	}
 	w := httptest.NewRecorder()
 	w.WriteHeader(http.StatusFound)
-	if err := hophttp.ErrorOf(w.Result()); err != nil { //nolint:bodyclose // it is a recorder's
+	if err := hophttp.ErrorOf(w.Result()); err != nil {
 		t.Errorf("a redirect is the error %v", err)
 	}
 }
