@@ -47,6 +47,7 @@ func (i *clientInterceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc 
 				header := http.Header{}
 				setOutgoing(header, attempt)
 				result, err := next(withMetadataOf(attempt, ctx), &attemptRequest{req, header, message})
+				err = sentError(attempt, err)
 				if err != nil {
 					a.failed(err)
 				} else {

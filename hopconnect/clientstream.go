@@ -202,7 +202,7 @@ func (s *attemptStream) ended(err error) error {
 // finish records the end of the attempt.
 func (s *attemptStream) finish(err error) error {
 	s.unwatch()
-	if errors.Is(err, io.EOF) {
+	if err = sentError(s.ctx, err); errors.Is(err, io.EOF) {
 		err = nil
 	}
 	result := toStatus(err)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"syscall"
 
 	"connectrpc.com/connect"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
@@ -69,6 +70,16 @@ func toConnect(err error) error {
 		}
 	}
 	return made
+}
+
+// sentError returns the error of an attempt. connect-go takes a connection that the server has reset for a cancellation by
+// the client. If the attempt was not cancelled, the server is unavailable.
+func sentError(attempt context.Context, err error) error {
+	broken := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	if broken && attempt.Err() == nil && connect.CodeOf(err) == connect.CodeCanceled && !connect.IsWireError(err) {
+		return connect.NewError(connect.CodeUnavailable, err)
+	}
+	return err
 }
 
 // forCaller returns the error of a call: an error of connect-go that also has a gRPC status, so that a handler of grpc-go can

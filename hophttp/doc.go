@@ -3,8 +3,8 @@
 // client does, from the same budgets.
 //
 // HTTP requests are calls of the methods of hopbound.v1.HTTPService, such as "/hopbound.v1.HTTPService/Get". These names
-// appear in policies, metrics and traces; methods that RFC 9110 and RFC 5789 do not define share the name Other. GET, HEAD, OPTIONS, TRACE, PUT and DELETE are declared safe to repeat (RFC
-// 9110); POST and PATCH are not.
+// appear in policies, metrics and traces. CONNECT, and methods that neither RFC 9110 nor RFC 5789 defines, share the name
+// Other. GET, HEAD, OPTIONS, TRACE, PUT and DELETE are declared safe to repeat (RFC 9110); the others are not.
 //
 // What belongs here: how HTTP's headers, status codes and bodies map to a call. The decisions are those of package
 // interceptors.

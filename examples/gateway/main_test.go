@@ -41,6 +41,8 @@ func (b *bank) Charge(ctx context.Context, r *paymentsv1.ChargeRequest) (*paymen
 	if key := md["idempotency-key"]; len(key) != 1 || key[0] == "k" || key[0] == "chosen" {
 		return nil, status.Errorf(codes.Internal, "keys %q", key)
 	}
+	_ = grpc.SetHeader(ctx, metadata.Pairs("hop-internal", "secret", "x-own", "yes"))
+	_ = grpc.SetTrailer(ctx, metadata.Pairs("hop-internal", "secret", "x-own", "yes"))
 	return &paymentsv1.ChargeResponse{Charge: fmt.Sprint("charge ", b.charges.Add(1))}, nil
 }
 
@@ -112,7 +114,10 @@ func TestRepeatedRequestChargesOnceForEachCustomer(t *testing.T) {
 	if first.header.Get("Idempotency-Replayed") != "" || again.header.Get("Idempotency-Replayed") != "true" {
 		t.Errorf("headers %v and %v, want the second one marked", first.header, again.header)
 	}
-	for name := range again.header {
+	if first.header.Get("Grpc-Metadata-X-Own") != "yes" {
+		t.Errorf("the header %v lacks that of the service", first.header)
+	}
+	for name := range first.header {
 		if strings.Contains(name, "Hop-") {
 			t.Errorf("the response has the header %s", name)
 		}

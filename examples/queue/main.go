@@ -70,6 +70,9 @@ type worker struct {
 func (w *worker) Work(ctx context.Context, j *river.Job[job]) error {
 	ctx, end := hopqueue.Extract(ctx, queueName, j.Args.Headers, w.retries)
 	defer end()
+	if err := ctx.Err(); err != nil {
+		return river.JobCancel(err) // nobody waits for it any more
+	}
 	charge, err := w.bank.Charge(ctx, j.Args.Account, j.Args.Cents)
 	if err != nil {
 		return err

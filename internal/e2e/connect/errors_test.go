@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -215,3 +217,24 @@ func TestErrorOfACallHasAGRPCStatus(t *testing.T) {
 		}
 	})
 }
+
+// connect-go takes a connection that a server has reset for a cancellation by the client.
+func TestResetConnectionIsRetried(t *testing.T) {
+	t.Parallel()
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
+		attempts := 0
+		reset := &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			attempts++
+			return nil, &net.OpError{Op: "read", Err: syscall.ECONNRESET}
+		})}
+		_, err := connect.NewClient[testv1.IdempotentRequest, testv1.IdempotentResponse](reset, "http://orders.test"+idempotent, client(t, p)...).
+			CallUnary(t.Context(), connect.NewRequest(&testv1.IdempotentRequest{}))
+		if connect.CodeOf(err) != connect.CodeUnavailable || attempts != 3 {
+			t.Errorf("error %v after %d attempts, want UNAVAILABLE after three", err, attempts)
+		}
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

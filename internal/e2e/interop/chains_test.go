@@ -104,7 +104,7 @@ func TestChainsWithAnotherHopCallTheLeafAsOftenAsAllGo(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector sees the same hops in the exchanges")
 	}
-	table := newTable(t, "chains", "middle hop", "its library's retries", "leaf calls at 100 %", "leaf calls at 10 %",
+	table := newTable(t, "chains", 2, "middle hop", "its library's retries", "leaf calls at 100 %", "leaf calls at 10 %",
 		"leaf calls at 100 % with request budgets only")
 	measure := func(t *testing.T, c chain) measured {
 		t.Helper()

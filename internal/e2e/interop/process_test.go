@@ -51,6 +51,9 @@ func binary(t testing.TB, name, pkg string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/" + name) // where Debian has servers, and users have no PATH
+	}
+	if err != nil {
 		missing(t, name+" is not installed; on Debian: apt-get install "+pkg)
 	}
 	return path
@@ -68,6 +71,7 @@ func missing(t testing.TB, message string) {
 // start runs a hop until the test ends. The hop prints its address, and ends when its input does.
 func start(t testing.TB, s settings, program, file string) (address string) {
 	t.Helper()
+	readSources(t, file)
 	cmd := exec.Command(program, filepath.Join(hopsFolder, file)) //nolint:noctx // it must end by itself
 	cmd.Env = append(s.environment(), "HOP_LISTEN=127.0.0.1:0")
 	var stderr strings.Builder
@@ -96,4 +100,18 @@ func start(t testing.TB, s settings, program, file string) (address string) {
 		t.Fatalf("%s printed no address: %v", file, err)
 	}
 	return strings.TrimSpace(line)
+}
+
+// readSources reads the files beside a file of a hop, so that go test runs the test again when one of them has changed.
+func readSources(t testing.TB, file string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(hopsFolder, filepath.Dir(file), "*.*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files beside %s, error %v", len(files), file, err)
+	}
+	for _, name := range files {
+		if _, err := os.ReadFile(name); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

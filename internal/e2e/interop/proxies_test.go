@@ -28,7 +28,7 @@ type proxyCase struct {
 // other effect than the one that the table tells.
 func TestProxies(t *testing.T) {
 	t.Parallel()
-	table := newTable(t, "proxies", "proxy", "what it does", "effect")
+	table := newTable(t, "proxies", 3, "proxy", "what it does", "effect")
 	for _, c := range slices.Concat(nginxCases(), nginxDeadlineCases(), rewritingCases()) {
 		t.Run(c.proxy+" "+c.does, func(t *testing.T) {
 			t.Parallel()
@@ -348,12 +348,13 @@ func testNginxPassesCancellationOn(t *testing.T) string {
 		close(ended)
 		return ctx.Err()
 	}, harness.NewServer(t).ServerOptions()...)
+	caller := newCaller(t, nginxFor(t, [2]string{address, address}))
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		<-started
 		cancel()
 	}()
-	if o := newCaller(t, nginxFor(t, [2]string{address, address})).request(ctx, 1); status.Code(o.err) != codes.Canceled {
+	if o := caller.request(ctx, 1); status.Code(o.err) != codes.Canceled {
 		t.Errorf("the outcome is %+v, want CANCELLED", o)
 	}
 	<-ended

@@ -17,6 +17,7 @@ const page = "../../../docs/interop.md"
 // table is a table of docs/interop.md.
 type table struct {
 	header []string
+	fixed  int // the cells of a row, from the first, that are the same in each run
 
 	mu   sync.Mutex
 	rows [][]string
@@ -25,16 +26,38 @@ type table struct {
 // writing is held while a table is written.
 var writing sync.Mutex
 
-// newTable returns a table that is written below its name when the test and its subtests have passed.
-func newTable(t *testing.T, name string, header ...string) *table {
+// newTable returns a table that is written below its name when the test and its subtests have passed. If it is not written,
+// the page must have its rows, as far as they are the same in each run.
+func newTable(t *testing.T, name string, fixed int, header ...string) *table {
 	t.Helper()
-	tab := &table{header: header}
+	if *write && os.Getenv("HOPBOUND_REQUIRE_SERVICES") != "1" {
+		t.Fatal("only a run with all counterparts may write: set HOPBOUND_REQUIRE_SERVICES=1")
+	}
+	tab := &table{header: header, fixed: fixed}
 	t.Cleanup(func() {
-		if *write && !t.Failed() && !t.Skipped() {
+		switch {
+		case t.Failed() || t.Skipped():
+		case *write:
 			tab.write(t, name)
+		default:
+			tab.compare(t)
 		}
 	})
 	return tab
+}
+
+// compare compares the rows with those of the page.
+func (tab *table) compare(t *testing.T) {
+	t.Helper()
+	data, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range tab.rows {
+		if row := "\n| " + strings.Join(r[:tab.fixed], " | ") + " |"; !strings.Contains(string(data), row) {
+			t.Errorf("docs/interop.md does not have the row %q; write it with -args -write", row[1:])
+		}
+	}
 }
 
 func (tab *table) add(cells ...string) {

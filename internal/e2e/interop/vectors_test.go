@@ -17,6 +17,7 @@ func TestVectorsOfTheSpecificationInOtherLanguages(t *testing.T) {
 	} {
 		t.Run(file, func(t *testing.T) {
 			t.Parallel()
+			readSources(t, file)
 			if out, err := exec.CommandContext(t.Context(), program(t), filepath.Join(hopsFolder, file)).CombinedOutput(); err != nil {
 				t.Errorf("%v:\n%s", err, out)
 			}

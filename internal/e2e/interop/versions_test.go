@@ -16,7 +16,7 @@ type counterpart struct {
 func counterparts() []counterpart {
 	return []counterpart{
 		{"grpc-go", output("go", "list", "-m", "-f", "{{.Version}}", "google.golang.org/grpc"), "the exchanges and the chains"},
-		{"@grpc/grpc-js", output("node", "-p", "require('"+hopsFolder+"/node/node_modules/@grpc/grpc-js/package.json').version"), "the exchanges and the chains"},
+		{"@grpc/grpc-js", grpcJS, "the exchanges and the chains"},
 		{"Node.js", output("node", "--version"), "runs the hop with @grpc/grpc-js"},
 		{"connect-go", output("go", "list", "-m", "-f", "{{.Version}}", "connectrpc.com/connect"), "the exchanges and the chains, and all kinds of calls over its three protocols"},
 		{"NATS", output("nats-server", "--version"), "a message with a key that is delivered twice"},
@@ -35,7 +35,7 @@ func counterparts() []counterpart {
 // The versions of the page are those that the tests have run with.
 func TestVersionsOfCounterpartsAreKnown(t *testing.T) {
 	t.Parallel()
-	table := newTable(t, "versions", "counterpart", "version", "what is tested")
+	table := newTable(t, "versions", 1, "counterpart", "version", "what is tested")
 	for _, c := range counterparts() {
 		t.Run(c.name, func(t *testing.T) {
 			version := c.version(t)
@@ -81,4 +81,14 @@ func nginxVersion(t *testing.T) string {
 	_, version, _ := strings.Cut(string(out), "nginx/")
 	version, _, _ = strings.Cut(strings.TrimSpace(version), " ")
 	return version
+}
+
+// grpcJS returns the version of the package that the hop in Node.js is installed with.
+func grpcJS(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), node(t), "-p", "require('"+hopsFolder+"/node/node_modules/@grpc/grpc-js/package.json').version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
 }
