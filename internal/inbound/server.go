@@ -63,7 +63,7 @@ func New(config Config) (*Server, error) {
 	errs[6] = telemetry.ObserveClocks(&s.config.Telemetry, s, s.delays.Forgotten)
 	err := errors.Join(errs[:]...)
 	if s.telemetry != nil {
-		s.once.WarnShared(s.telemetry.KeysShared)
+		s.once.OnShared(s.telemetry.KeysShared)
 	}
 	if store := s.once.Stats(); store != nil {
 		err = errors.Join(err, telemetry.ObserveStore(&s.config.Telemetry, s, s.once.Kind(), store))
@@ -73,9 +73,7 @@ func New(config Config) (*Server, error) {
 
 // Check returns the errors that prevent outcomes of registered methods from being stored, joined.
 func (s *Server) Check(services map[string]grpc.ServiceInfo) error {
-	if s.once.SharesKeys() {
-		s.telemetry.KeysShared()
-	}
+	s.once.WarnShared()
 	return s.once.CheckServices(s.keyed, services)
 }
 

@@ -68,8 +68,8 @@ func (c *claim) prepare(req any) error {
 		return hoperr.New(codes.Internal, hoperr.KeyUnsupported, err.Error())
 	}
 	tenant := s.tenant(c.call.Request)
-	if tenant == "" && s.warnShared != nil && s.SharesKeys() {
-		s.sharing.Do(s.warnShared)
+	if tenant == "" {
+		s.WarnShared()
 	}
 	c.claim = idempotency.Claim{
 		ID:          idempotency.NewID(tenant, c.call.FullMethod, c.key),

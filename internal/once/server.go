@@ -24,9 +24,15 @@ type Server struct {
 	warnShared func() // that callers without an identity share their keys
 }
 
-// WarnShared sets a function that is called once, when a caller without an identity uses a key and no option says whose
-// key that is.
-func (s *Server) WarnShared(warn func()) { s.warnShared = warn }
+// OnShared sets a function that WarnShared calls once.
+func (s *Server) OnShared(warn func()) { s.warnShared = warn }
+
+// WarnShared warns once if callers without an identity share their keys and no option says that this is intended.
+func (s *Server) WarnShared() {
+	if s.warnShared != nil && s.SharesKeys() {
+		s.sharing.Do(s.warnShared)
+	}
+}
 
 // New returns a server that keeps outcomes in the store. If the store is nil, every call runs.
 func New(store idempotency.Store, settings *idempotency.Settings) (*Server, error) {
