@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -121,7 +123,7 @@ func (c *Cluster) startProxies() error {
 			instances = 1
 		}
 		for i := range instances {
-			listen, err := freeAddress()
+			listen, err := c.freeAddress()
 			if err != nil {
 				return err
 			}
@@ -138,12 +140,21 @@ func (c *Cluster) startProxies() error {
 	return nil
 }
 
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
-	if err != nil {
-		return "", err
+// freeAddress returns an address that nothing listens at. Its port is below those that systems give to connections and to
+// listeners without a port of their own, so that none of them takes it before the instance listens, or while it restarts.
+func (c *Cluster) freeAddress() (address string, err error) {
+	const lowest, highest, tries = 15_000, 30_000, 100
+	for range tries {
+		address = fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(highest-lowest)) //nolint:gosec // it need not be secret
+		if slices.ContainsFunc(slices.Collect(maps.Values(c.Config.Listen)), func(taken []string) bool { return slices.Contains(taken, address) }) {
+			continue
+		}
+		var l net.Listener
+		if l, err = net.Listen("tcp", address); err == nil { //nolint:noctx // it takes no time
+			return address, l.Close()
+		}
 	}
-	return l.Addr().String(), l.Close()
+	return "", err
 }
 
 // ConfigPath returns the path of the file that tells processes and clients where everything is.
