@@ -73,8 +73,9 @@ func outgoing(ctx context.Context, header http.Header) context.Context {
 
 // setOutgoing sets the metadata of an attempt as headers.
 func setOutgoing(header http.Header, attempt context.Context) {
-	if md, ok := metadata.FromOutgoingContext(attempt); ok {
-		setHeaders(header, md)
+	md, _ := metadata.FromOutgoingContext(attempt)
+	for key, values := range md {
+		header[http.CanonicalHeaderKey(key)] = values
 	}
 }
 

@@ -145,10 +145,3 @@ func toMetadata(headers ...http.Header) metadata.MD {
 	}
 	return md
 }
-
-// setHeaders sets metadata as headers.
-func setHeaders(header http.Header, md metadata.MD) {
-	for key, values := range md {
-		header[http.CanonicalHeaderKey(key)] = values
-	}
-}

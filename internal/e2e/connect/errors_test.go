@@ -238,3 +238,29 @@ func TestResetConnectionIsRetried(t *testing.T) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A handler that copies the trailer of its callee's response must not forward the callee's report.
+func TestReportInTheTrailerOfAResponseIsNotForwarded(t *testing.T) {
+	t.Parallel()
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
+		s := serve(t, route{read, connect.NewUnaryHandler(read, func(context.Context, *connect.Request[testv1.ReadRequest]) (*connect.Response[testv1.ReadResponse], error) {
+			response := connect.NewResponse(&testv1.ReadResponse{})
+			response.Trailer().Set("Hop-Report", "1;u=7")
+			response.Trailer().Set("X-Own", "yes")
+			return response, nil
+		}, server(t))})
+		response, err := connect.NewClient[testv1.ReadRequest, testv1.ReadResponse](s.Client(), s.URL+read, p.options...).
+			CallUnary(t.Context(), connect.NewRequest(&testv1.ReadRequest{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, value := range response.Trailer().Values("Hop-Report") {
+			if value == "1;u=7" {
+				t.Errorf("the trailer is %v", response.Trailer())
+			}
+		}
+		if response.Trailer().Get("X-Own") != "yes" {
+			t.Errorf("the trailer %v lacks that of the handler", response.Trailer())
+		}
+	})
+}

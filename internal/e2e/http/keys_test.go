@@ -66,6 +66,10 @@ func TestKeyedRequestsThatAreRejected(t *testing.T) {
 	wantProblem(t, post(t, http.DefaultTransport, url+"/other", "used", "5 EUR"), http.StatusUnprocessableEntity, interceptors.ReasonKeyReused)
 	wantProblem(t, post(t, http.DefaultTransport, url, "", "5 EUR"), http.StatusBadRequest, interceptors.ReasonKeyMissing)
 	wantProblem(t, post(t, http.DefaultTransport, url, "a,b", "5 EUR"), http.StatusBadRequest, interceptors.ReasonKeyInvalid)
+	json := newRequest(t, http.MethodPost, url, "5 EUR")
+	json.Header.Set("Idempotency-Key", "used")
+	json.Header.Set("Content-Type", "application/json")
+	wantProblem(t, do(t, http.DefaultTransport, json), http.StatusUnprocessableEntity, interceptors.ReasonKeyReused)
 	twice := newRequest(t, http.MethodPost, url, "5 EUR")
 	twice.Header["Idempotency-Key"] = []string{"a", "b"}
 	wantProblem(t, do(t, http.DefaultTransport, twice), http.StatusBadRequest, interceptors.ReasonKeyInvalid)
