@@ -16,7 +16,7 @@ import (
 
 // Run buys carts with each stack, and prints a table.
 func Run(ctx context.Context, out io.Writer, carts int) error {
-	fmt.Fprintf(out, "%d carts, 8 at a time; one in three replies to charges is lost, and one in five checkouts crashes the shop\n\n", carts)
+	fmt.Fprintf(out, "%d carts, 8 at a time; the first reply to one charge in three is lost, and one in five checkouts crashes the shop\n\n", carts)
 	fmt.Fprintf(out, "%10s   %12s   %12s   %13s   %18s\n", "stack", "bought", "charges", "charged twice", "bought, not charged")
 	for _, s := range []stack{native, hopbound} {
 		r, err := s.sell(ctx, carts)

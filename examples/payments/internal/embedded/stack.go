@@ -3,7 +3,7 @@ package embedded
 import (
 	"context"
 	"net"
-	"sync/atomic"
+	"sync"
 
 	"github.com/hopbound/hopbound/examples/internal/cutlistener"
 	paymentsv1 "github.com/hopbound/hopbound/examples/payments/proto/hopbound/examples/payments/v1"
@@ -34,14 +34,15 @@ var native = stack{
 	},
 }
 
-// hopbound uses an idempotency key for each cart. The key of its charge is derived from it.
+// hopbound uses an idempotency key for each cart. The key of its charge is derived from it. The connections have no TLS, so
+// the servers cannot distinguish their callers, and all of them may use all keys.
 var hopbound = stack{
 	name: "hopbound",
 	mark: func(ctx context.Context) context.Context {
 		return idempotency.WithKey(ctx, idempotency.NewKey())
 	},
 	server: func() ([]grpc.ServerOption, error) {
-		s, err := interceptors.NewServer(interceptors.WithIdempotency(idempotency.NewMemory()))
+		s, err := interceptors.NewServer(interceptors.WithIdempotency(idempotency.NewMemory(), idempotency.SharedKeys()))
 		if err != nil {
 			return nil, err
 		}
@@ -98,7 +99,7 @@ func (s *stack) serve(register func(grpc.ServiceRegistrar), lossy bool) (conn *g
 	if err != nil {
 		return nil, nil, err
 	}
-	n := &network{Listener: cutlistener.New(l)}
+	n := &network{Listener: cutlistener.New(l), known: map[string]bool{}}
 	chain := []grpc.UnaryServerInterceptor{recoverPanic}
 	if lossy {
 		chain = append(chain, n.lose)
@@ -138,15 +139,30 @@ func recoverPanic(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next gr
 // network is a listener that loses replies.
 type network struct {
 	*cutlistener.Listener
-	replies atomic.Int64
+
+	mu    sync.Mutex
+	known map[string]bool // accounts with a successful charge
 }
 
-// lose loses the reply of every third successful call by cutting the connection.
+// lose loses the first reply for every third account by cutting the connection. The other calls on the connection lose
+// their replies too. The number of cuts has a limit, so that all customers get their receipts at last, however slow the
+// machine is.
 func (n *network) lose(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	reply, err := next(ctx, req)
-	if err != nil || n.replies.Add(1)%3 != 0 {
+	charge, ok := req.(*paymentsv1.ChargeRequest)
+	if err != nil || !ok || !n.chooses(charge.GetAccount()) {
 		return reply, err
 	}
 	n.Cut(ctx)
 	return nil, status.Error(codes.Unavailable, "never received, because the connection is cut")
+}
+
+func (n *network) chooses(account string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.known[account] {
+		return false
+	}
+	n.known[account] = true
+	return len(n.known)%3 == 0
 }
