@@ -27,7 +27,8 @@ class Call {
     Object.assign(this, { request, deadline, listener, metadata: metadata.clone() });
     const write = !hop.safe.has(path), [key] = metadata.get(KEY), chosen = key !== undefined && key !== request.key;
     const child = write && !chosen && request.key !== undefined; // a key that the handler has copied is not its choice
-    this.isSafe = () => !write || chosen || (child && (hop.keyed.has(path) || target.stores.has(path)));
+    if (!chosen) this.metadata.remove(KEY);
+    this.isSafe = () => !write || hop.idempotent.has(path) || chosen || (child && (hop.keyed.has(path) || target.stores.has(path)));
     this.observed = write && request.k ? 1 : undefined;
     if (!child) return;
     request.steps.set(path, (request.steps.get(path) ?? 0) + 1);

@@ -20,7 +20,7 @@ class Hop {
 
   constructor(settings = {}) {
     Object.assign(this, { perRequest: 10, burst: 3, ratio: 0.2, minPerSecond: 0.02, edge: false, tenant: () => '' }, settings);
-    Object.assign(this, { safe: new Set(settings.safe), keyed: new Set(settings.keyed) });
+    for (const methods of ['safe', 'idempotent', 'keyed']) this[methods] = new Set(settings[methods]);
   }
 
   // client returns the options of a gRPC client for an address. gRPC's own retries are off, because they have no budget.

@@ -1,7 +1,7 @@
 'use strict';
 
-// What the exchanges of the specification leave open: calls outside of requests, concurrent calls of one request, and
-// calls that are cancelled.
+// What the exchanges of the specification leave open: calls outside of requests, concurrent calls of one request, calls
+// that are cancelled, streams, and two settings.
 
 const assert = require('node:assert');
 const { after, test } = require('node:test');
@@ -11,9 +11,9 @@ const wire = require('./wire');
 
 const METHOD = '/test.Service/Method', raw = (bytes) => bytes;
 
-function serve(handle, interceptors = []) {
+function serve(handle, interceptors = [], kind = 'unary') {
   const server = new grpc.Server({ interceptors });
-  server.register(METHOD, handle, raw, raw, 'unary');
+  server.register(METHOD, handle, raw, raw, kind);
   after(() => server.forceShutdown());
   return new Promise((resolve, reject) => {
     server.bindAsync('127.0.0.1:0', grpc.ServerCredentials.createInsecure(), (error, port) => {
@@ -78,4 +78,55 @@ test('a cancelled call ends in the pause before its next attempt', async () => {
   setTimeout(() => call.cancel(), 50);
   assert.strictEqual((await call.ended).code, grpc.status.CANCELLED);
   assert.strictEqual(lent.length, 1);
+});
+
+// forwarded makes a request to a service whose hop has these settings. The service's handler calls a target with the metadata
+// of the request. It returns the metadata that the target has received, and the status of the request.
+async function forwarded(settings) {
+  const hop = new Hop(settings), metadata = new grpc.Metadata();
+  let received;
+  const target = await serve((call, callback) => {
+    received = call.metadata;
+    callback(null, Buffer.alloc(0));
+  });
+  const client = connect(target, hop.client(target));
+  const middle = await serve(async (call, callback) => {
+    await start(client, call.metadata).ended;
+    callback(null, Buffer.alloc(0));
+  }, [hop.server]);
+  metadata.set(wire.CONTEXT, '1;b=3;a=1');
+  metadata.set(wire.KEY, 'order-17');
+  const status = await start(connect(middle), metadata).ended;
+  return { received, status };
+}
+
+test('the tenant is a part of child keys', async () => {
+  const { received } = await forwarded({ tenant: () => 'alice' });
+  assert.deepStrictEqual(received.get(wire.KEY), [wire.childKey('alice', METHOD, 'order-17', METHOD, 1)]);
+});
+
+test('a call without side effects does not carry the key of its request', async () => {
+  const { received } = await forwarded({ safe: [METHOD] });
+  assert.deepStrictEqual(received.get(wire.KEY), []);
+});
+
+test('a hop at the edge is a root', async () => {
+  const { received, status } = await forwarded({ edge: true });
+  assert.strictEqual(wire.parseContext(received.get(wire.CONTEXT)[0]).b, 5);
+  assert.strictEqual(wire.parseReport(status.metadata.get(wire.REPORT)[0]).u, 0);
+});
+
+test('a stream does not carry the hop-context of another call', async () => {
+  const hop = new Hop(), metadata = new grpc.Metadata();
+  let received;
+  const address = await serve((call) => {
+    received = call.metadata;
+    call.end();
+  }, [], 'serverStream');
+  metadata.set(wire.CONTEXT, '1;b=3;a=1');
+  metadata.set(wire.PREVIOUS, '1');
+  metadata.set('x-other', 'kept');
+  const stream = connect(address, hop.client(address)).makeServerStreamRequest(METHOD, raw, raw, Buffer.alloc(0), metadata);
+  await new Promise((resolve) => { stream.on('status', resolve).resume(); });
+  assert.deepStrictEqual([wire.CONTEXT, wire.PREVIOUS, 'x-other'].map((key) => received.get(key)), [[], [], ['kept']]);
 });

@@ -16,7 +16,7 @@ function copyMark(error) {
   return { code: error.code, details: error.details, metadata };
 }
 
-const settings = { safe: (env.HOP_SAFE_METHODS ?? '').split(',') };
+const settings = { safe: (env.HOP_SAFE ?? '').split(','), idempotent: (env.HOP_IDEMPOTENT ?? '').split(',') };
 const variables = { perRequest: 'HOP_PER_REQUEST', burst: 'HOP_BURST', ratio: 'HOP_RATIO', minPerSecond: 'HOP_MIN_PER_SECOND' };
 for (const [setting, name] of Object.entries(variables)) if (env[name] !== undefined) settings[setting] = Number(env[name]);
 const hop = env.HOP_COPY_MARKS_ONLY === 'true' ? undefined : new Hop(settings);

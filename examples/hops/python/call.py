@@ -38,11 +38,12 @@ class Call:
         write = method not in hop.safe
         chosen = bool(sent) and sent[0] != request.key  # a key that the handler has copied is not its choice
         child = write and not chosen and request.key is not None
-        self._key = sent[0] if sent else None
+        self._key = sent[0] if chosen else None
         if child:
             request.steps[method] = request.steps.get(method, 0) + 1
             self._key = wire.child_key(request.tenant, request.method, request.key, method, request.steps[method])
-        self._is_safe = lambda: not write or chosen or child and (method in hop.keyed or method in self._target.stores)
+        repeatable = not write or method in hop.idempotent or chosen
+        self._is_safe = lambda: repeatable or child and (method in hop.keyed or method in self._target.stores)
         self._observed = request.observed or None if write else None
 
     def run(self, continuation, message):

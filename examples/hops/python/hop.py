@@ -33,9 +33,12 @@ class _Client(
 class Hop(grpc.ServerInterceptor):
     """Makes a service a hop. It is an interceptor of the server. README.md describes its settings."""
 
-    def __init__(self, per_request=10, burst=3, ratio=0.2, min_per_second=0.02, safe=(), keyed=(), edge=False, tenant=None):
+    def __init__(
+        self, per_request=10, burst=3, ratio=0.2, min_per_second=0.02, safe=(), idempotent=(), keyed=(), edge=False, tenant=None
+    ):
         self.per_request, self.burst, self.ratio, self.min_per_second = per_request, burst, ratio, min_per_second
-        self.safe, self.keyed, self._edge, self._tenant = set(safe), set(keyed), edge, tenant or (lambda context: "")
+        self.safe, self.idempotent, self.keyed = set(safe), set(idempotent), set(keyed)
+        self._edge, self._tenant = edge, tenant or (lambda context: "")
         self.lock, self.clock, self._receiver, self._targets = threading.Lock(), wire.Clock(), wire.Receiver(), {}
         self.current, self.successes = contextvars.ContextVar("request"), 0
 

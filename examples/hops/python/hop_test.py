@@ -1,4 +1,7 @@
-"""What the exchanges of the specification leave open: calls outside of requests, and concurrent calls of one request."""
+"""What the exchanges of the specification leave open.
+
+These are calls outside of requests, concurrent calls of one request, streams, and two settings.
+"""
 
 import contextvars
 import threading
@@ -14,11 +17,11 @@ METHOD = "/test.Service/Method"
 
 
 class Handler(grpc.GenericRpcHandler):
-    def __init__(self, handle):
-        self._handle = handle
+    def __init__(self, handle, make):
+        self._handle, self._make = handle, make
 
     def service(self, handler_call_details):
-        return grpc.unary_unary_rpc_method_handler(self._handle)
+        return self._make(self._handle)
 
 
 class HopTest(unittest.TestCase):
@@ -26,8 +29,8 @@ class HopTest(unittest.TestCase):
         self.hop, self.lent, self.lock = Hop(burst=100, safe=[METHOD]), [], threading.Lock()
         self.target = self.serve(self.fail_with_report)
 
-    def serve(self, handle, *interceptors):
-        server = grpc.server(futures.ThreadPoolExecutor(16), [Handler(handle)], interceptors)
+    def serve(self, handle, *interceptors, make=grpc.unary_unary_rpc_method_handler):
+        server = grpc.server(futures.ThreadPoolExecutor(16), [Handler(handle, make)], interceptors)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
         self.addCleanup(lambda: server.stop(0).wait())
@@ -73,6 +76,55 @@ class HopTest(unittest.TestCase):
         self.assertLessEqual(used, 5)
         self.assertLessEqual(len(self.lent), 8 + 5 + 1)  # the calls, the tokens of the caller, and one that they have earned
         self.assertEqual(used, max(0, len(self.lent) - 8 - 1))
+
+    def forwarded(self, **settings):
+        """Makes a request to a service whose hop has these settings. Its handler calls a target with the request's metadata.
+
+        It returns the metadata that the target has received, and the reply to the request.
+        """
+        hop, received = Hop(**settings), []
+
+        def succeed(message, context):
+            received.append(context.invocation_metadata())
+            return b""
+
+        call = self.connect(hop.channel(self.serve(succeed)))
+        middle = self.serve(lambda message, context: call(message, metadata=copied(context)), hop)
+        metadata = ((wire.CONTEXT, "1;b=3;a=1"), (wire.KEY, "order-17"))
+        _, reply = self.connect(grpc.insecure_channel(middle)).with_call(b"", metadata=metadata)
+        return received[0], reply
+
+    def test_the_tenant_is_a_part_of_child_keys(self):
+        received, _ = self.forwarded(tenant=lambda context: "alice")
+        self.assertEqual(wire.values(received, wire.KEY), [wire.child_key("alice", METHOD, "order-17", METHOD, 1)])
+
+    def test_a_call_without_side_effects_does_not_carry_the_key_of_its_request(self):
+        received, _ = self.forwarded(safe=[METHOD])
+        self.assertEqual(wire.values(received, wire.KEY), [])
+
+    def test_a_hop_at_the_edge_is_a_root(self):
+        received, reply = self.forwarded(edge=True)
+        self.assertEqual(wire.parse_context(wire.values(received, wire.CONTEXT)[0])["b"], 5)
+        self.assertEqual(wire.parse_report(wire.values(reply.trailing_metadata(), wire.REPORT)[0])["u"], 0)
+
+    def test_a_stream_does_not_carry_the_hop_context_of_another_call(self):
+        received = []
+
+        def stream(message, context):
+            received.append(context.invocation_metadata())
+            return iter(())
+
+        channel = self.hop.channel(self.serve(stream, make=grpc.unary_stream_rpc_method_handler))
+        self.addCleanup(channel.close)
+        metadata = ((wire.CONTEXT, "1;b=3;a=1"), (wire.PREVIOUS, "1"), ("x-other", "kept"))
+        list(channel.unary_stream(METHOD)(b"", metadata=metadata))
+        got = [wire.values(received[0], key) for key in (wire.CONTEXT, wire.PREVIOUS, "x-other")]
+        self.assertEqual(got, [[], [], ["kept"]])
+
+
+def copied(context):
+    """Returns the metadata of a request, without what gRPC sends itself."""
+    return tuple((key, value) for key, value in context.invocation_metadata() if key != "user-agent")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,8 @@ def settings():
     names = {"per_request": int, "burst": int, "ratio": float, "min_per_second": float}
     present = {name: read for name, read in names.items() if "HOP_" + name.upper() in os.environ}
     given = {name: read(os.environ["HOP_" + name.upper()]) for name, read in present.items()}
-    return {"safe": os.environ.get("HOP_SAFE_METHODS", "").split(","), **given}
+    methods = {name: os.environ.get("HOP_" + name.upper(), "").split(",") for name in ("safe", "idempotent")}
+    return {**methods, **given}
 
 
 def main():

@@ -23,14 +23,9 @@ func startConnect(t testing.TB, s settings) string {
 	f := &connectForwarder{client: h2c(), intercept: hopconnect.NewClientInterceptor(client)}
 	serve := connect.WithInterceptors(hopconnect.NewHandlerInterceptor(harness.NewServer(t)))
 	mux := http.NewServeMux()
-	mux.Handle(testv1.TestService_Idempotent_FullMethodName, connect.NewUnaryHandler(testv1.TestService_Idempotent_FullMethodName,
-		func(ctx context.Context, r *connect.Request[testv1.IdempotentRequest]) (*connect.Response[testv1.IdempotentResponse], error) {
-			return forward[testv1.IdempotentRequest, testv1.IdempotentResponse](ctx, f, r)
-		}, serve))
-	mux.Handle(testv1.TestService_Write_FullMethodName, connect.NewUnaryHandler(testv1.TestService_Write_FullMethodName,
-		func(ctx context.Context, r *connect.Request[testv1.WriteRequest]) (*connect.Response[testv1.WriteResponse], error) {
-			return forward[testv1.WriteRequest, testv1.WriteResponse](ctx, f, r)
-		}, serve))
+	handle[testv1.IdempotentRequest, testv1.IdempotentResponse](mux, f, testv1.TestService_Idempotent_FullMethodName, serve)
+	handle[testv1.ReadRequest, testv1.ReadResponse](mux, f, testv1.TestService_Read_FullMethodName, serve)
+	handle[testv1.WriteRequest, testv1.WriteResponse](mux, f, testv1.TestService_Write_FullMethodName, serve)
 	t.Cleanup(f.client.CloseIdleConnections)
 	return serveHTTP(t, mux)
 }
@@ -42,6 +37,12 @@ type connectForwarder struct {
 
 	mu      sync.Mutex
 	clients map[string]any // of connect-go, by address and method
+}
+
+func handle[Req, Res any](mux *http.ServeMux, f *connectForwarder, method string, serve connect.HandlerOption) {
+	mux.Handle(method, connect.NewUnaryHandler(method, func(ctx context.Context, r *connect.Request[Req]) (*connect.Response[Res], error) {
+		return forward[Req, Res](ctx, f, r)
+	}, serve))
 }
 
 func forward[Req, Res any](ctx context.Context, f *connectForwarder, in *connect.Request[Req]) (*connect.Response[Res], error) {

@@ -11,8 +11,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/hopbound/hopbound/internal/e2e/harness"
 	"github.com/hopbound/hopbound/internal/wire"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -37,6 +37,7 @@ type attempt struct {
 type reply struct {
 	Lost     bool                `json:"lost"` // the connection breaks
 	Code     codes.Code          `json:"code"`
+	Reason   string              `json:"reason"` // of the status's ErrorInfo
 	Trailers map[string][]string `json:"trailers"`
 }
 
@@ -107,12 +108,8 @@ func (e *exchange) check(t *testing.T, hop, proxy string) {
 	for key, value := range e.Request {
 		md.Append(key, value)
 	}
-	do := harness.Idempotent(dial(t, hop))
-	if e.Method == "Write" {
-		do = harness.Write(dial(t, hop))
-	}
 	var trailer metadata.MD
-	err := do(metadata.NewOutgoingContext(t.Context(), md), grpc.Trailer(&trailer))
+	err := method(dial(t, hop), e.Method)(metadata.NewOutgoingContext(t.Context(), md), grpc.Trailer(&trailer))
 	problems := target.end()
 	if code := status.Code(err); code != e.Answer.Code {
 		problems = append(problems, fmt.Sprintf("the answer is %v, want %v", err, e.Answer.Code))
@@ -187,12 +184,16 @@ func (s *scripted) handle(ctx context.Context) error {
 	if a.Reply.Code == codes.OK {
 		return nil
 	}
-	return status.Error(a.Reply.Code, "as the exchange says")
+	st := status.New(a.Reply.Code, "as the exchange says")
+	if a.Reply.Reason != "" {
+		st, _ = st.WithDetails(&errdetails.ErrorInfo{Reason: a.Reply.Reason, Domain: "hopbound"}) // it is not OK
+	}
+	return st.Err()
 }
 
 // sent returns what an exchange may say of an attempt. The text of what is absent is empty.
 func sent(md metadata.MD) map[string]string {
-	all := map[string]string{"b": "", "a": ""}
+	all := map[string]string{"b": "", "a": "", "k": "", "l": ""}
 	for _, key := range []string{"grpc-previous-rpc-attempts", "idempotency-key"} {
 		all[key] = strings.Join(md[key], ",")
 	}
@@ -205,6 +206,12 @@ func sent(md metadata.MD) map[string]string {
 		all["a"] = strconv.Itoa(h.Attempt)
 		if h.HasBudget {
 			all["b"] = strconv.Itoa(h.Budget)
+		}
+		if h.Keyed {
+			all["k"] = "1"
+		}
+		if h.Level > 0 {
+			all["l"] = strconv.Itoa(h.Level)
 		}
 	}
 	return all

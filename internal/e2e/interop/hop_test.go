@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,7 +75,8 @@ func (s settings) environment() []string {
 	}
 	add("HOP_NATIVE_RETRIES", strconv.FormatBool(s.native))
 	add("HOP_COPY_MARKS_ONLY", strconv.FormatBool(s.copies))
-	add("HOP_SAFE_METHODS", testv1.TestService_Idempotent_FullMethodName)
+	add("HOP_SAFE", testv1.TestService_Read_FullMethodName)
+	add("HOP_IDEMPOTENT", testv1.TestService_Idempotent_FullMethodName)
 	return env
 }
 
@@ -200,10 +202,22 @@ func (f *forwarder) handle(ctx context.Context) error {
 // call makes a call of the method that ctx's own call has.
 func call(ctx context.Context, cc *grpc.ClientConn) error {
 	name, _ := grpc.Method(ctx)
-	if name == testv1.TestService_Write_FullMethodName {
-		return harness.Write(cc)(ctx)
+	return method(cc, name)(ctx)
+}
+
+// method returns the method with a name, which may be a full name.
+func method(cc *grpc.ClientConn, name string) harness.Call {
+	switch path.Base(name) {
+	case "Read":
+		return func(ctx context.Context, opts ...grpc.CallOption) error {
+			_, err := testv1.NewTestServiceClient(cc).Read(ctx, &testv1.ReadRequest{}, opts...)
+			return err
+		}
+	case "Write":
+		return harness.Write(cc)
+	default:
+		return harness.Idempotent(cc)
 	}
-	return harness.Idempotent(cc)(ctx)
 }
 
 // serve serves the test service on a loopback port until the test ends. The function cut breaks all connections.
