@@ -43,8 +43,8 @@ type handler struct {
 // next makes with the request's context share one deadline and one retry budget. Otherwise, a request that comes from
 // [NewTransport] continues its caller's.
 //
-// A request fails if its status is 401, 403, 408, 425, 429 or at least 500, or if it is 409 because another request with
-// the same key is still running. If a failed call has caused the failure, the response has the header
+// A request fails if its status is 401, 403, 408, 425, 429 or at least 500, or if it is 409 and [WriteError] has written it
+// for ABORTED, for example because another request with the same key is still running. If a failed call has caused the failure, the response has the header
 // grpc-retry-pushback-ms: -1, and callers do not retry the request. All responses of requests that do not fail are
 // outcomes: the server's store keeps them under the request's Idempotency-Key, and a repeated request receives the stored
 // response with the header Idempotency-Replayed. Errors of Hopbound are answered as [WriteError] does.

@@ -1,6 +1,7 @@
 package hophttp
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,7 +22,7 @@ import (
 // problemType is the media type of RFC 9457.
 const problemType = "application/problem+json"
 
-// reasonType begins the type of a problem that has a reason.
+// reasonType begins the type of a problem that has a reason, or the code ABORTED.
 const reasonType = "https://github.com/hopbound/hopbound/blob/main/docs/http.md#"
 
 // problem is an answer in the form of RFC 9457. Reason is the reason of an error of Hopbound.
@@ -54,6 +55,9 @@ func problemOf(err error) problem {
 		st = status.FromContextError(err)
 	}
 	p := problem{Status: statusOf(st.Code())}
+	if st.Code() == codes.Aborted {
+		p.Type = reasonType + "aborted" // its status is that of ALREADY_EXISTS, too
+	}
 	for _, d := range st.Details() {
 		switch d := d.(type) {
 		case *errdetails.ErrorInfo:
@@ -78,7 +82,7 @@ func problemOf(err error) problem {
 
 // write sends the problem.
 func (p problem) write(w http.ResponseWriter) {
-	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
+	p.Type, p.Title = cmp.Or(p.Type, "about:blank"), http.StatusText(p.Status)
 	if p.Status == statusClientClosed {
 		p.Title = "Client Closed Request"
 	}
@@ -196,10 +200,10 @@ func isProblem(header http.Header) bool {
 }
 
 // failureOf returns the status of a failed request, or nil if its response is an outcome. The body is that of a problem, or
-// empty. 409 is a failure if it is an error of Hopbound: another request with the same key is still running.
+// empty. 409 is a failure if the problem's type is Hopbound's: it stands for ABORTED, such as IN_PROGRESS.
 func failureOf(httpStatus int, body []byte) *status.Status {
 	code := codeOf(httpStatus)
-	if httpStatus == http.StatusConflict && reasonOf(body) != "" {
+	if httpStatus == http.StatusConflict && parse(body) != nil {
 		code = codes.Aborted
 	}
 	if code == codes.OK {
@@ -208,20 +212,20 @@ func failureOf(httpStatus int, body []byte) *status.Status {
 	return describe(code, httpStatus, body)
 }
 
-// reasonOf returns the reason of a problem of Hopbound, or the empty string. Problems of others have reasons, too.
-func reasonOf(body []byte) string {
+// parse returns a problem of Hopbound, or nil. Problems of others have reasons, too.
+func parse(body []byte) *problem {
 	var p problem
 	if json.Unmarshal(body, &p) != nil || !strings.HasPrefix(p.Type, reasonType) {
-		return ""
+		return nil
 	}
-	return p.Reason
+	return &p
 }
 
 // describe returns a status with the reason of a problem.
 func describe(code codes.Code, httpStatus int, body []byte) *status.Status {
 	st := status.New(code, strconv.Itoa(httpStatus)+" "+http.StatusText(httpStatus))
-	if reason := reasonOf(body); reason != "" {
-		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: reason}); err == nil {
+	if p := parse(body); p != nil && p.Reason != "" {
+		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: p.Reason}); err == nil {
 			st = detailed
 		}
 	}

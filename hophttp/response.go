@@ -16,6 +16,7 @@ import (
 	"github.com/hopbound/hopbound/interceptors"
 	hopboundv1 "github.com/hopbound/hopbound/proto/hopbound/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -169,6 +170,9 @@ func (r *response) outcome() (any, error) {
 		problem = r.body.Bytes()
 	}
 	if st := failureOf(r.status, problem); st != nil {
+		if st.Code() == codes.Unimplemented {
+			st = status.New(codes.Unknown, st.Message()) // else it would be stored, without the response
+		}
 		return nil, &failure{status: st, response: r}
 	}
 	if !r.stored {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -118,7 +119,8 @@ func TestFailuresAreNotStoredAndOtherResponsesAre(t *testing.T) {
 	t.Parallel()
 	for code, stored := range map[int]bool{
 		200: true, 201: true, 204: true, 302: true, 400: true, 404: true, 409: true, 422: true,
-		401: false, 403: false, 429: false, 500: false, 502: false, 503: false, 504: false,
+		401: false, 403: false, 408: false, 425: false, 429: false, 499: false,
+		500: false, 501: false, 502: false, 503: false, 504: false, 599: false,
 	} {
 		var runs atomic.Int64
 		url := keyed(t, func(w http.ResponseWriter, _ *http.Request) { runs.Add(1); w.WriteHeader(code) })
@@ -137,6 +139,23 @@ func TestFailuresAreNotStoredAndOtherResponsesAre(t *testing.T) {
 		}
 		if (runs.Load() == 1) != stored {
 			t.Errorf("status %d: %d runs, want it stored: %v", code, runs.Load(), stored)
+		}
+	}
+}
+
+// A service behind may fail with any code. Over HTTP, the same failures are stored as over gRPC, except UNIMPLEMENTED, whose
+// status is 5xx.
+func TestErrorsThatAreNotStoredOverGRPCAreNotStoredOverHTTP(t *testing.T) {
+	t.Parallel()
+	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
+		var runs atomic.Int64
+		url := keyed(t, func(w http.ResponseWriter, _ *http.Request) {
+			hophttp.WriteError(w, status.Error(code, fmt.Sprint("run ", runs.Add(1))))
+		})
+		first, again := post(t, http.DefaultTransport, url, "k", ""), post(t, http.DefaultTransport, url, "k", "")
+		stored := slices.Contains(idempotency.DefaultCodes(), code) && code != codes.Unimplemented
+		if first.status != again.status || (runs.Load() == 1) != stored || (first.body == again.body && !stored && first.status < 500) {
+			t.Errorf("%v: %d runs, answers %+v and %+v, want them stored: %v", code, runs.Load(), first, again, stored)
 		}
 	}
 }
