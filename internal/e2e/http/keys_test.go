@@ -1,14 +1,21 @@
 package http_test
 
 import (
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hopbound/hopbound/hophttp"
 	"github.com/hopbound/hopbound/idempotency"
@@ -98,6 +105,70 @@ func TestKeysOfOtherTenantsAreOtherKeys(t *testing.T) {
 	if a, b := as(""), as(""); a.body != "3" || b.body != "4" {
 		t.Errorf("responses %s and %s to callers that are not known, want two runs", a.body, b.body)
 	}
+}
+
+// With mutual TLS, a caller is known by its certificate. One that is not verified is nobody's.
+func TestKeysBelongToTheCertificatesOfCallers(t *testing.T) {
+	t.Parallel()
+	ann, bob, eve := selfSigned(t, "ann"), selfSigned(t, "bob"), selfSigned(t, "eve")
+	trusted := x509.NewCertPool()
+	trusted.AddCert(ann.Leaf)
+	trusted.AddCert(bob.Leaf)
+	var runs atomic.Int64
+	h, err := hophttp.NewHandler(harness.NewServer(t, interceptors.WithIdempotency(idempotency.NewMemory())),
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, runs.Add(1)) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for mode, verifies := range map[tls.ClientAuthType]bool{tls.VerifyClientCertIfGiven: true, tls.RequestClientCert: false} {
+		s := httptest.NewUnstartedServer(h)
+		s.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: mode}
+		if verifies {
+			s.TLS.ClientCAs = trusted // clients do not send certificates of others
+		}
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		as := func(certificates ...tls.Certificate) string {
+			transport := s.Client().Transport.(*http.Transport).Clone() //nolint:errcheck // it is httptest's
+			transport.TLSClientConfig.Certificates = certificates
+			defer transport.CloseIdleConnections()
+			return post(t, transport, s.URL, "k", "").body
+		}
+		runs.Store(0)
+		if verifies {
+			if a, b, again := as(ann), as(bob), as(ann); a != "1" || b != "2" || again != "1" {
+				t.Errorf("responses %s, %s and %s", a, b, again)
+			}
+		} else if a, b := as(eve), as(eve); a != "1" || b != "2" {
+			t.Errorf("responses %s and %s to a certificate that is not verified, want two runs", a, b)
+		}
+		runs.Store(10)
+		if a, b := as(), as(); a != "11" || b != "12" {
+			t.Errorf("responses %s and %s without a certificate, want two runs", a, b)
+		}
+	}
+}
+
+// selfSigned returns the certificate of a client.
+func selfSigned(t *testing.T, name string) tls.Certificate {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(nil, template, template, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private, Leaf: leaf}
 }
 
 // Without a tenant, callers could read each other's responses. Their keys are therefore ignored.
