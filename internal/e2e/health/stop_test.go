@@ -105,7 +105,10 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 	cc, err := grpc.NewClient("test:///", slices.Concat(harness.NewClient(t).DialOptions(), newClient(t, health.CheckService("")),
 		[]grpc.DialOption{
 			grpc.WithResolvers(r), grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, MaxDelay: 10 * time.Millisecond}}),
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, MaxDelay: 10 * time.Millisecond},
+				MinConnectTimeout: time.Minute, // the machine may be busy
+			}),
 		})...)
 	if err != nil {
 		t.Fatal(err)
@@ -134,6 +137,9 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 		for until := calls.Load() + 10*users; calls.Load() < until; {
 			time.Sleep(time.Millisecond) // it polls real servers
 		}
+	}
+	for _, s := range servers {
+		s.awaitCall()
 	}
 	for range 2 {
 		for _, s := range servers {
