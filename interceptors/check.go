@@ -25,11 +25,10 @@ import (
 // at start-up.
 func (c *Client) Check() error {
 	var errs []error
-	policies, _ := c.policies.(MethodPolicies)
 	for _, from := range [...]struct {
 		source   string
 		policies policy.ByName
-	}{{"WithPolicy", policies.byName()}, {"WithServiceConfig", c.config.Methods}} {
+	}{{"WithPolicy", methodPolicies(c.policies).byName()}, {"WithServiceConfig", c.config.Methods}} {
 		for _, name := range slices.Sorted(maps.Keys(from.policies)) {
 			if err := c.checkPolicy(name, from.policies[name]); err != nil {
 				errs = append(errs, fmt.Errorf("%s: %q: %w", from.source, name, err))

@@ -17,6 +17,12 @@ import (
 	"google.golang.org/grpc"
 )
 
+// changing are policies that may change.
+type changing interceptors.MethodPolicies
+
+func (c changing) ForMethod(string) interceptors.Policy        { return interceptors.Policy{} }
+func (c changing) MethodPolicies() interceptors.MethodPolicies { return interceptors.MethodPolicies(c) }
+
 func TestCheckOfAClientReportsProbableMistakes(t *testing.T) {
 	t.Parallel()
 	literal := func(name string, p interceptors.Policy) interceptors.ClientOption {
@@ -31,6 +37,7 @@ func TestCheckOfAClientReportsProbableMistakes(t *testing.T) {
 		"hedges a method that streams requests":                                                            literal(testv1.TestService_Upload_FullMethodName, interceptors.Policy{Hedge: &interceptors.HedgePolicy{}}),
 		"key for a method that streams":                                                                    literal(testv1.TestService_Watch_FullMethodName, interceptors.Policy{KeyRequired: true}),
 		"AttemptTimeout 2s is not shorter than":                                                            literal(testv1.TestService_Read_FullMethodName, interceptors.Policy{AttemptTimeout: 2 * time.Second, Timeout: time.Second}),
+		`WithPolicy: "/hopbound.test.v1.TestService/Reid": the service has no method Reid`:                 interceptors.WithPolicy(changing{"/hopbound.test.v1.TestService/Reid": {}}),
 		"WithBudget: it allows no extra attempt":                                                           interceptors.WithBudget(budget.New(budget.Ratio(0), budget.PerRequest(0))),
 		"$.methodConfig[0].retryPolicies is unknown, did you mean retryPolicy?":                            interceptors.WithServiceConfig(`{"methodConfig": [{"name": [{}], "retryPolicies": {}}]}`),
 		"$.method_config is unknown, did you mean methodConfig?":                                           interceptors.WithServiceConfig(`{"method_config": []}`),

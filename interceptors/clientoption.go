@@ -87,6 +87,9 @@ func WithBudget(b *budget.Budget) ClientOption {
 //  4. the connection's service config, of its resolver or of [grpc.WithDefaultServiceConfig]
 //  5. the option (hopbound.v1.method) in the method's proto file
 //  6. the defaults
+//
+// A timeout in the connection's service config also limits each attempt, because gRPC itself applies it. A longer
+// timeout of another source does not change that.
 func WithPolicy(policies Policies) ClientOption {
 	return clientOption(func(s *clientSettings) {
 		if isNil(policies) {

@@ -11,6 +11,9 @@ import (
 // Policies says how the calls of each method are made. ForMethod takes a full method name, such as
 // "/shop.v1.Orders/Get", and must be safe for concurrent use. It is called once for each call. The policy
 // that it returns must not be changed afterwards.
+//
+// A source of policies may also have a method MethodPolicies() [MethodPolicies], which returns all policies that it has
+// now. With it, [Client.Check] checks them, and metrics name the methods that are named in them.
 type Policies interface {
 	ForMethod(fullMethod string) Policy
 }
@@ -42,6 +45,18 @@ func (m MethodPolicies) byName() policy.ByName {
 	return all
 }
 
+// methodPolicies returns what is known of all policies of a source.
+func methodPolicies(p Policies) MethodPolicies {
+	switch p := p.(type) {
+	case MethodPolicies:
+		return p
+	case interface{ MethodPolicies() MethodPolicies }:
+		return p.MethodPolicies()
+	default:
+		return nil
+	}
+}
+
 // source returns policies as a source for package outbound.
 func source(p Policies) outbound.Source {
 	if m, ok := p.(MethodPolicies); ok {
@@ -52,6 +67,11 @@ func source(p Policies) outbound.Source {
 
 // dynamicPolicies are policies that may change between calls.
 type dynamicPolicies struct{ Policies }
+
+func (p dynamicPolicies) Has(fullMethod string) bool {
+	_, ok := methodPolicies(p.Policies)[fullMethod]
+	return ok
+}
 
 func (p dynamicPolicies) ForMethod(fullMethod string) policy.Policy {
 	own := p.Policies.ForMethod(fullMethod)

@@ -101,7 +101,7 @@ func (c *Call) Start(ctx context.Context, client *Client, fullMethod string, cc 
 	channel := c.channelPolicy()
 	c.resolved = channel != nil
 	c.policy = client.policyOf(c.method, own, channel)
-	c.leaveToGRPC(channel)
+	c.leaveToGRPC(ctx, channel)
 	c.request = request.FromContext(ctx)
 	root := !inRequest(ctx)
 	if c.allotment = &c.root; !root && !c.Observe {
@@ -157,15 +157,16 @@ func (c *Call) refreshPolicy() {
 		if c.policy.Retry == nil && c.policy.Hedge == nil {
 			c.policy.Retry = channel.Retry
 		}
-		c.leaveToGRPC(channel)
+		c.leaveToGRPC(c.Context, channel)
 	}
 }
 
 // leaveToGRPC limits a call that gRPC itself retries to a single attempt. gRPC retries calls on a
 // connection that was dialled while the client observed.
-func (c *Call) leaveToGRPC(channel *policy.Policy) {
+func (c *Call) leaveToGRPC(ctx context.Context, channel *policy.Policy) {
 	if channel != nil && channel.Retry != nil && !c.Observe && c.Native {
 		c.policy.Retry, c.policy.Hedge = &policy.Retry{MaxAttempts: 1, Codes: channel.Retry.Codes}, nil
+		c.client.telemetry.GRPCRetries(ctx, c.method.telemetry)
 	}
 }
 

@@ -20,6 +20,9 @@ import (
 // change.
 type Source interface {
 	ForMethod(fullMethod string) policy.Policy
+
+	// Has reports whether a method has a policy under its own name.
+	Has(fullMethod string) bool
 }
 
 // Config is the configuration of a [Client].
@@ -100,7 +103,7 @@ type method struct {
 func (c *Client) newMethod(fullMethod string) *method {
 	descriptor := policy.FindMethod(fullMethod)
 	byName, fixed := c.config.Policies.(policy.ByName)
-	known := descriptor != nil || byName.Has(fullMethod) || c.config.ServiceConfig.Methods.Has(fullMethod)
+	known := descriptor != nil || c.config.Policies.Has(fullMethod) || c.config.ServiceConfig.Methods.Has(fullMethod)
 	m := &method{
 		full:      fullMethod,
 		telemetry: c.telemetry.NewMethod(strings.TrimPrefix(fullMethod, "/"), known),

@@ -24,6 +24,7 @@ type Client struct {
 
 	installedTwice logOnce
 	otherRetries   logOnce
+	grpcRetries    logOnce
 	rejections     logLimit
 	ignored        logLimit
 }
@@ -151,6 +152,13 @@ func (c *Call) OtherRetries() {
 	c.client.otherRetries.warn(c.ctx, c.client.settings.Log(),
 		"another client interceptor retries this method, and Hopbound does not retry these calls; remove the other interceptor",
 		"side", sideClient, "method", "/"+c.method.Name)
+}
+
+// GRPCRetries warns that gRPC itself retries the calls of a method.
+func (c *Client) GRPCRetries(ctx context.Context, m *Method) {
+	c.grpcRetries.warn(ctx, c.settings.Log(), "gRPC retries this method by the connection's service config, because the connection was "+
+		"dialled while the client observed; Hopbound does not retry or hedge these calls; dial again, or restart the process",
+		"side", sideClient, "method", "/"+m.Name)
 }
 
 // InstalledTwice records that an attempt of the call outer, perhaps of another client, has come to this

@@ -1,8 +1,11 @@
 package modes_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -204,8 +207,13 @@ func TestBudgetsOfTheTwoModesAreApart(t *testing.T) {
 func TestConnectionDialledWhileObservingKeepsGRPCsRetriesAlone(t *testing.T) {
 	t.Parallel()
 	leaf := &harness.Counter{Fail: harness.AlwaysFail(harness.ErrUnavailable)}
-	client := harness.NewClient(t, harness.FastRetry(), interceptors.WithMode(interceptors.Observe))
+	var log bytes.Buffer
+	client := harness.NewClient(t, harness.FastRetry(), interceptors.WithMode(interceptors.Observe),
+		interceptors.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 	do := harness.Idempotent(harness.Serve(t, leaf.Handle).Dial(append(client.DialOptions(), harness.NativeRetry())...))
+	if _ = do(t.Context()); log.Len() > 0 {
+		t.Errorf("a call that is observed logs %s", log.String())
+	}
 	_ = client.SetMode(interceptors.Enforce)
 	for i := range 2 { // the service config is known from the first on
 		before := leaf.Calls.Load()
@@ -213,6 +221,9 @@ func TestConnectionDialledWhileObservingKeepsGRPCsRetriesAlone(t *testing.T) {
 		if got := leaf.Calls.Load() - before; got != 3 {
 			t.Errorf("call %d: %d attempts, want 3", i+1, got)
 		}
+	}
+	if lines := strings.Count(log.String(), "gRPC retries this method"); lines != 1 {
+		t.Errorf("%d warnings, want one: %s", lines, log.String())
 	}
 	alone := harness.Idempotent(harness.Serve(t, leaf.Handle).Dial(client.DialOptions()...))
 	before := leaf.Calls.Load()

@@ -80,6 +80,15 @@ func TestMetricsOfAHedgeAndOfWastedWork(t *testing.T) {
 	})
 }
 
+// namedPolicies are policies that may change, with a name.
+type namedPolicies struct{}
+
+func (namedPolicies) ForMethod(string) interceptors.Policy { return interceptors.Policy{} }
+
+func (namedPolicies) MethodPolicies() interceptors.MethodPolicies {
+	return interceptors.MethodPolicies{"/file.Service/Method": {}, "/file.Service/": {}}
+}
+
 // Names of methods are labels only if the program is made with them: a client that
 // calls any name, and a server that takes any, have one series for all of them.
 func TestNamesOfUnknownMethodsAreNoLabels(t *testing.T) {
@@ -108,18 +117,24 @@ func TestNamesOfUnknownMethodsAreNoLabels(t *testing.T) {
 		call(fmt.Sprintf("/unknown.Service/Method%d", i))
 	}
 	call("/named.Service/Method")
+	dynamic := n.Dial(harness.NewClient(t, clientMeter, interceptors.WithPolicy(namedPolicies{})).DialOptions()...)
+	for _, method := range []string{"/file.Service/Method", "/file.Service/Other"} {
+		if err := dynamic.Invoke(t.Context(), method, &emptypb.Empty{}, &emptypb.Empty{}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	call("/generated.Service/Method", grpc.StaticMethod())
 	call("/hopbound.test.v1.TestService/Idempotent")
 	const client = "grpc.client.attempt.started {attempt} {grpc.method=%s,grpc.target=passthrough:///node} %d\n"
 	got := harness.Collected(t, clients)
-	for name, n := range map[string]int{"other": 20, "named.Service/Method": 1, "generated.Service/Method": 1, "Idempotent": 1} {
+	for name, n := range map[string]int{"other": 21, "named.Service/Method": 1, "file.Service/Method": 1, "generated.Service/Method": 1, "Idempotent": 1} {
 		if want := fmt.Sprintf(client, name, n); !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
 	const server = "hopbound.server.calls {call} {grpc.method=%s,grpc.status=OK,hopbound.mode=enforce,hopbound.root=false} %d\n"
 	got = harness.Collected(t, servers)
-	for name, n := range map[string]int{"other": 22, "Idempotent": 1} {
+	for name, n := range map[string]int{"other": 24, "Idempotent": 1} {
 		if want := fmt.Sprintf(server, name, n); !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
