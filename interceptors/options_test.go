@@ -24,7 +24,7 @@ func TestOptionsAreValidatedTogether(t *testing.T) {
 		}),
 		nil,
 	)
-	for _, want := range []string{"WithBudget", "WithReserve", "WithMode", `"nonsense"`, "Timeout", "MaxAttempts", "Codes", "Max 1ns", "Multiplier", "Jitter"} {
+	for _, want := range []string{"WithBudget", "WithReserve", "WithMode", `"nonsense"`, "Timeout", "MaxAttempts", "Codes", "Max is 1ns", "Multiplier", "Jitter"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("client: %v does not name %s", err, want)
 		}

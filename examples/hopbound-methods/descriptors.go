@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -19,8 +20,12 @@ type service struct {
 	methods []*descriptorpb.MethodDescriptorProto
 }
 
-// ownedByGRPC reports whether the service is one that gRPC defines, such as health and reflection.
-func (s *service) ownedByGRPC() bool { return strings.HasPrefix(s.name, "grpc.") }
+// ownPackages are the packages of the services that gRPC itself provides, such as health and reflection.
+var ownPackages = []string{"grpc.channelz.v1", "grpc.health.v1", "grpc.reflection.v1", "grpc.reflection.v1alpha"}
+
+func (s *service) ownedByGRPC() bool {
+	return slices.Contains(ownPackages, s.name[:max(0, strings.LastIndex(s.name, "."))])
+}
 
 // servicesOf returns the services of a file. The file's imports are not needed for that.
 func servicesOf(file *descriptorpb.FileDescriptorProto) []service {
@@ -69,11 +74,9 @@ func readFiles(names []string, stdin io.Reader) ([]service, error) {
 // parseSet parses a descriptor set, in binary or JSON.
 func parseSet(content []byte) (*descriptorpb.FileDescriptorSet, error) {
 	var set descriptorpb.FileDescriptorSet
-	var err error
-	if bytes.HasPrefix(bytes.TrimSpace(content), []byte("{")) {
+	err := proto.Unmarshal(content, &set)
+	if none := err != nil || len(set.GetFile()) == 0; none && bytes.HasPrefix(bytes.TrimSpace(content), []byte("{")) { // as a binary set may, too
 		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(content, &set)
-	} else {
-		err = proto.Unmarshal(content, &set)
 	}
 	if err != nil {
 		return nil, err

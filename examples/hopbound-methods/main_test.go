@@ -185,6 +185,34 @@ func TestDescriptorSetsAreReadInEachForm(t *testing.T) {
 	}
 }
 
+// A binary descriptor set whose first file has 123 bytes begins as a text in JSON may begin.
+func TestBinaryDescriptorSetIsNotTakenForJSON(t *testing.T) {
+	t.Parallel()
+	file := undeclared("Orders", "Place")
+	file.Package = new("shop")
+	for proto.Size(file) < 123 {
+		file.Package = new(file.GetPackage() + "x")
+	}
+	raw, err := proto.Marshal(&descriptorpb.FileDescriptorSet{File: []*descriptorpb.FileDescriptorProto{file}})
+	if err != nil || !bytes.HasPrefix(raw, []byte("\n{")) {
+		t.Fatalf("%q %v", raw[:2], err)
+	}
+	invokeWith(t, raw, "-").want(t, exitUndeclared, "Orders/Place", "1 of 1")
+}
+
+// Only the packages of gRPC are gRPC's.
+func TestServiceWhoseNameBeginsLikeThoseOfGRPCIsCounted(t *testing.T) {
+	t.Parallel()
+	for name, code := range map[string]int{
+		"grpc": exitUndeclared, "grpc.shop.v1": exitUndeclared, "grpc.health.v1beta": exitUndeclared,
+		"grpc.health.v1": exitFailed, "grpc.reflection.v1alpha": exitFailed,
+	} {
+		file := undeclared("Orders", "Place")
+		file.Package = &name
+		invoke(t, writeSet(t, file)).want(t, code)
+	}
+}
+
 func TestFailureIsExplainedInOneLine(t *testing.T) {
 	t.Parallel()
 	set := writeSet(t, undeclared("Orders", "Place"))

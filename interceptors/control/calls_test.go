@@ -3,6 +3,8 @@ package control_test
 import (
 	"context"
 	"net"
+	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/hopbound/hopbound/budget"
 	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/interceptors/control"
 	"github.com/hopbound/hopbound/interceptors/internal/companiontest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -214,5 +217,45 @@ func TestInvalidFileKeepsTheModes(t *testing.T) {
 	write(t, path, "mode: enforce")
 	if err := file.Reload(t.Context()); err != nil || len(client.DialOptions()) != 3 {
 		t.Errorf("the mode has not changed: %v", err)
+	}
+}
+
+// A mode that an operator has set stays until the file has another version.
+func TestModeStaysIfTheFileComesBackAsItWas(t *testing.T) {
+	t.Parallel()
+	const v1 = "mode: enforce\n"
+	file, path := open(t, v1)
+	server, err := interceptors.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Apply(nil, server)
+	loaded := file.Status().Loaded
+	_ = server.SetMode(interceptors.Observe)
+	for _, blip := range []func(){func() { _ = os.Remove(path) }, func() { write(t, path, "mode: enforced\n") }} {
+		blip()
+		if file.Reload(t.Context()) == nil {
+			t.Error("no error")
+		}
+		write(t, path, v1)
+		if err := file.Reload(t.Context()); err != nil || !server.Observes("/a.B/C") || file.Status() != (control.Status{Version: file.Status().Version, Loaded: loaded}) {
+			t.Errorf("error %v, observes: %v, status %+v", err, server.Observes("/a.B/C"), file.Status())
+		}
+	}
+	write(t, path, "version: 2\n"+v1)
+	if err := file.Reload(t.Context()); err != nil || server.Observes("/a.B/C") {
+		t.Errorf("error %v, observes: %v", err, server.Observes("/a.B/C"))
+	}
+}
+
+func TestCheckOfAClientChecksItsFile(t *testing.T) {
+	t.Parallel()
+	file, _ := open(t, "methods:\n  - name: /a.B/C\n    timeout: 1s\n")
+	client, err := interceptors.NewClient(interceptors.WithPolicy(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Check(); err == nil || !strings.Contains(err.Error(), `"/a.B/C": no service of this name is linked in`) {
+		t.Error(err)
 	}
 }

@@ -22,12 +22,13 @@ type File struct {
 	source   *source
 	loads    metric.Int64Counter // nil if there is no meter provider
 
-	reading sync.Mutex // held while the source is read
+	reading chan struct{} // has an element while the source is read
 	state   atomic.Pointer[state]
 
 	mu      sync.Mutex // held while another config comes into use
 	clients []*interceptors.Client
 	servers []*interceptors.Server
+	close   func() error // ends the export of metrics
 }
 
 // state is what is known after a read. It never changes.
@@ -57,11 +58,14 @@ type Status struct {
 // option is invalid, or if the file is invalid or cannot be read. An invalid file has an error with its location,
 // line and field for each mistake, joined.
 //
-// Open reads the file once. [File.Watch] and [File.Reload] read it again.
+// Open reads the file once. [File.Watch] and [File.Reload] read it again. Open a file once in a process, for all of its
+// clients: each File reads and measures for itself.
 func Open(location string, opts ...Option) (*File, error) {
-	f := &File{settings: settings{
-		interval: 5 * time.Second, logger: slog.Default(), client: &http.Client{Timeout: 10 * time.Second},
-	}}
+	f := &File{
+		settings: settings{interval: 5 * time.Second, logger: slog.Default(), client: &http.Client{}},
+		reading:  make(chan struct{}, 1),
+		close:    func() error { return nil },
+	}
 	var errs []error
 	for i, o := range opts {
 		if o == nil {
@@ -96,6 +100,10 @@ func Open(location string, opts ...Option) (*File, error) {
 func (f *File) ForMethod(fullMethod string) interceptors.Policy {
 	return f.state.Load().config.policies.ForMethod(fullMethod)
 }
+
+// MethodPolicies returns all policies in use, by the names of their entries. They must not be changed. With it,
+// [interceptors.Client.Check] checks the policies in use, and metrics name the methods that have an entry of their own.
+func (f *File) MethodPolicies() interceptors.MethodPolicies { return f.state.Load().config.policies }
 
 // Apply sets the modes of a client and of servers to those of the file, now and whenever a new version is loaded. It
 // replaces all modes that were set before. The client may be nil. Call Apply before [interceptors.Client.DialOptions],
@@ -143,11 +151,15 @@ func (f *File) Watch(ctx context.Context) {
 }
 
 // Reload reads the file now. If it is invalid or cannot be read, the last version that was valid stays in use, and
-// Reload returns the error, logs it and counts it. The context limits the time of reading a URL. If it is cancelled,
-// nothing is logged or counted.
+// Reload returns the error, logs it and counts it. If the file contains what is in use, nothing is changed. The context
+// limits the time of reading a URL, and of waiting for another Reload. If it is cancelled, nothing is logged or counted.
 func (f *File) Reload(ctx context.Context) error {
-	f.reading.Lock()
-	defer f.reading.Unlock()
+	select {
+	case f.reading <- struct{}{}:
+		defer func() { <-f.reading }()
+	case <-ctx.Done():
+		return fmt.Errorf("control: %s: waiting for another read: %w", f.source.name, ctx.Err())
+	}
 	last := f.state.Load()
 	text, err := f.source.read(ctx)
 	switch {
@@ -157,6 +169,12 @@ func (f *File) Reload(ctx context.Context) error {
 		return f.fail(ctx, "unreadable", nil, err)
 	case last.read != nil && bytes.Equal(text, last.read):
 		return last.err
+	case bytes.Equal(text, last.text): // it is as it was before it could not be read, or was invalid
+		f.state.Store(&state{config: last.config, text: last.text, loaded: last.loaded, read: text})
+		f.count(ctx, "ok")
+		f.settings.logger.LogAttrs(ctx, slog.LevelInfo, "hopbound: the policies in use are again those of the file",
+			slog.String("file", f.source.name), slog.String("version", last.config.version))
+		return nil
 	}
 	c, err := parse(f.source.name, text)
 	if err != nil {
@@ -191,6 +209,10 @@ func (f *File) fail(ctx context.Context, result string, read []byte, err error) 
 	}
 	return err
 }
+
+// Close ends the export of metrics. The policies and modes stay as they are. Close does not end [File.Watch], which ends
+// with its context.
+func (f *File) Close() error { return f.close() }
 
 // Status returns what is known of the file.
 func (f *File) Status() Status {

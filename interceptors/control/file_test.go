@@ -92,16 +92,16 @@ func TestOpenReturnsAllErrors(t *testing.T) {
 	write(t, large, "#"+strings.Repeat(" ", 1<<20))
 	for want, open := range map[string]func() (*control.File, error){
 		path + ":1: mode: must be one of enforce, observe\n" + path + ":2: version: must be": func() (*control.File, error) { return control.Open(path) },
-		"no such file":           func() (*control.File, error) { return control.Open(filepath.Join(dir, "none.yaml")) },
-		"is a directory":         func() (*control.File, error) { return control.Open(dir) },
-		"is larger than 1 MiB":   func() (*control.File, error) { return control.Open(large) },
-		"invalid URL escape":     func() (*control.File, error) { return control.Open("http://host/%zz") },
-		"no Host in request URL": func() (*control.File, error) { return control.Open("https://", control.WithInterval(1)) },
-		"option 1 is nil":        func() (*control.File, error) { return control.Open(path, nil) },
-		"WithInterval(0s)":       func() (*control.File, error) { return control.Open(path, control.WithInterval(0)) },
-		"WithLogger: nil":        func() (*control.File, error) { return control.Open(path, control.WithLogger(nil)) },
-		"WithMeterProvider: nil": func() (*control.File, error) { return control.Open(path, control.WithMeterProvider(nil)) },
-		"WithHTTPClient: nil":    func() (*control.File, error) { return control.Open(path, control.WithHTTPClient(nil)) },
+		"no such file":                     func() (*control.File, error) { return control.Open(filepath.Join(dir, "none.yaml")) },
+		"is a directory":                   func() (*control.File, error) { return control.Open(dir) },
+		"is larger than 1 MiB":             func() (*control.File, error) { return control.Open(large) },
+		"the URL of the file is malformed": func() (*control.File, error) { return control.Open("https://user:s3cret/1@host") },
+		"no Host in request URL":           func() (*control.File, error) { return control.Open("https://", control.WithInterval(1)) },
+		"option 1 is nil":                  func() (*control.File, error) { return control.Open(path, nil) },
+		"WithInterval(0s)":                 func() (*control.File, error) { return control.Open(path, control.WithInterval(0)) },
+		"WithLogger: nil":                  func() (*control.File, error) { return control.Open(path, control.WithLogger(nil)) },
+		"WithMeterProvider: nil":           func() (*control.File, error) { return control.Open(path, control.WithMeterProvider(nil)) },
+		"WithHTTPClient: nil":              func() (*control.File, error) { return control.Open(path, control.WithHTTPClient(nil)) },
 		"WithInterval(-1ns): must be positive\nWithLogger: nil": func() (*control.File, error) {
 			return control.Open(path, control.WithInterval(-1), control.WithLogger(nil))
 		},
@@ -136,7 +136,7 @@ func TestReloadUsesTheNewVersionAndKeepsTheLastGoodOne(t *testing.T) {
 		{"no file", func() { _ = os.Remove(path) }, 2, "no such file", kept},
 		{"still no file", func() {}, 2, "no such file", ""},
 		{"an empty file again", func() { write(t, path, "") }, 2, ":1: is empty", kept},
-		{"the version in use again", func() { write(t, path, text(2)) }, 2, "", `level=INFO msg="hopbound: loaded policies" version=v2 policies=1`},
+		{"the version in use again", func() { write(t, path, text(2)) }, 2, "", `level=INFO msg="hopbound: the policies in use are again those of the file" version=v2`},
 		{"a third version", func() { write(t, path, text(3)) }, 3, "", `level=INFO msg="hopbound: loaded policies" version=v3 policies=1`},
 	} {
 		step.change()

@@ -3,7 +3,10 @@ package control
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hopbound/hopbound/interceptors"
 	"go.yaml.in/yaml/v4"
@@ -21,8 +24,11 @@ var (
 	}
 )
 
-// maxVersion is the greatest length of a version, which is an attribute of a metric.
-const maxVersion = 100
+// The greatest number of characters of a version, which is an attribute of a metric, and of bytes of a name.
+const (
+	maxVersion = 100
+	maxName    = 500
+)
 
 // config is the content of a file.
 type config struct {
@@ -39,7 +45,7 @@ type modes struct {
 
 // parse reads a text. It returns all errors, joined, each with the name of the file, the line and the path of the field.
 func parse(name string, text []byte) (config, error) {
-	r := &reader{name: name, config: config{
+	r := &reader{name: name, lines: map[string]int{}, config: config{
 		policies: interceptors.MethodPolicies{},
 		client:   modes{byName: map[string]interceptors.Mode{}}, server: modes{byName: map[string]interceptors.Mode{}},
 	}}
@@ -58,18 +64,19 @@ func parse(name string, text []byte) (config, error) {
 func (r *reader) file(at place) {
 	lines := map[string]int{} // of the names of methods
 	r.object(at, fields{
-		"$schema": func(place) {}, // for editors of JSON
+		"$schema": r.text(new(string)), // for editors of JSON
 		"version": r.version(),
 		"mode":    r.mode(&r.config.client.all, &r.config.server.all),
 		"methods": func(at place) { r.list(at, func(at place) { r.method(at, lines) }) },
 	})
 }
 
-// version reads any scalar as it is written, because the version 1.10 is not 1.1.
+// version reads any scalar as it is written, because the version 1.10 is not 1.1. It is also the value of a header.
 func (r *reader) version() value {
-	must := fmt.Sprintf("a text of 1 to %d bytes", maxVersion)
+	must := fmt.Sprintf("a printable text of 1 to %d characters", maxVersion)
 	return scalar(r, &r.config.version, must, func(n *yaml.Node) (string, bool) {
-		return n.Value, n.Value != "" && len(n.Value) <= maxVersion && n.ShortTag() != "!!null" && n.ShortTag() != "!!bool"
+		isPrintable := !strings.ContainsFunc(n.Value, func(c rune) bool { return !unicode.IsPrint(c) })
+		return n.Value, n.Value != "" && utf8.RuneCountInString(n.Value) <= maxVersion && isPrintable && n.ShortTag() != "!!null" && n.ShortTag() != "!!bool"
 	})
 }
 
@@ -88,7 +95,7 @@ func (r *reader) mode(client, server *interceptors.Mode) value {
 // method reads an entry of methods. Lines has the lines of the names of the entries before.
 func (r *reader) method(at place, lines map[string]int) {
 	const inherited interceptors.Mode = -1
-	client, server, before := inherited, inherited, len(r.errs)
+	client, server := inherited, inherited
 	var p interceptors.Policy
 	var name string
 	var named *yaml.Node
@@ -102,14 +109,20 @@ func (r *reader) method(at place, lines map[string]int) {
 		}
 		return
 	}
+	if len(name) > maxName {
+		r.failf(named.Line, at.path+".name", "has more than %d bytes", maxName)
+		return
+	}
 	hasPolicy, hasMode := p != interceptors.Policy{}, client != inherited || server != inherited
 	switch {
 	case lines[name] > 0:
 		r.failf(named.Line, at.path+".name", "%q is also the name of the entry in line %d", name, lines[name])
 	case hasMode && name == "":
 		r.failf(named.Line, at.path+".mode", "the mode of all methods is the field mode of the file")
-	case !hasMode && !hasPolicy && len(r.errs) == before:
+	case len(at.Content) == 2:
 		r.failf(named.Line, at.path, "%q has neither a policy nor a mode", name)
+	case name == "" && p.KeyField != "":
+		r.failf(r.lines[at.path+".keyField"], at.path+".keyField", "must not be set for all methods: calls whose request has no such field would fail")
 	}
 	r.validate(named.Line, at.path, name, p)
 	lines[name] = named.Line
@@ -124,12 +137,28 @@ func (r *reader) method(at place, lines map[string]int) {
 	}
 }
 
-// validate reports what the library finds wrong with a policy or its name.
+// An error of the library about a field of a policy, such as Retry.MaxAttempts.
+var (
+	aboutField = regexp.MustCompile(`^field ([\w.]+) (.*)`)
+	capital    = regexp.MustCompile(`\b[A-Z]`)
+)
+
+// validate reports what the library finds wrong with a policy or its name, in the line of the field that it names, if it
+// names one.
 func (r *reader) validate(line int, path, name string, p interceptors.Policy) {
-	if err := (interceptors.MethodPolicies{name: p}).Validate(); err != nil {
-		for text := range strings.SplitSeq(strings.TrimPrefix(err.Error(), fmt.Sprintf("policy %q: ", name)), "\n") {
-			r.failf(line, path, "policy %q: %s", name, text)
+	err := (interceptors.MethodPolicies{name: p}).Validate()
+	if err == nil {
+		return
+	}
+	for text := range strings.SplitSeq(strings.TrimPrefix(err.Error(), fmt.Sprintf("policy %q: ", name)), "\n") {
+		if m := aboutField.FindStringSubmatch(text); m != nil {
+			field := path + capital.ReplaceAllStringFunc("."+m[1], strings.ToLower)
+			if at := r.lines[field]; at > 0 {
+				r.failf(at, field, "%s", m[2])
+				continue
+			}
 		}
+		r.failf(line, path, "policy %q: %s", name, text)
 	}
 }
 

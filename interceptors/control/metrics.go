@@ -26,7 +26,7 @@ func (f *File) measure() error {
 	f.loads, errs[3] = meter.Int64Counter("hopbound.control.loads", metric.WithUnit("{load}"),
 		metric.WithDescription("Reads of the file of policies that found a change, by result."))
 	file := metric.WithAttributes(f.file())
-	_, errs[4] = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	registration, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		s := f.state.Load()
 		if s == nil { // the file is not loaded yet
 			return nil
@@ -40,6 +40,9 @@ func (f *File) measure() error {
 		o.ObserveInt64(current, isCurrent, file)
 		return nil
 	}, version, loaded, current)
+	if errs[4] = err; err == nil {
+		f.close = registration.Unregister
+	}
 	return errors.Join(errs[:]...)
 }
 

@@ -1,11 +1,13 @@
 package control_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hopbound/hopbound/interceptors/control"
 	"go.opentelemetry.io/otel/attribute"
@@ -85,5 +87,26 @@ func TestMetricsShowTheVersionInUseAndWhatReadsFound(t *testing.T) {
 		if got := collect(t, reader, file, path); got != strings.Join(step.want, "\n") {
 			t.Errorf("%s: got\n%s\nwant\n%s", step.name, got, strings.Join(step.want, "\n"))
 		}
+	}
+}
+
+func TestFileThatIsClosedExportsNothing(t *testing.T) {
+	t.Parallel()
+	reader := sdkmetric.NewManualReader()
+	meters := control.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))
+	first, path := open(t, text(1), meters)
+	write(t, path, text(2))
+	second, err := control.Open(path, meters)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(first.Close(), first.Close()); err != nil || timeout(first) != time.Second {
+		t.Errorf("%v %v", err, timeout(first))
+	}
+	if got, want := collect(t, reader, second, path), "current{} 1\nloads{hopbound.control.result=ok} 2\nversion{hopbound.control.version=v2} 1"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if without, _ := open(t, text(1)); without.Close() != nil {
+		t.Error("a file without metrics cannot be closed")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,11 +21,15 @@ import (
 // maxNodes bounds the work for a file whose aliases refer to long values.
 const maxNodes = 1 << 18
 
+// maxErrors is how many errors of a file are reported.
+const maxErrors = 100
+
 // reader reads a file, and collects its errors.
 type reader struct {
 	name   string
 	config config
-	nodes  int // visited so far, and with aliases again
+	nodes  int            // visited so far, and with aliases again
+	lines  map[string]int // of fields, by path
 	errs   []error
 }
 
@@ -41,7 +46,13 @@ type value func(at place)
 type fields map[string]value
 
 func (r *reader) failf(line int, path, format string, args ...any) {
-	if path != "" {
+	switch {
+	case len(r.errs) > maxErrors:
+		return
+	case len(r.errs) == maxErrors:
+		r.errs = append(r.errs, fmt.Errorf("%s: has more than %d errors", r.name, maxErrors))
+		return
+	case path != "":
 		path += ": "
 	}
 	r.errs = append(r.errs, fmt.Errorf("%s:%d: %s%s", r.name, line, path, fmt.Sprintf(format, args...)))
@@ -49,11 +60,13 @@ func (r *reader) failf(line int, path, format string, args ...any) {
 
 // document returns the only value of a text, or nil if there is an error.
 func (r *reader) document(text []byte) *yaml.Node {
-	if i := bytes.IndexFunc(text, func(c rune) bool {
-		return c == utf8.RuneError || unicode.IsControl(c) && !strings.ContainsRune("\t\r\n", c)
-	}); i >= 0 {
-		r.failf(1+bytes.Count(text[:i], []byte("\n")), "", "has a control character, or is not UTF-8")
-		return nil
+	for i := 0; i < len(text); {
+		c, size := utf8.DecodeRune(text[i:])
+		if c == utf8.RuneError && size == 1 || unicode.IsControl(c) && !strings.ContainsRune("\t\r\n", c) {
+			r.failf(1+bytes.Count(text[:i], []byte("\n")), "", "has a control character, or is not UTF-8")
+			return nil
+		}
+		i += size
 	}
 	var document, second yaml.Node
 	var syntax *yaml.LoadError
@@ -68,7 +81,11 @@ func (r *reader) document(text []byte) *yaml.Node {
 	case err == nil:
 		r.failf(second.Line, "", "a second document starts")
 	case errors.As(err, &syntax):
-		r.failf(max(1, syntax.Mark.Line), "", "%s", strings.TrimSpace(syntax.Message+" "+syntax.ContextMsg))
+		line := syntax.Mark.Line
+		if strings.Contains(syntax.ContextMsg, "scanning") { // what began there has no end, such as a quote
+			line = syntax.ContextMark.Line
+		}
+		r.failf(max(1, line), "", "%s", strings.TrimSpace(syntax.Message+" "+syntax.ContextMsg))
 	case !errors.Is(err, io.EOF):
 		r.failf(1, "", "%v", err)
 	case len(document.Content) == 0:
@@ -106,11 +123,12 @@ func (r *reader) object(at place, known fields) {
 		read := known[key.Value]
 		switch {
 		case key.Kind != yaml.ScalarNode || read == nil:
-			r.failf(key.Line, at.path, "unknown field %q, must be one of %s", key.Value, names(known))
+			r.failf(key.Line, at.path, "unknown field %.50q, must be one of %s", key.Value, names(known))
 		case lines[key.Value] > 0:
 			r.failf(key.Line, path, "is also set in line %d", lines[key.Value])
 		default:
 			if n := r.follow(at.Content[i+1]); n != nil {
+				r.lines[path] = key.Line
 				read(place{n, path})
 			}
 		}
@@ -159,14 +177,16 @@ func (r *reader) boolean(to *bool) value {
 
 func (r *reader) integer(to *int) value {
 	return scalar(r, to, "a positive integer", func(n *yaml.Node) (int, bool) {
-		i, err := strconv.Atoi(n.Value)
-		return i, err == nil && i > 0 && n.ShortTag() == "!!int"
+		var f float64 // an integer may be written as 3.0
+		err := n.Decode(&f)
+		return int(f), err == nil && f > 0 && f == math.Trunc(f) && f < 1<<31 && !isString(n)
 	})
 }
 
 func (r *reader) number(to *float64) value {
 	return scalar(r, to, "a positive number", func(n *yaml.Node) (float64, bool) {
-		f, err := strconv.ParseFloat(n.Value, 64)
+		var f float64
+		err := n.Decode(&f)
 		return f, err == nil && f > 0 && !isString(n)
 	})
 }
@@ -204,9 +224,9 @@ func (r *reader) codes(to *[]codes.Code) value {
 		*to = []codes.Code{} // a list that is empty is not one that is not set
 		r.list(at, func(at place) {
 			c := codes.Unavailable
-			scalar(r, &c, "the name of a gRPC status code, such as UNAVAILABLE", func(n *yaml.Node) (c codes.Code, ok bool) {
+			scalar(r, &c, "the name of the gRPC status code of an error, such as UNAVAILABLE", func(n *yaml.Node) (c codes.Code, ok bool) {
 				err := c.UnmarshalJSON([]byte(strconv.Quote(n.Value)))
-				return c, err == nil
+				return c, err == nil && c != codes.OK
 			})(at)
 			*to = append(*to, c)
 		})

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"os"
 	"reflect"
 	"strings"
@@ -128,9 +129,9 @@ func mistakes() map[string]mistake {
 		"a field twice, JSON":      {"{\"mode\": \"observe\",\n\"mode\": \"enforce\"}", []string{"f:2: mode: is also set in line 1"}, true},
 		"a key that is a list":     {"[mode]: observe\n", []string{`f:1: unknown field "", must be one of $schema, methods, mode, version`}, true},
 		"merged":                   {"methods:\n  - &a {name: /a.B/C, timeout: 1s}\n  - <<: *a\n    name: /a.B/D\n    timeout: 1s\n", []string{`f:3: methods[1]: unknown field "<<", ` + entry}, true},
-		"an empty version":         {"mode: observe\nversion:\n", []string{"f:2: version: must be a text of 1 to 100 bytes"}, false},
-		"a long version":           {"version: " + strings.Repeat("x", 101), []string{"f:1: version: must be a text of 1 to 100 bytes"}, false},
-		"a version of two":         {"version: [1, 2]", []string{"f:1: version: must be a text of 1 to 100 bytes"}, false},
+		"an empty version":         {"mode: observe\nversion:\n", []string{"f:2: version: must be a printable text of 1 to 100 characters"}, false},
+		"a long version":           {"version: " + strings.Repeat("x", 101), []string{"f:1: version: must be a printable text of 1 to 100 characters"}, false},
+		"a version of two":         {"version: [1, 2]", []string{"f:1: version: must be a printable text of 1 to 100 characters"}, false},
 		"an unknown mode":          {"version: 1\nmode: Observe", []string{"f:2: mode: must be one of enforce, observe"}, false},
 		"a mode of another side":   {"mode:\n  client: observe\n  proxy: observe\n", []string{`f:3: mode: unknown field "proxy", must be one of client, server`}, false},
 		"an unknown mode, a side":  {"mode: {client: enforce,\n  server: on}\n", []string{"f:2: mode.server: must be one of enforce, observe"}, false},
@@ -156,36 +157,43 @@ func mistakes() map[string]mistake {
 		"no attempts":              {method("retry: {maxAttempts: 0}"), []string{"f:3: methods[0].retry.maxAttempts: must be a positive integer"}, false},
 		"half an attempt":          {method("retry: {maxAttempts: 2.5}"), []string{"f:3: methods[0].retry.maxAttempts: must be a positive integer"}, false},
 		"attempts in words":        {method("retry: {maxAttempts: \"3\"}"), []string{"f:3: methods[0].retry.maxAttempts: must be a positive integer"}, false},
-		"too many attempts":        {method("retry: {maxAttempts: 101}"), []string{`f:2: methods[0]: policy "/a.B/C": field Retry.MaxAttempts is 101, must be between 0 and 100`}, false},
+		"too many attempts":        {method("retry: {maxAttempts: 101}"), []string{"f:3: methods[0].retry.maxAttempts: is 101, must be at most 100"}, false},
 		"no codes":                 {method("retry: {codes: []}"), []string{"f:3: methods[0].retry.codes: must not be empty"}, false},
 		"a code":                   {method("retry: {codes: UNAVAILABLE}"), []string{"f:3: methods[0].retry.codes: must be a list"}, false},
 		"codes that are none": {
 			method("retry:\n      codes: [UNAVAILABLE, unavailable,\n        14, CANCELED]"),
 			[]string{
-				"f:4: methods[0].retry.codes[1]: must be the name of a gRPC status code, such as UNAVAILABLE",
-				"f:5: methods[0].retry.codes[2]: must be the name of a gRPC status code, such as UNAVAILABLE",
-				"f:5: methods[0].retry.codes[3]: must be the name of a gRPC status code, such as UNAVAILABLE",
+				"f:4: methods[0].retry.codes[1]: must be the name of the gRPC status code of an error, such as UNAVAILABLE",
+				"f:5: methods[0].retry.codes[2]: must be the name of the gRPC status code of an error, such as UNAVAILABLE",
+				"f:5: methods[0].retry.codes[3]: must be the name of the gRPC status code of an error, such as UNAVAILABLE",
 			},
 			false,
 		},
-		"a code of success":     {method("hedge: {nonFatal: [OK]}"), []string{`f:2: methods[0]: policy "/a.B/C": field Hedge.NonFatal contains OK, which is not a gRPC error code`}, false},
+		"a code of success":     {method("hedge: {nonFatal: [OK]}"), []string{"f:3: methods[0].hedge.nonFatal[0]: must be the name of the gRPC status code of an error, such as UNAVAILABLE"}, false},
 		"an unknown backoff":    {method("retry: {backoff: {initial: 1s}}"), []string{`f:3: methods[0].retry.backoff: unknown field "initial", must be one of base, jitter, max, multiplier`}, false},
 		"a backoff of nothing":  {method("retry: {backoff: {base: 0s}}"), []string{"f:3: methods[0].retry.backoff.base: must be " + duration}, false},
 		"no multiplier":         {method("retry: {backoff: {multiplier: 0}}"), []string{"f:3: methods[0].retry.backoff.multiplier: must be a positive number"}, false},
 		"a multiplier in words": {method("retry: {backoff: {multiplier: \"2\"}}"), []string{"f:3: methods[0].retry.backoff.multiplier: must be a positive number"}, false},
-		"a small multiplier":    {method("retry: {backoff: {multiplier: 0.5}}"), []string{`f:2: methods[0]: policy "/a.B/C": field Backoff.Multiplier is 0.5, must be a finite number of at least 1`}, false},
+		"a small multiplier":    {method("retry: {backoff: {multiplier: 0.5}}"), []string{"f:3: methods[0].retry.backoff.multiplier: is 0.5, must be a finite number of at least 1"}, false},
 		"a backoff that shrinks": {
-			method("retry: {backoff: {base: 2s, max: 1s}}"), []string{`f:2: methods[0]: policy "/a.B/C": field Backoff.Max 1s is less than Backoff.Base 2s`}, true,
+			method("retry: {backoff: {base: 2s, max: 1s}}"), []string{"f:3: methods[0].retry.backoff.max: is 1s, less than the base of 2s"}, true,
 		},
-		"an unknown jitter":   {method("retry: {backoff: {jitter: half}}"), []string{"f:3: methods[0].retry.backoff.jitter: must be one of decorrelated, equal, full, none"}, false},
-		"an unknown hedge":    {method("hedge: {codes: []}"), []string{`f:3: methods[0].hedge: unknown field "codes", must be one of delay, maxAttempts, nonFatal`}, false},
-		"a negative delay":    {method("hedge: {delay: -1s}"), []string{`f:3: methods[0].hedge.delay: must be a duration with a unit, such as "1.5s", or p95`}, false},
-		"another percentile":  {method("hedge: {delay: p99}"), []string{`f:3: methods[0].hedge.delay: must be a duration with a unit, such as "1.5s", or p95`}, false},
-		"retries and hedges":  {method("retry: {}\n    hedge: {}"), []string{`f:2: methods[0]: policy "/a.B/C": fields Retry and Hedge are both set, only one may be`}, false},
-		"an unknown level":    {method("idempotency: idempotent"), []string{"f:3: methods[0].idempotency: must be one of IDEMPOTENT, NOT_IDEMPOTENT, NO_SIDE_EFFECTS"}, false},
-		"yes":                 {method("keyRequired: yes"), []string{"f:3: methods[0].keyRequired: must be true or false"}, false},
-		"true in words":       {method("waitForReady: \"true\""), []string{"f:3: methods[0].waitForReady: must be true or false"}, false},
-		"a field of a number": {method("keyField: 3"), []string{"f:3: methods[0].keyField: must be a string"}, false},
+		"an unknown jitter":                 {method("retry: {backoff: {jitter: half}}"), []string{"f:3: methods[0].retry.backoff.jitter: must be one of decorrelated, equal, full, none"}, false},
+		"an unknown hedge":                  {method("hedge: {codes: []}"), []string{`f:3: methods[0].hedge: unknown field "codes", must be one of delay, maxAttempts, nonFatal`}, false},
+		"a negative delay":                  {method("hedge: {delay: -1s}"), []string{`f:3: methods[0].hedge.delay: must be a duration with a unit, such as "1.5s", or p95`}, false},
+		"another percentile":                {method("hedge: {delay: p99}"), []string{`f:3: methods[0].hedge.delay: must be a duration with a unit, such as "1.5s", or p95`}, false},
+		"retries and hedges":                {method("retry: {}\n    hedge: {}"), []string{`f:2: methods[0]: policy "/a.B/C": fields Retry and Hedge are both set, only one may be`}, false},
+		"an unknown level":                  {method("idempotency: idempotent"), []string{"f:3: methods[0].idempotency: must be one of IDEMPOTENT, NOT_IDEMPOTENT, NO_SIDE_EFFECTS"}, false},
+		"a version that no header can have": {"version: \"a\\nb\"", []string{"f:1: version: must be a printable text of 1 to 100 characters"}, false},
+		"an open quote":                     {"mode: observe\nversion: \"1\nmethods: []\n", []string{"f:2: found unexpected end of stream while scanning a quoted scalar"}, true},
+		"no colon":                          {"mode: observe\nversion 1\nmethods: []\n", []string{"f:2: could not find expected ':' while scanning a simple key"}, true},
+		"no space after the colon":          {method("timeout:1s") + "mode: observe\n", []string{"f:3: could not find expected ':' while scanning a simple key"}, true},
+		"a key field of all methods":        {"methods:\n  - name: \"\"\n    keyField: id\n", []string{"f:3: methods[0].keyField: must not be set for all methods: calls whose request has no such field would fail"}, true},
+		"a long name":                       {"methods:\n  - timeout: 1s\n    name: /a.B/" + strings.Repeat("x", 500) + "\n", []string{"f:3: methods[0].name: has more than 500 bytes"}, true},
+		"a schema that is a number":         {"$schema: 3\n", []string{"f:1: $schema: must be a string"}, false},
+		"yes":                               {method("keyRequired: yes"), []string{"f:3: methods[0].keyRequired: must be true or false"}, false},
+		"true in words":                     {method("waitForReady: \"true\""), []string{"f:3: methods[0].waitForReady: must be true or false"}, false},
+		"a field of a number":               {method("keyField: 3"), []string{"f:3: methods[0].keyField: must be a string"}, false},
 		"an alias, where its anchor is": {
 			"methods:\n  - name: /a.B/C\n    retry: &r {maxAttempts: 0}\n  - name: /a.B/D\n    retry: *r\n",
 			[]string{"f:3: methods[0].retry.maxAttempts: must be a positive integer", "f:3: methods[1].retry.maxAttempts: must be a positive integer"},
@@ -197,7 +205,7 @@ func mistakes() map[string]mistake {
 				"f:3: methods[0].timeout: must be " + duration,
 				"f:4: methods[0].timeout: is also set in line 3",
 				`f:6: methods[0].hedge.delay: must be a duration with a unit, such as "1.5s", or p95`,
-				`f:2: methods[0]: policy "/a.B/C": field Retry.MaxAttempts is 200, must be between 0 and 100`,
+				"f:5: methods[0].retry.maxAttempts: is 200, must be at most 100",
 				`f:2: methods[0]: policy "/a.B/C": fields Retry and Hedge are both set, only one may be`,
 				"f:8: methods[1].timeout: must be " + duration,
 				`f:7: methods[1].name: "/a.B/C" is also the name of the entry in line 2`,
@@ -228,6 +236,41 @@ func TestAliasesThatRepeatTooMuchAreAnError(t *testing.T) {
 	}
 	if _, err := parse("f", []byte(text.String())); err == nil || !strings.Contains(err.Error(), "more than 262144 values") {
 		t.Errorf("got %.300v", err)
+	}
+}
+
+// A small file with many mistakes must not need much memory.
+func TestErrorsOfAFileAreLimited(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"codes":          "methods:\n  - name: /a.B/C\n    retry: {codes: [" + strings.Repeat("OK,", 100_000) + "]}\n",
+		"names":          strings.Repeat("methods:\n- name: /a/"+strings.Repeat("x", 10_000)+"\n", 50),
+		"unknown fields": strings.Repeat(strings.Repeat("x", 9_000)+": 1\n", 110),
+		"aliases":        "methods:\n  - name: /a.B/C\n    retry: {codes: &c [" + strings.Repeat("OK,", 1000) + "]}\n" + strings.Repeat("  - {name: /a.B/C, retry: {codes: *c}}\n", 200),
+	} {
+		_, err := parse("f", []byte(text))
+		if err == nil || len(err.Error()) > 20_000 {
+			t.Errorf("%s: the error has %d bytes", name, len(fmt.Sprint(err)))
+		}
+	}
+	_, err := parse("f", []byte("methods:\n"+strings.Repeat("  - 1\n", 101)))
+	if lines := strings.Split(fmt.Sprint(err), "\n"); len(lines) != 101 || lines[100] != "f: has more than 100 errors" {
+		t.Errorf("%d lines, the last is %s", len(lines), lines[len(lines)-1])
+	}
+}
+
+// What changes nothing is not a mistake.
+func TestFieldsThatChangeNothingAreValid(t *testing.T) {
+	t.Parallel()
+	_, compiled := schema(t)
+	for _, entry := range []string{"keyRequired: false", "waitForReady: false", `keyField: ""`, "mode: {}", "retry: {maxAttempts: 3.0}", "retry: {maxAttempts: 0x3}", "hedge: {delay: \"0\"}", "timeout: 1μs", "timeout: 1µs"} {
+		text := "version: \"1 \uFFFD ü\"\nmethods:\n  - name: /a.B/C\n    " + entry + "\n"
+		if _, err := parse("f", []byte(text)); err != nil {
+			t.Error(err)
+		}
+		if err := validate(compiled, []byte(text)); err != nil {
+			t.Errorf("%s: the schema says: %v", entry, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package control_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hopbound/hopbound/interceptors/control"
@@ -138,4 +140,55 @@ func TestFileIsReadFromAURL(t *testing.T) {
 	if err := reload(); err == nil || strings.Contains(err.Error(), secret) || timeout(file) != 2*time.Second {
 		t.Errorf("%v %v", err, timeout(file))
 	}
+}
+
+// roundTrip is a transport in a function.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A request that hangs must not keep the versions that follow from being read, even if the client has no timeout.
+func TestReadThatHangsEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var hangs atomic.Bool
+		var version atomic.Int64
+		version.Store(1)
+		client := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			if hangs.Load() {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}
+			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(text(int(version.Load()))))}, nil
+		})}
+		var logged log
+		file, err := control.Open("https://user:letmein@origin/policies?signature=letmein", control.WithHTTPClient(client), logged.option())
+		if err != nil {
+			t.Fatal(err)
+		}
+		hangs.Store(true)
+		reload := make(chan error)
+		go func() { reload <- file.Reload(t.Context()) }()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := file.Reload(ctx); !errors.Is(err, context.DeadlineExceeded) || file.Status().Err != nil {
+			t.Errorf("a second reload returned %v, and the status is %v", err, file.Status().Err)
+		}
+		started := time.Now()
+		err = <-reload
+		if took := time.Since(started); !errors.Is(err, context.DeadlineExceeded) || took != 9*time.Second || file.Status().Err == nil {
+			t.Errorf("%v after %v, and the status is %v", err, took, file.Status().Err)
+		}
+		for _, text := range []string{err.Error(), logged.take()} {
+			if strings.Contains(text, "letmein") {
+				t.Error(text)
+			}
+		}
+		hangs.Store(false)
+		version.Store(2)
+		if err := file.Reload(t.Context()); err != nil || timeout(file) != 2*time.Second {
+			t.Errorf("%v %v", timeout(file), err)
+		}
+	})
 }

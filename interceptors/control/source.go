@@ -9,15 +9,19 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 )
 
 // maxSize is the largest file that is read. It is also the limit of a ConfigMap of Kubernetes.
 const maxSize = 1 << 20
 
+// maxRead limits the time of reading a URL once.
+const maxRead = 10 * time.Second
+
 // source is where a file is read from. It must not be read concurrently.
 type source struct {
 	location string
-	name     string       // the location in errors, logs and metrics, without a password
+	name     string       // the location in errors, logs and metrics, without what may be a secret
 	client   *http.Client // nil if the location is a path
 
 	// What a URL returned last.
@@ -31,9 +35,10 @@ func newSource(location string, client *http.Client) (*source, error) {
 	}
 	u, err := url.Parse(location)
 	if err != nil {
-		return nil, err
+		return nil, errors.New("the URL of the file is malformed") // the error of url may contain a password
 	}
-	return &source{location: location, name: u.Redacted(), client: client}, nil
+	public := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+	return &source{location: location, name: public.String(), client: client}, nil
 }
 
 // read returns the whole text. It must not be changed.
@@ -50,6 +55,8 @@ func (s *source) read(ctx context.Context) ([]byte, error) {
 }
 
 func (s *source) get(ctx context.Context) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, maxRead)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.location, http.NoBody)
 	if err != nil {
 		return nil, err
@@ -59,7 +66,10 @@ func (s *source) get(ctx context.Context) ([]byte, error) {
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return nil, err
+		if do := (*url.Error)(nil); errors.As(err, &do) {
+			err = do.Err // without the URL
+		}
+		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusNotModified && s.etag != "" {

@@ -37,16 +37,16 @@ const (
 func (b *Backoff) validate() error {
 	var errs []error
 	if b.Base < 0 || b.Max < 0 {
-		errs = append(errs, fmt.Errorf("fields Backoff.Base %v and Backoff.Max %v must not be negative", b.Base, b.Max))
+		errs = append(errs, fmt.Errorf("fields Retry.Backoff.Base %v and Retry.Backoff.Max %v must not be negative", b.Base, b.Max))
 	}
 	if b.Max > 0 && b.Max < b.Base {
-		errs = append(errs, fmt.Errorf("field Backoff.Max %v is less than Backoff.Base %v", b.Max, b.Base))
+		errs = append(errs, fmt.Errorf("field Retry.Backoff.Max is %v, less than the base of %v", b.Max, b.Base))
 	}
 	if b.Multiplier != 0 && !(b.Multiplier >= 1 && !math.IsInf(b.Multiplier, 1)) {
-		errs = append(errs, fmt.Errorf("field Backoff.Multiplier is %v, must be a finite number of at least 1", b.Multiplier))
+		errs = append(errs, fmt.Errorf("field Retry.Backoff.Multiplier is %v, must be a finite number of at least 1", b.Multiplier))
 	}
 	if b.Jitter < FullJitter || b.Jitter > NoJitter {
-		errs = append(errs, fmt.Errorf("field Backoff.Jitter is %d, which is not a kind of jitter", b.Jitter))
+		errs = append(errs, fmt.Errorf("field Retry.Backoff.Jitter is %d, which is not a kind of jitter", b.Jitter))
 	}
 	return errors.Join(errs...)
 }

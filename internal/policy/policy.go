@@ -106,10 +106,14 @@ func (h *Hedge) validate() error {
 }
 
 func validateAttempts(field string, n int) error {
-	if n < 0 || n > MaxAttempts {
-		return fmt.Errorf("field %s is %d, must be between 0 and %d", field, n, MaxAttempts)
+	switch {
+	case n < 0:
+		return fmt.Errorf("field %s is %d, must not be negative", field, n)
+	case n > MaxAttempts:
+		return fmt.Errorf("field %s is %d, must be at most %d", field, n, MaxAttempts)
+	default:
+		return nil
 	}
-	return nil
 }
 
 func validateCodes(field string, list []codes.Code) error {
