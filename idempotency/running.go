@@ -166,9 +166,10 @@ func (r *running) count(fullMethod string) int {
 // the calling handler runs. The handler has then forwarded its incoming metadata. IsForwarded is for
 // authors of other transports.
 func IsForwarded(ctx context.Context, keys []string) bool {
-	if len(keys) != 1 {
+	r := runningFrom(ctx)
+	if r == nil || len(keys) != 1 {
 		return false
 	}
-	r := runningFrom(ctx)
-	return r != nil && r.Key == Key(keys[0])
+	key, err := ParseKey(keys[0]) // it may be in double quotes
+	return err == nil && key == r.Key
 }
