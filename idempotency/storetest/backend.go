@@ -60,7 +60,10 @@ func (b *Backend) checkWake(t *testing.T) {
 	claimed, err := here.store.Begin(t.Context(), idempotency.Claim{ID: here.id, Owner: "a", Lease: time.Hour})
 	here.ok(err)
 	there.want(there.begin("b"), idempotency.Join)
+	ended := make(chan struct{})
+	defer func() { <-ended }()
 	time.AfterFunc(lease/4, func() {
+		defer close(ended)
 		here.ok(here.complete(idempotency.Lease{ID: here.id, Owner: "a", Fence: claimed.Fence}, outcome))
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
