@@ -42,7 +42,7 @@ class Target {
 
 // Request is the request budget, and what else the calls of a request share.
 class Request {
-  calls = 0; inFlight = 0; lent = 0; used = 0; ended = false; causes = new Set(); steps = new Map();
+  calls = 0; inFlight = 0; lent = 0; used = 0; ended = false; causes = new Set(); steps = new Map(); keys = [];
 
   constructor(hop, { b, k, l } = {}, more = {}) {
     Object.assign(this, { hop, k, l, root: b === undefined, tokens: b ?? hop.perRequest });

@@ -2,6 +2,7 @@
 
 // A unary call of @grpc/grpc-js with all of its attempts, as docs/wire.md specifies it. All times are in microseconds.
 
+const { AsyncResource } = require('node:async_hooks');
 const grpc = require('@grpc/grpc-js');
 const { Request, SECOND } = require('./budget');
 const wire = require('./wire');
@@ -22,14 +23,18 @@ class Call {
     const request = current && !current.ended ? current : new Request(hop);
     request.calls++;
     request.inFlight++;
+    // grpc-js calls back in the asynchronous context of another call if the connection was not ready.
+    for (const f of ['attemptEnded', 'finish']) this[f] = AsyncResource.bind(this[f], 'hopbound', this);
     const deadline = Math.min(request.deadline, now() + (Number(options.deadline ?? Infinity) - Date.now()) * 1000);
     if (deadline < Infinity) this.options = { ...options, deadline: Date.now() + Math.floor((deadline - now()) / 1000) };
     Object.assign(this, { request, deadline, listener, metadata: metadata.clone() });
-    const write = !hop.safe.has(path), [key] = metadata.get(KEY), chosen = key !== undefined && key !== request.key;
-    const child = write && !chosen && request.key !== undefined; // a key that the handler has copied is not its choice
-    if (!chosen) this.metadata.remove(KEY);
+    const write = !hop.safe.has(path), keys = metadata.get(KEY);
+    const copied = keys.every((key) => current?.keys.includes(key)); // a key that the handler has copied is not its choice
+    const chosen = !copied && keys.length === 1 && wire.parseKey(keys[0]) !== undefined;
+    const child = write && copied && request.key !== undefined;
+    if (copied) this.metadata.remove(KEY);
     this.isSafe = () => !write || hop.idempotent.has(path) || chosen || (child && (hop.keyed.has(path) || target.stores.has(path)));
-    this.observed = write && request.k ? 1 : undefined;
+    this.observed = write && copied && request.k ? 1 : undefined;
     if (!child) return;
     request.steps.set(path, (request.steps.get(path) ?? 0) + 1);
     this.metadata.set(KEY, wire.childKey(request.tenant, request.path, request.key, path, request.steps.get(path)));
@@ -43,23 +48,34 @@ class Call {
   getAuthContext() { return this.current?.getAuthContext() ?? null; }
 
   cancelWithStatus(code, details) {
-    this.cancelled = true;
+    this.cancelled = { code, details, metadata: new grpc.Metadata() };
     if (!this.pause) return this.current?.cancelWithStatus(code, details);
     clearTimeout(this.pause);
     this.refund();
-    this.finish({ code, details, metadata: new grpc.Metadata() }, 'gave up');
+    this.finish(this.cancelled, 'gave up');
   }
 
-  attempt() {
-    const { hop, request, metadata, target } = this, started = now(), time = hop.clock.read();
-    const back = time + this.deadline - started - target.reserve, lent = request.lend();
+  // attempt makes an attempt. The argument is the status of the last one.
+  attempt(last) {
+    const { hop, request, metadata, target } = this, started = now(), time = hop.clock.read(), left = this.deadline - started;
+    if (this.cancelled) return this.finish(this.cancelled);
+    let call;
+    try {
+      call = this.nextCall(this.options);
+    } catch (error) { // the client is closed
+      this.refund();
+      if (last) return this.finish(last, 'gave up');
+      request.inFlight--;
+      throw error;
+    }
+    const back = time + left - Math.min(target.reserve, Math.max(left, 0) / 5), lent = request.lend();
     metadata.set(CONTEXT, wire.format({
       d: back < Infinity ? Math.max(0, Math.ceil(back / 1000) * 1000) : undefined, s: Math.floor(time / 1000) * 1000,
       c: hop.clock.id, b: lent, a: ++this.attempts, k: this.observed, l: request.l || undefined,
     }));
     metadata.remove(PREVIOUS);
     if (this.attempts > 1) metadata.set(PREVIOUS, String(this.attempts - 1));
-    const call = this.nextCall(this.options), noPeer = call.getPeer(); // grpc-js names the peer once it has a connection
+    const noPeer = call.getPeer(); // grpc-js names the peer once it has a connection
     Object.assign(this, { current: call, headers: undefined, reply: null });
     call.start(metadata, {
       onReceiveMetadata: (headers) => { this.headers = headers; },
@@ -97,7 +113,12 @@ class Call {
       return this.finish(status, cause);
     }
     if (!unsent) this.pay(); // else the next attempt uses what this one was paid with
-    this.pause = setTimeout(() => { this.pause = undefined; this.attempt(); }, pause / 1000);
+    this.pause = setTimeout(() => {
+      this.pause = undefined;
+      if (now() < request.deadline) return this.attempt(status);
+      this.refund(); // the request was cancelled
+      this.finish(status, 'ended');
+    }, pause / 1000);
   }
 
   pay() {
@@ -117,7 +138,8 @@ class Call {
 
   // refusal returns the cause for which there is no other attempt, if there is one. The order is that of wire.md.
   refusal({ code, metadata }, pause, stop, unsent) {
-    const { target, request, deadline } = this, t = now() + 1000; // gRPC's timers have a resolution of a millisecond
+    const { target, request } = this, deadline = Math.min(this.deadline, request.deadline);
+    const t = now() + 2000; // grpc-js has whole milliseconds, and rounds them down twice
     const running = () => ['IN_PROGRESS', 'LEASE_LOST'].some((r) => metadata.get(DETAILS)[0]?.includes(wire.errorInfo(r)));
     if (t >= deadline) return t >= request.deadline ? 'ended' : 'gave up';
     if (this.cancelled) return code;

@@ -8,6 +8,7 @@ const { Request, Target } = require('./budget');
 const { Call } = require('./call');
 const wire = require('./wire');
 
+const YEAR = BigInt(365 * 86400 * 1e6); // grpc-js has no longer deadlines
 const { now, CONTEXT, REPORT, KEY, DETAILS, PUSHBACK, PREVIOUS } = wire;
 
 // Hop makes a service a hop. README.md describes its settings.
@@ -19,7 +20,12 @@ class Hop {
   successes = 0;
 
   constructor(settings = {}) {
-    Object.assign(this, { perRequest: 10, burst: 3, ratio: 0.2, minPerSecond: 0.02, edge: false, tenant: () => '' }, settings);
+    const given = Object.entries(settings).filter(([, value]) => value !== undefined);
+    const numbers = { perRequest: 10, burst: 3, ratio: 0.2, minPerSecond: 0.02 };
+    Object.assign(this, numbers, { edge: false, tenant: () => '' }, Object.fromEntries(given));
+    for (const name of Object.keys(numbers)) {
+      if (!Number.isFinite(this[name]) || this[name] < 0) throw new TypeError(`${name} must be a number, and not negative`);
+    }
     for (const methods of ['safe', 'idempotent', 'keyed']) this[methods] = new Set(settings[methods]);
   }
 
@@ -43,37 +49,51 @@ class Hop {
   // server is an interceptor of a gRPC server.
   server = (method, call) => {
     if (method.requestStream || method.responseStream) return new grpc.ServerInterceptingCall(call);
-    let request;
+    let request, end;
+    const expire = () => intercepted.sendStatus(failure('DEADLINE_EXCEEDED', 'the deadline passed', 'DEADLINE_EXPIRED'));
     const intercepted = new grpc.ServerInterceptingCall(call, {
       start: (next) => next({
         onReceiveMetadata: (metadata, next) => {
-          request = this.receive(method.path, metadata, call);
-          if (now() < request.deadline) return next(metadata);
-          return intercepted.sendStatus(expired());
+          try {
+            request = this.receive(method.path, metadata, call);
+          } catch { // of tenant, which is not the hop's
+            return intercepted.sendStatus(failure('UNAUTHENTICATED', 'the caller has no tenant'));
+          }
+          const left = (request.deadline - now()) / 1000;
+          if (left <= 0) return expire();
+          if (left < 2 ** 31) end = setTimeout(expire, left);
+          return next(metadata);
         },
         onReceiveHalfClose: (next) => this.requests.run(request, next),
+        onCancel: () => {
+          clearTimeout(end);
+          if (request) request.deadline = 0; // nobody waits for its calls
+        },
       }),
-      sendStatus: (status, next) => next(request ? answer(request, status) : status),
+      sendStatus: (status, next) => {
+        clearTimeout(end);
+        next(request && !request.ended ? answer(request, status) : status);
+      },
     });
     return intercepted;
   };
 
   receive(path, metadata, call) {
-    const start = now(), [value, ...more] = metadata.get(CONTEXT), [key, ...keys] = metadata.get(KEY);
+    const start = now(), [value, ...more] = metadata.get(CONTEXT), keys = metadata.get(KEY);
     const fields = (!this.edge && value !== undefined && more.length === 0 && wire.parseContext(value)) || {};
     const timeout = call.getDeadline() === Infinity ? undefined : BigInt(Math.round((call.getDeadline() - Date.now()) * 1000));
-    const left = this.receiver.remaining(call.getPeer(), fields, BigInt(start), timeout);
+    const peer = /:[0-9]+$/.test(call.getPeer()) ? call.getPeer() : undefined; // a Unix socket does not tell connections apart
+    const left = this.receiver.remaining(peer, fields, BigInt(start), timeout);
     return new Request(this, fields, {
-      path, start, deadline: left === undefined ? Infinity : start + Number(left), tenant: this.tenant(call),
-      key: key !== undefined && keys.length === 0 ? wire.parseKey(key) : undefined,
+      path, start, deadline: left === undefined || left > YEAR ? Infinity : start + Number(left), tenant: String(this.tenant(call) ?? ''),
+      key: keys.length === 1 ? wire.parseKey(keys[0]) : undefined, keys,
     });
   }
 }
 
-function expired() {
-  const code = grpc.status.DEADLINE_EXCEEDED, details = 'the deadline passed before the call could run';
-  const metadata = new grpc.Metadata();
-  metadata.set(DETAILS, wire.statusDetails(code, details, 'DEADLINE_EXPIRED'));
+function failure(name, details, reason) {
+  const code = grpc.status[name], metadata = new grpc.Metadata();
+  if (reason) metadata.set(DETAILS, wire.statusDetails(code, details, reason));
   return { code, details, metadata };
 }
 

@@ -126,7 +126,9 @@ class Receiver {
   delays = new Map(); // by connection and clock id, in the order of their use
 
   remaining(connection, { d, s, c }, received, timeout) {
+    const earlier = (left) => (timeout < left ? timeout : left);
     if (s === undefined) return timeout;
+    if (connection === undefined) return d === undefined ? timeout : earlier(d - s);
     const clock = `${connection} ${c}`;
     const delays = this.delays.get(clock) ?? new Smallest();
     this.delays.delete(clock);
@@ -135,8 +137,7 @@ class Receiver {
     const base = delays.add(received, received - s);
     if (d === undefined) return timeout;
     const allowance = 1000n + (received - base.at) / 2000n;
-    const left = d - s - clamp(received - s - base.value - allowance, 0n, BigInt(MINUTE));
-    return timeout < left ? timeout : left;
+    return earlier(d - s - clamp(received - s - base.value - allowance, 0n, BigInt(MINUTE)));
   }
 }
 

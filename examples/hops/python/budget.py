@@ -1,11 +1,14 @@
 """The budgets of a hop, as docs/wire.md specifies them.
 
-Nothing here knows gRPC or threads: the hop holds its lock when it uses them. All times are in microseconds.
+Nothing here knows gRPC. The hop holds its lock when it uses them. All times are in microseconds.
 """
 
-from wire import MINUTE, Smallest, format_fields, now, store_mark
+import threading
+
+from wire import MINUTE, Smallest, format_fields, now, parse_key, store_mark
 
 SECOND = 1_000_000
+YEAR = 365 * 86_400 * SECOND  # longer deadlines count as none, because gRPC cannot wait for them
 NEVER = float("inf")
 
 
@@ -49,13 +52,14 @@ class Target:
 class Request:
     """The request budget, and what else the calls of a request share."""
 
-    def __init__(self, hop, fields, method="", tenant="", key=None, received=None, deadline=NEVER):
+    def __init__(self, hop, fields, method="", tenant="", keys=(), received=None, deadline=NEVER):
         self._hop, self._root, self._tokens = hop, "b" not in fields, fields.get("b", hop.per_request)
         self.observed, self.level = fields.get("k"), fields.get("l")
-        self.method, self.tenant, self.key, self.deadline = method, tenant, key, deadline
+        self.method, self.tenant, self.keys, self.deadline = method, tenant, keys, deadline
+        self.key = parse_key(keys[0]) if len(keys) == 1 else None
         self._received, self.ended = now() if received is None else received, False
         self.calls = self.in_flight = self.lent = self.used = 0
-        self.causes, self.steps = set(), {}
+        self.causes, self.steps, self.over = set(), {}, threading.Event()
 
     def _earned(self):
         return int(self._hop.ratio * self.calls)

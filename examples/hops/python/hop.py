@@ -1,12 +1,13 @@
 """A hop of Hopbound for the unary calls of grpcio, as docs/wire.md specifies it."""
 
 import contextvars
+import re
 import threading
 
 import grpc
 
 import wire
-from budget import NEVER, SECOND, Request, Target
+from budget import NEVER, SECOND, YEAR, Request, Target
 from call import Call, CallDetails
 from wire import CONTEXT, DETAILS, KEY, PREVIOUS, PUSHBACK, REPORT, now, values, without
 
@@ -54,6 +55,11 @@ class Hop(grpc.ServerInterceptor):
                 self._targets[target] = Target(self)
             return self._targets[target]
 
+    def time_remaining(self):
+        """Returns the seconds that the request of the current handler has left, or None. Handlers should end before."""
+        request = self.current.get(None)
+        return None if request is None or request.deadline == NEVER else max(0, request.deadline - now()) / SECOND
+
     def intercept_service(self, continuation, details):
         received, handler = now(), continuation(details)
         if handler is None or handler.request_streaming or handler.response_streaming:
@@ -61,6 +67,8 @@ class Hop(grpc.ServerInterceptor):
 
         def run(message, context):
             request, failed = self._receive(details, received, context), True
+            if not context.add_callback(request.over.set):
+                request.over.set()  # the caller has gone
             reset = self.current.set(request)
             try:
                 if now() >= request.deadline:
@@ -78,24 +86,24 @@ class Hop(grpc.ServerInterceptor):
         contexts, keys = (values(details.invocation_metadata, key) for key in (CONTEXT, KEY))
         fields = not self._edge and len(contexts) == 1 and wire.parse_context(contexts[0]) or {}
         timeout = context.time_remaining()  # centuries if there is no deadline
-        timeout = None if timeout is None or timeout > 1e9 else int(timeout * SECOND) + now() - received
+        timeout = None if timeout is None or timeout * SECOND > YEAR else int(timeout * SECOND) + now() - received
+        peer = context.peer() if re.search(":[0-9]+$", context.peer()) else None  # a Unix socket does not tell connections apart
         with self.lock:
-            left = self._receiver.remaining(context.peer(), fields, received, timeout)
-        return Request(
-            self, fields, details.method, self._tenant(context), wire.parse_key(keys[0]) if len(keys) == 1 else None, received,
-            NEVER if left is None else received + left,
-        )
+            left = self._receiver.remaining(peer, fields, received, timeout)
+        deadline = NEVER if left is None or left > YEAR else received + left
+        return Request(self, fields, details.method, self._tenant(context) or "", keys, received, deadline)
 
     def _reject(self, context):
-        code, message = grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call could run"
+        code, message = grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed"
         context.set_trailing_metadata(((DETAILS, wire.status_details(code.value[0], message, "DEADLINE_EXPIRED")),))
         context.abort(code, message)
 
     def _answer(self, request, context, failed):
         metadata = without(context.trailing_metadata(), REPORT)
         own, _ = wire.parse_pushback(values(metadata, PUSHBACK))
+        code = context.code() or grpc.StatusCode.UNKNOWN  # which an exception becomes
         with self.lock:
-            report, mark = request.end(context.code(), failed, own)
+            report, mark = request.end(code, failed, own)
         if mark:
             metadata = without(metadata, PUSHBACK) + ((PUSHBACK, "-1"),)
         if report is not None:

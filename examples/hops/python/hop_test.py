@@ -1,6 +1,7 @@
 """What the exchanges of the specification leave open.
 
-These are calls outside of requests, concurrent calls of one request, streams, and two settings.
+These are calls outside of requests, concurrent calls, calls that cannot be made, requests that are cancelled, deadlines,
+copied keys, streams, and two settings.
 """
 
 import contextvars
@@ -27,7 +28,7 @@ class Handler(grpc.GenericRpcHandler):
 class HopTest(unittest.TestCase):
     def setUp(self):
         self.hop, self.lent, self.lock = Hop(burst=100, safe=[METHOD]), [], threading.Lock()
-        self.target = self.serve(self.fail_with_report)
+        self.target, self.pushback, self.arrived = self.serve(self.fail_with_report), (), threading.Event()
 
     def serve(self, handle, *interceptors, make=grpc.unary_unary_rpc_method_handler):
         server = grpc.server(futures.ThreadPoolExecutor(16), [Handler(handle, make)], interceptors)
@@ -40,7 +41,8 @@ class HopTest(unittest.TestCase):
         (value,) = wire.values(context.invocation_metadata(), wire.CONTEXT)
         with self.lock:
             self.lent.append(wire.parse_context(value)["b"])
-        context.set_trailing_metadata(((wire.REPORT, "1;u=0;e=10"),))
+        self.arrived.set()
+        context.set_trailing_metadata(((wire.REPORT, "1;u=0;e=10"), *self.pushback))
         context.abort(grpc.StatusCode.UNAVAILABLE, "the target is down")
 
     def connect(self, channel):
@@ -77,7 +79,7 @@ class HopTest(unittest.TestCase):
         self.assertLessEqual(len(self.lent), 8 + 5 + 1)  # the calls, the tokens of the caller, and one that they have earned
         self.assertEqual(used, max(0, len(self.lent) - 8 - 1))
 
-    def forwarded(self, **settings):
+    def forwarded(self, keys=("order-17",), context="1;b=3;a=1", **settings):
         """Makes a request to a service whose hop has these settings. Its handler calls a target with the request's metadata.
 
         It returns the metadata that the target has received, and the reply to the request.
@@ -90,11 +92,120 @@ class HopTest(unittest.TestCase):
 
         call = self.connect(hop.channel(self.serve(succeed)))
         middle = self.serve(lambda message, context: call(message, metadata=copied(context)), hop)
-        metadata = ((wire.CONTEXT, "1;b=3;a=1"), (wire.KEY, "order-17"))
+        metadata = ((wire.CONTEXT, context), *((wire.KEY, key) for key in keys))
         _, reply = self.connect(grpc.insecure_channel(middle)).with_call(b"", metadata=metadata)
         return received[0], reply
 
+    def fails(self, call, **details):
+        with self.assertRaises(grpc.RpcError) as raised:
+            call(b"", **details)
+        return raised.exception
+
+    def test_a_copied_key_is_not_chosen_by_the_application(self):
+        child = wire.child_key("", METHOD, "order-17", METHOD, 1)
+        for keys, want in ((["order-17"], [child]), (['"order-17"'], [child]), (["a,b"], []), (["a", "b"], [])):
+            received, _ = self.forwarded(keys)
+            self.assertEqual(wire.values(received, wire.KEY), want, keys)
+
+    def test_only_a_key_that_is_valid_makes_a_write_safe(self):
+        for keys, attempts in ((["order-17"], 3), (["a,b"], 1), (["a", "b"], 1), ([], 1)):
+            self.lent.clear()
+            self.fails(self.connect(Hop().channel(self.target)), metadata=[(wire.KEY, key) for key in keys])
+            self.assertEqual(len(self.lent), attempts, keys)
+
+    def test_a_deadline_that_grpc_cannot_represent_is_none(self):
+        received, _ = self.forwarded([], "1;d=9223372036854775807;s=0;c=00c0ffee00c0ffee;b=3;a=1")
+        self.assertNotIn("d", wire.parse_context(wire.values(received, wire.CONTEXT)[0]))
+        self.fails(self.connect(self.hop.channel(self.target)), timeout=float("inf"))
+
+    def test_a_handler_knows_how_much_time_is_left(self):
+        left = []
+        address = self.serve(lambda message, context: left.append(self.hop.time_remaining()) or b"", self.hop)
+        call = self.connect(grpc.insecure_channel(address))
+        for context in ("1;d=60000000;s=0;c=00c0ffee00c0ffee;b=3;a=1", "1;b=3;a=1"):
+            call(b"", metadata=((wire.CONTEXT, context),))
+        self.assertTrue(59 < left[0] <= 60, left)
+        self.assertIsNone(left[1])
+        self.assertIsNone(self.hop.time_remaining())
+
+    def test_the_reserve_takes_at_most_a_fifth_of_the_time(self):
+        received = []
+        address = self.serve(lambda message, context: received.append(context.invocation_metadata()) or b"")
+        self.hop.target(address).reserve = 3600_000_000
+        self.connect(self.hop.channel(address))(b"", timeout=60)
+        sent = wire.parse_context(wire.values(received[0], wire.CONTEXT)[0])
+        self.assertTrue(46_000_000 < sent["d"] - sent["s"] <= 48_001_000, sent)
+
+    def test_nothing_is_retried_for_a_request_that_is_cancelled(self):
+        self.pushback, ended = ((wire.PUSHBACK, "600000"),), threading.Event()
+        call = self.connect(self.hop.channel(self.target))
+
+        def handle(message, context):
+            try:
+                return call(message)
+            finally:
+                ended.set()
+
+        request = self.connect(grpc.insecure_channel(self.serve(handle, self.hop))).future(b"")
+        self.arrived.wait()
+        request.cancel()
+        self.assertTrue(ended.wait(30))
+        self.assertEqual(len(self.lent), 1)
+
+    def test_a_channel_that_is_closed_during_a_pause_ends_its_calls_with_the_last_failure(self):
+        self.pushback = ((wire.PUSHBACK, "100"),)
+        channel = self.hop.channel(self.target)
+        call, failures = self.connect(channel), []
+        thread = threading.Thread(target=lambda: failures.append(self.fails(call)))
+        thread.start()
+        while self.hop.target(self.target).tokens > 99:  # the next attempt is paid for
+            self.arrived.wait(0.001)
+        channel.close()
+        thread.join()
+        self.assertEqual((failures[0].code(), len(self.lent)), (grpc.StatusCode.UNAVAILABLE, 1))
+        self.assertEqual(self.hop.target(self.target).tokens, 100)
+
+    def test_a_call_whose_message_cannot_be_encoded_uses_no_tokens(self):
+        def broken(message):
+            raise TypeError("not a message")
+
+        channel, requests = self.hop.channel(self.target), []
+        self.addCleanup(channel.close)
+        call = channel.unary_unary(METHOD, request_serializer=broken)
+
+        def handle(message, context):
+            requests.append(self.hop.current.get())
+            self.assertEqual(self.fails(call).code(), grpc.StatusCode.INTERNAL)
+            return b""
+
+        self.connect(grpc.insecure_channel(self.serve(handle, self.hop)))(b"")
+        self.assertEqual((requests[0].in_flight, requests[0].lent), (0, 0))
+
+    def test_a_target_without_an_address_is_not_reached(self):
+        for target, options in (("dns:///none.invalid", ()), ("127.0.0.1:1", (("grpc.lb_policy_name", "round_robin"),))):
+            hop = Hop()
+            error = self.fails(self.connect(hop.channel(target, options=options)))
+            self.assertEqual((error.code(), hop.target(target).tokens), (grpc.StatusCode.UNAVAILABLE, 3))
+
+    def test_a_failure_that_a_handler_raises_is_marked(self):
+        def fail(message, context):
+            context.abort(grpc.StatusCode.UNKNOWN, "the target has failed")
+
+        call = self.connect(self.hop.channel(self.serve(fail)))
+        middle = self.serve(lambda message, context: call(message), self.hop)
+        error = self.fails(self.connect(grpc.insecure_channel(middle)))
+        self.assertEqual(wire.values(error.trailing_metadata(), wire.PUSHBACK), ["-1"])
+
+    def test_messages_of_connections_that_cannot_be_told_apart_have_no_excess(self):
+        receiver, message = wire.Receiver(), {"d": 1_000_000, "s": 0, "c": "00c0ffee00c0ffee"}
+        self.assertEqual(receiver.remaining(None, message, 0, None), 1_000_000)
+        self.assertEqual(receiver.remaining(None, message, 900_000, 2_000_000), 1_000_000)
+        self.assertEqual(receiver.remaining(None, message, 900_000, 500_000), 500_000)
+        self.assertEqual(receiver.remaining(None, {"s": 0, "c": "00c0ffee00c0ffee"}, 0, 500_000), 500_000)
+
     def test_the_tenant_is_a_part_of_child_keys(self):
+        received, _ = self.forwarded(tenant=lambda context: None)
+        self.assertEqual(wire.values(received, wire.KEY), [wire.child_key("", METHOD, "order-17", METHOD, 1)])
         received, _ = self.forwarded(tenant=lambda context: "alice")
         self.assertEqual(wire.values(received, wire.KEY), [wire.child_key("alice", METHOD, "order-17", METHOD, 1)])
 

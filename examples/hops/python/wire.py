@@ -163,8 +163,11 @@ class Receiver:
 
     def remaining(self, connection, fields, received, timeout):
         """Returns the time that a message has left, or None. timeout is what remains by grpc-timeout, or None."""
-        if "s" not in fields:
+        if "s" not in fields or connection is None and "d" not in fields:
             return timeout
+        if connection is None:
+            left = fields["d"] - fields["s"]
+            return left if timeout is None else min(timeout, left)
         clock, delay = (connection, fields["c"]), received - fields["s"]
         at, base = self._delays.setdefault(clock, Smallest()).add(received, delay)
         self._delays.move_to_end(clock)
