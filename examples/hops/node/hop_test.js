@@ -166,11 +166,13 @@ test('each request keeps its calls if they have waited for a connection', async 
 });
 
 test('a client that is closed during a pause ends its calls with the last failure', async () => {
-  const hop = new Hop({ safe: [METHOD] }), { address, lent } = await failing('100');
-  const client = connect(address, hop.client(address)), call = start(client);
-  while (lent.length === 0) await new Promise((resolve) => { setTimeout(resolve, 5); });
-  client.close();
-  const { code, details } = await call.ended;
+  const hop = new Hop({ safe: [METHOD] }), { address, lent } = await failing();
+  const client = connect(address, hop.client(address)), target = hop.target(address);
+  target.earn = () => { // it is asked before each pause
+    client.close();
+    return 1;
+  };
+  const { code, details } = await start(client).ended;
   assert.deepStrictEqual([code, details, lent.length], [grpc.status.UNAVAILABLE, 'the target is down', 1]);
   assert.throws(() => start(client));
 });
@@ -188,7 +190,7 @@ test('a call that is cancelled before it is sent is not sent', async () => {
 });
 
 test('nothing is retried for a request that is cancelled', async () => {
-  const hop = new Hop({ safe: [METHOD] }), { address, lent } = await failing('100');
+  const hop = new Hop({ safe: [METHOD] }), { address, lent } = await failing('2000');
   const client = connect(address, hop.client(address));
   let ended;
   const middle = await serve((call, callback) => {

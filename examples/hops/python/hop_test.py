@@ -153,39 +153,40 @@ class HopTest(unittest.TestCase):
         self.assertEqual(len(self.lent), 1)
 
     def test_a_channel_that_is_closed_during_a_pause_ends_its_calls_with_the_last_failure(self):
-        self.pushback = ((wire.PUSHBACK, "100"),)
-        channel = self.hop.channel(self.target)
-        call, failures = self.connect(channel), []
-        thread = threading.Thread(target=lambda: failures.append(self.fails(call)))
-        thread.start()
-        while self.hop.target(self.target).tokens > 99:  # the next attempt is paid for
-            self.arrived.wait(0.001)
-        channel.close()
-        thread.join()
-        self.assertEqual((failures[0].code(), len(self.lent)), (grpc.StatusCode.UNAVAILABLE, 1))
-        self.assertEqual(self.hop.target(self.target).tokens, 100)
+        channel, target = self.hop.channel(self.target), self.hop.target(self.target)
+        target.earn = lambda: channel.close() or target.tokens  # it is asked before each pause
+        error = self.fails(self.connect(channel))
+        self.assertEqual((error.code(), len(self.lent)), (grpc.StatusCode.UNAVAILABLE, 1))
+        self.assertEqual(target.tokens, 100)
 
-    def test_a_call_whose_message_cannot_be_encoded_uses_no_tokens(self):
-        def broken(message):
-            raise TypeError("not a message")
-
-        channel, requests = self.hop.channel(self.target), []
-        self.addCleanup(channel.close)
-        call = channel.unary_unary(METHOD, request_serializer=broken)
+    def failed(self, call):
+        """Returns the error of a call that a handler makes, and the budget of its request."""
+        results = []
 
         def handle(message, context):
-            requests.append(self.hop.current.get())
-            self.assertEqual(self.fails(call).code(), grpc.StatusCode.INTERNAL)
+            results.append((self.fails(call), self.hop.current.get()))
             return b""
 
         self.connect(grpc.insecure_channel(self.serve(handle, self.hop)))(b"")
-        self.assertEqual((requests[0].in_flight, requests[0].lent), (0, 0))
+        return results[0]
 
-    def test_a_target_without_an_address_is_not_reached(self):
-        for target, options in (("dns:///none.invalid", ()), ("127.0.0.1:1", (("grpc.lb_policy_name", "round_robin"),))):
-            hop = Hop()
-            error = self.fails(self.connect(hop.channel(target, options=options)))
-            self.assertEqual((error.code(), hop.target(target).tokens), (grpc.StatusCode.UNAVAILABLE, 3))
+    def test_a_call_whose_message_cannot_be_encoded_returns_its_tokens(self):
+        def broken(message):
+            raise TypeError("not a message")
+
+        channel = self.hop.channel(self.target)
+        self.addCleanup(channel.close)
+        error, request = self.failed(channel.unary_unary(METHOD, request_serializer=broken))
+        self.assertEqual((error.code(), request.in_flight, request.lent), (grpc.StatusCode.INTERNAL, 0, 0))
+
+    def test_a_target_without_a_connection_uses_no_tokens(self):
+        for target, options in (
+            ("127.0.0.1:1", ()),
+            ("127.0.0.1:1", (("grpc.lb_policy_name", "round_robin"),)),
+            ("dns:///none.invalid", ()),
+        ):
+            error, request = self.failed(self.connect(self.hop.channel(target, options=options)))
+            self.assertEqual((error.code(), request.used), (grpc.StatusCode.UNAVAILABLE, 0), target)
 
     def test_a_failure_that_a_handler_raises_is_marked(self):
         def fail(message, context):
