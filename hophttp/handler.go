@@ -44,10 +44,11 @@ type handler struct {
 // [NewTransport] continues its caller's.
 //
 // A request fails if its status is 401, 403, 408, 425, 429 or at least 500, or if it is 409 and [WriteError] has written it
-// for ABORTED, for example because another request with the same key is still running. If a failed call has caused the failure, the response has the header
-// grpc-retry-pushback-ms: -1, and callers do not retry the request. All responses of requests that do not fail are
-// outcomes: the server's store keeps them under the request's Idempotency-Key, and a repeated request receives the stored
-// response with the header Idempotency-Replayed. Errors of Hopbound are answered as [WriteError] does.
+// for ABORTED, for example because another request with the same key is still running. If a failed call has caused the
+// failure, the response has the header grpc-retry-pushback-ms: -1, and callers do not retry the request. All responses of
+// requests that do not fail are outcomes: the server's store keeps them under the request's Idempotency-Key, and a
+// repeated request receives the stored response with the header Idempotency-Replayed. Errors of Hopbound are answered as
+// [WriteError] does.
 //
 // A response of up to 16 KiB is held back until next returns, unless next flushes it. Its header can then report the
 // tokens that were used, and next may change its headers until it returns. The header of a response that is sent earlier
