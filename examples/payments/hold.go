@@ -16,15 +16,19 @@ import (
 
 // hold keeps the system running until an interrupt.
 func hold(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
+	prefix := ""
+	if c.Config.Prefix != "" {
+		prefix = " # hopbound-keys needs -prefix " + c.Config.Prefix
+	}
 	fmt.Fprintf(out, `The system is running. These are its addresses:
 
 export CONFIG=%s
-export HOPBOUND_STORE=redis://%s
+export HOPBOUND_STORE=redis://%s%s
 export ORDERS='%s'
 export PAYMENTS='%s'
 
 An interrupt (Ctrl-C) ends it.
-`, c.ConfigPath(), c.Config.Redis, c.Config.URL(shop.Orders), c.Config.URL(shop.Payments))
+`, c.ConfigPath(), c.Config.Redis, prefix, c.Config.URL(shop.Orders), c.Config.URL(shop.Payments))
 	<-ctx.Done()
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/idempotency/storetest/services"
 	"go.opentelemetry.io/otel/trace/noop"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -77,6 +78,8 @@ func TestKeysAtTheGateway(t *testing.T) {
 		"replayed":              {"alice", []string{string(known)}, "book", codes.OK, "the same"},
 		"for another cart":      {"alice", []string{string(known)}, "car", codes.FailedPrecondition, "KEY_REUSED"},
 		"that of somebody else": {"bob", []string{string(known)}, "book", codes.OK, "another"},
+		"a cart with a NUL":     {"alice", []string{"nul"}, "bo\x00ok", codes.InvalidArgument, ""},
+		"a long cart":           {"alice", []string{"long"}, strings.Repeat("x", 201), codes.InvalidArgument, ""},
 	} {
 		conn, err := plain.Connect(tc.as, shop.Gateway, noop.NewTracerProvider())
 		if err != nil {
@@ -98,6 +101,13 @@ func TestKeysAtTheGateway(t *testing.T) {
 			t.Errorf("%s: the order is alice's: %v", name, same)
 		}
 	}
+	if _, err := alice.Buy(ctx, "expensive", "house", 1_000_000_001, 1); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a price above the highest: %v", err)
+	}
+	if _, err := alice.Receipt(ctx, "a\x00b"); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("the receipt of a malformed order: %v", err)
+	}
+	rejectCustomers(ctx, t, &plain)
 	bob, err := customer.New(t.Context(), &c.Config, "bob")
 	if err != nil {
 		t.Fatal(err)
@@ -105,5 +115,37 @@ func TestKeysAtTheGateway(t *testing.T) {
 	defer bob.Close()
 	if r, err := bob.Receipt(ctx, hers.GetOrder()); status.Code(err) != codes.NotFound {
 		t.Errorf("bob sees %v, %v", r, err)
+	}
+}
+
+// rejectCustomers checks that a customer's certificate opens only the gateway.
+func rejectCustomers(ctx context.Context, t *testing.T, c *shop.Config) {
+	t.Helper()
+	for role, call := range map[string]func(grpc.ClientConnInterface) error{
+		shop.Orders: func(conn grpc.ClientConnInterface) error {
+			_, err := paymentsv1.NewOrdersServiceClient(conn).Place(ctx, &paymentsv1.PlaceRequest{Order: "free", Account: "alice", Cart: "car", Cents: 1})
+			return err
+		},
+		shop.Payments: func(conn grpc.ClientConnInterface) error {
+			_, err := paymentsv1.NewPaymentsServiceClient(conn).Settle(ctx, &paymentsv1.SettleRequest{Reference: "free", Account: "alice", Cents: 1})
+			return err
+		},
+		shop.Ledger: func(conn grpc.ClientConnInterface) error {
+			_, err := paymentsv1.NewLedgerServiceClient(conn).Book(ctx, &paymentsv1.BookRequest{Reference: "free", Account: "bob", Cents: 1})
+			return err
+		},
+		shop.Bank: func(conn grpc.ClientConnInterface) error {
+			_, err := paymentsv1.NewClearingServiceClient(conn).Transfer(ctx, &paymentsv1.TransferRequest{Reference: "free", Account: "bob", Cents: 1})
+			return err
+		},
+	} {
+		conn, err := c.Connect("alice", role, noop.NewTracerProvider())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := call(conn); status.Code(err) != codes.PermissionDenied {
+			t.Errorf("alice calls %s: %v", role, err)
+		}
+		_ = conn.Close()
 	}
 }

@@ -96,7 +96,7 @@ func parse(args []string, stderr io.Writer) (*flags, error) {
 	set.BoolVar(&f.stuck, "stuck", false, "as -hold, with a payment whose gateway stands still (docs/runbooks/stuck-key.md)")
 	set.BoolVar(&f.embedded, "embedded", false, "run in one process, without PostgreSQL and Redis")
 	set.IntVar(&f.carts, "carts", 300, "number of carts to buy with -embedded")
-	set.StringVar(&f.postgres, "postgres", "", "address of a PostgreSQL `server` that runs already, with a user postgres that may create databases")
+	set.StringVar(&f.postgres, "postgres", "", "address of a PostgreSQL `server` that runs already, with a user postgres that may create databases; those of the run are dropped at its end")
 	set.StringVar(&f.redis, "redis", "", "address of a Redis `server` that runs already")
 	if err := set.Parse(args); err != nil {
 		return nil, err
@@ -104,12 +104,16 @@ func parse(args []string, stderr io.Writer) (*flags, error) {
 	switch {
 	case set.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q", set.Arg(0))
-	case f.chaos < 0 || f.rate <= 0 || f.carts < 1:
-		return nil, errors.New("-chaos must not be negative, and -rate and -carts must be positive")
+	case f.chaos < 0 || !(f.rate > 0 && f.rate <= 1e6) || f.carts < 1:
+		return nil, errors.New("-chaos must not be negative, -rate must be positive and at most 1000000, and -carts positive")
 	case f.json && f.chaos == 0:
 		return nil, errors.New("-json needs -chaos")
 	case (f.embedded || f.hold || f.stuck) && f.chaos > 0 || f.embedded && (f.hold || f.stuck):
 		return nil, errors.New("only one of -chaos, -embedded and -hold or -stuck can be given")
+	case f.stuck && (f.native || !f.keys):
+		return nil, errors.New("-stuck needs keys, which -native and -idempotency=false turn off")
+	case f.embedded && (f.native || !f.keys || f.postgres != "" || f.redis != ""):
+		return nil, errors.New("-embedded shows both stacks, and uses no servers: -native, -idempotency, -postgres and -redis have no effect")
 	}
 	return f, nil
 }
@@ -129,7 +133,7 @@ func (f *flags) run(ctx context.Context, stdout, stderr io.Writer) error {
 	c, err := cluster.Start(ctx, cluster.Options{Program: program, Postgres: f.postgres, Redis: f.redis, Traces: f.chaos == 0, Config: f.config()})
 	switch {
 	case errors.Is(err, cluster.ErrMissing) && f.chaos == 0 && !f.hold && !f.stuck:
-		fmt.Fprintf(stderr, "payments: %v\nOn Debian: apt-get install postgresql redis-server. This is the story of one process without them.\n\n", err)
+		fmt.Fprintf(stderr, "payments: %v\nThis is the story of one process without them.\n\n", err)
 		return embedded.Run(ctx, stdout, f.carts)
 	case err != nil:
 		return err

@@ -56,7 +56,7 @@ func TestStory(t *testing.T) {
 		"she presses the button again (the same key) paid, the same order 1 × 19.99 €",
 		"she buys two tickets on purpose (two keys) paid, another order 2 × 5.00 €",
 		"bob happens to use the key of alice's chair paid, another order 2 × 80.00 €",
-		"bob asks for alice's receipt NotFound",
+		"bob asks for alice's receipt NotFound 2 × 80.00 €",
 		"alice uses the key of a pen for a car FailedPrecondition KEY_REUSED 1 × 2.00 €",
 		"is killed while alice buys a bicycle paid 1 × 499.00 €",
 		"the bank is down when alice buys a sofa pending 0 × 0.00 €",
@@ -143,14 +143,22 @@ func TestEmbeddedForm(t *testing.T) {
 func TestWrongFlagsAreReported(t *testing.T) {
 	t.Parallel()
 	for want, args := range map[string][]string{
-		"unexpected argument":   {"x"},
-		"must not be negative":  {"-chaos", "-1s"},
-		"-json needs -chaos":    {"-json"},
-		"only one of -chaos":    {"-embedded", "-chaos", "1s"},
-		"not defined":           {"-x"},
-		"there is no instance":  {"serve", "-config", emptyConfig(t), "-role", "x"},
-		"no such file":          {"serve", "-config", "/does/not/exist", "-role", "x"},
-		"flag provided but not": {"serve", "-x"},
+		"unexpected argument":        {"x"},
+		"must not be negative":       {"-chaos", "-1s"},
+		"-json needs -chaos":         {"-json"},
+		"only one of -chaos":         {"-embedded", "-chaos", "1s"},
+		"not defined":                {"-x"},
+		"there is no instance":       {"serve", "-config", emptyConfig(t), "-role", "x"},
+		"no such file":               {"serve", "-config", "/does/not/exist", "-role", "x"},
+		"flag provided but not":      {"serve", "-x"},
+		"-rate must be":              {"-chaos", "1s", "-rate", "NaN"},
+		"-stuck needs keys":          {"-stuck", "-native"},
+		"-embedded shows both":       {"-embedded", "-native"},
+		`unexpected argument "sofa"`: {"client", "buy", "-cart", "red", "sofa", "-key", "k"},
+		`"fly" is no command`:        {"client", "fly"},
+		`"" is no command`:           {"client", "-as", "bob"},
+		"not defined: -cart":         {"client", "receipt", "-cart", "book"},
+		"not defined: -order":        {"client", "buy", "-order", "o"},
 	} {
 		code, out, log := command(t, args...)
 		if !slices.Contains([]int{exitFailed, exitUsage}, code) || out != "" || !strings.Contains(log, want) {

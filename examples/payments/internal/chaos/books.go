@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/hopbound/hopbound/examples/payments/internal/cluster"
 	"github.com/hopbound/hopbound/examples/payments/internal/shop"
+	paymentsv1 "github.com/hopbound/hopbound/examples/payments/proto/hopbound/examples/payments/v1"
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
 )
 
-// Result is what the books say after a run.
+// Result is what the books say after a run. The reconciliation looks at every reference that a customer, an order, a payment,
+// an entry or the bank has, and at every answer that a customer got.
 type Result struct {
 	Seed     uint64  `json:"seed"`
 	Seconds  float64 `json:"seconds"`
@@ -21,18 +24,17 @@ type Result struct {
 
 	Acknowledged          int     `json:"acknowledged"`            // of these, with a receipt or the answer that they are pending
 	DoubleCharges         int     `json:"double_charges"`          // carts that the bank has charged, or the ledger has booked, more than once
-	LostPayments          int     `json:"lost_payments"`           // acknowledged, and the bank knows nothing of them
-	ChargesWithoutReceipt int     `json:"charges_without_receipt"` // transfers of the bank for which there is no order, or no payment that is marked as paid, or no entry
-	UnequalReplies        int     `json:"unequal_replies"`         // keys for which customers got different replies
+	LostPayments          int     `json:"lost_payments"`           // acknowledged or ordered, and the bank has not made the transfer
+	ChargesWithoutReceipt int     `json:"charges_without_receipt"` // transfers, payments and entries that are not those of the same order, payment and transfer, with the same account and cents
+	UnequalReplies        int     `json:"unequal_replies"`         // keys with different replies, with the order of another cart, with a receipt of other contents, or with an error that no retry can mend
 	UntoldRuns            int     `json:"untold_runs"`             // second runs of a key after one that may have had an effect, whose handler was not told that it takes over
 	LedgerSum             int64   `json:"ledger_sum"`              // in cents
-	LateCalls             int     `json:"late_calls"`              // that ended more than 100 ms after their deadline
+	LateCalls             int     `json:"late_calls"`              // calls of customers that ended more than 100 ms after their deadline
 	BankAmplification     float64 `json:"bank_amplification"`      // calls that reach the bank for each cart that is charged
 	Kills                 int     `json:"kills"`
 	Restarts              int     `json:"restarts"`
 
-	FalselyReused int `json:"-"` // calls that failed with KEY_REUSED, while releases with different requests were running
-
+	Patient  int `json:"-"` // payments of customers who do not give up
 	ToldRuns int `json:"-"` // second runs whose handler was told
 	Pending  int `json:"-"` // acknowledged as pending, and paid later
 }
@@ -42,7 +44,7 @@ func (r *Result) Check() error {
 	var errs []error
 	for name, n := range map[string]int{
 		"double charges": r.DoubleCharges, "lost payments": r.LostPayments, "charges without a receipt": r.ChargesWithoutReceipt,
-		"unequal replies": r.UnequalReplies, "runs that were not told": r.UntoldRuns, "false KEY_REUSED": r.FalselyReused,
+		"unequal replies": r.UnequalReplies, "runs that were not told": r.UntoldRuns,
 	} {
 		if n > 0 {
 			errs = append(errs, fmt.Errorf("%d %s", n, name))
@@ -50,6 +52,9 @@ func (r *Result) Check() error {
 	}
 	if r.LedgerSum != 0 {
 		errs = append(errs, fmt.Errorf("the ledger's sum is %d", r.LedgerSum))
+	}
+	if r.Acknowledged*10 < r.Patient*9 {
+		errs = append(errs, fmt.Errorf("only %d payments are acknowledged, of %d by customers who do not give up", r.Acknowledged, r.Patient))
 	}
 	return errors.Join(errs...)
 }
@@ -77,17 +82,26 @@ func awaitQueue(ctx context.Context, c *cluster.Cluster) error {
 	}
 }
 
-// order is what the databases have of an order.
-type order struct {
-	account, cart string
-	paid          bool
-	entries       int
+// books are those of everybody.
+type books struct {
+	orders    map[string]row // by reference, as all of these
+	payments  map[string]row
+	entries   map[string][]row
+	transfers map[string][]row // that the bank has made
+	calls     int              // of the bank
+	runs      []*shop.Run
 }
 
-// orders reads the databases of the services.
-func readOrders(ctx context.Context, c *cluster.Cluster) (map[string]*order, int64, error) {
-	all := map[string]*order{}
-	query := func(role, sql string, scan func(pgx.Rows) error) error {
+// row is a row of a table, or a line of the bank's books.
+type row struct {
+	account, cart string // the cart is only known of orders
+	cents         int64
+}
+
+// readBooks reads the databases of the services, the bank's books and the records of runs.
+func readBooks(ctx context.Context, c *cluster.Cluster) (*books, error) {
+	b := &books{orders: map[string]row{}, payments: map[string]row{}, entries: map[string][]row{}, transfers: map[string][]row{}}
+	query := func(role, sql string, add func(reference string, r row)) error {
 		conn, err := pgx.Connect(ctx, c.Config.URL(role))
 		if err != nil {
 			return err
@@ -97,48 +111,20 @@ func readOrders(ctx context.Context, c *cluster.Cluster) (map[string]*order, int
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
-		for rows.Next() {
-			if err := scan(rows); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
+		var reference string
+		var r row
+		_, err = pgx.ForEachRow(rows, []any{&reference, &r.account, &r.cart, &r.cents}, func() error {
+			add(reference, r)
+			return nil
+		})
+		return err
 	}
-	get := func(id string) *order {
-		if all[id] == nil {
-			all[id] = &order{}
-		}
-		return all[id]
-	}
-	var sum int64
 	err := errors.Join(
-		query(shop.Orders, `SELECT id, account, cart FROM orders`, func(rows pgx.Rows) error {
-			var id, account, cart string
-			err := rows.Scan(&id, &account, &cart)
-			get(id).account, get(id).cart = account, cart
-			return err
-		}),
-		query(shop.Payments, `SELECT reference FROM payments`, func(rows pgx.Rows) error {
-			var id string
-			err := rows.Scan(&id)
-			get(id).paid = true
-			return err
-		}),
-		query(shop.Ledger, `SELECT reference, cents FROM entries`, func(rows pgx.Rows) error {
-			var id string
-			var cents int64
-			err := rows.Scan(&id, &cents)
-			get(id).entries++
-			sum += cents
-			return err
+		query(shop.Orders, `SELECT id, account, cart, cents FROM orders`, func(reference string, r row) { b.orders[reference] = r }),
+		query(shop.Payments, `SELECT reference, account, '', cents FROM payments`, func(reference string, r row) { b.payments[reference] = r }),
+		query(shop.Ledger, `SELECT reference, account, '', cents FROM entries`, func(reference string, r row) {
+			b.entries[reference] = append(b.entries[reference], r)
 		}))
-	return all, sum, err
-}
-
-// reconcile compares what customers were told with the books of everybody.
-func reconcile(ctx context.Context, c *cluster.Cluster, payments []*payment) (*Result, error) {
-	orders, sum, err := readOrders(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -146,64 +132,107 @@ func reconcile(ctx context.Context, c *cluster.Cluster, payments []*payment) (*R
 	if err != nil {
 		return nil, err
 	}
-	runs, err := shop.ReadRuns(c.Config.Folder)
-	if err != nil {
-		return nil, err
-	}
-	r := &Result{Payments: len(payments), LedgerSum: sum}
-	made, calls, charged := map[string]bool{}, 0, map[[2]string]int{}
 	for _, t := range lines {
-		if !t.Made {
-			calls++
-			continue
+		if t.Made {
+			b.transfers[t.Reference] = append(b.transfers[t.Reference], row{account: t.Account, cents: t.Cents})
+		} else {
+			b.calls++
 		}
-		made[t.Reference] = true
-		o := orders[t.Reference]
-		if o == nil || o.cart == "" || !o.paid || o.entries == 0 {
+	}
+	b.runs, err = shop.ReadRuns(c.Config.Folder)
+	return b, err
+}
+
+// references returns all references that anybody knows.
+func (b *books) references() map[string]bool {
+	all := map[string]bool{}
+	for _, of := range []map[string]row{b.orders, b.payments} {
+		for reference := range of {
+			all[reference] = true
+		}
+	}
+	for _, of := range []map[string][]row{b.entries, b.transfers} {
+		for reference := range of {
+			all[reference] = true
+		}
+	}
+	return all
+}
+
+// compare compares the books with each other, and with what customers wanted and were told.
+func (b *books) compare(payments []*payment) *Result {
+	r := &Result{Payments: len(payments)}
+	wanted := map[row]bool{}
+	for _, p := range payments {
+		wanted[row{p.customer.Name, p.cart, p.cents}] = true
+	}
+	charged := map[row]int{}
+	for reference := range b.references() {
+		order, transfers, entries := b.orders[reference], b.transfers[reference], b.entries[reference]
+		for _, e := range entries {
+			r.LedgerSum += e.cents
+		}
+		if len(entries) > 2 {
+			r.DoubleCharges++
+		}
+		money := row{account: order.account, cents: order.cents}
+		booked := len(entries) == 2 && slices.Contains(entries, row{account: money.account, cents: -money.cents}) &&
+			slices.Contains(entries, row{account: "shop", cents: money.cents})
+		payment, paid := b.payments[reference]
+		var agree bool
+		if len(transfers) == 0 {
+			r.LostPayments++
+			agree = !paid && len(entries) == 0
+		} else {
+			charged[order] += len(transfers)
+			agree = wanted[order] && transfers[0] == money && payment == money && booked
+		}
+		if !agree {
 			r.ChargesWithoutReceipt++
-			continue
 		}
-		charged[[2]string{o.account, o.cart}]++
 	}
 	for _, n := range charged {
 		if n > 1 {
 			r.DoubleCharges++
 		}
 	}
-	for _, o := range orders {
-		if o.entries > 2 {
-			r.DoubleCharges++
-		}
-	}
-	r.countReplies(payments, made)
 	if len(charged) > 0 {
-		r.BankAmplification = float64(calls) / float64(len(charged))
+		r.BankAmplification = float64(b.calls) / float64(len(charged))
 	}
-	r.countRuns(runs)
-	return r, nil
+	for _, p := range payments {
+		b.checkReplies(r, p)
+	}
+	r.countRuns(b.runs)
+	return r
 }
 
-// countReplies counts what customers were told.
-func (r *Result) countReplies(payments []*payment, made map[string]bool) {
-	for _, p := range payments {
-		r.LateCalls += p.late
-		r.FalselyReused += p.reused
-		if len(p.replies) == 0 {
-			continue
-		}
+// checkReplies compares what a customer was told with the books.
+func (b *books) checkReplies(r *Result, p *payment) {
+	r.LateCalls += p.late
+	if !p.gaveUp {
+		r.Patient++
+	}
+	unequal := p.refused
+	if len(p.replies) > 0 {
 		r.Acknowledged++
-		if !made[p.replies[0].GetOrder()] {
+		first := p.replies[0]
+		mine := row{p.customer.Name, p.cart, p.cents}
+		if b.orders[first.GetOrder()] == (row{}) {
 			r.LostPayments++
+		} else if b.orders[first.GetOrder()] != mine {
+			unequal = true
 		}
 		for _, reply := range p.replies[1:] {
-			if !proto.Equal(reply, p.replies[0]) {
-				r.UnequalReplies++
-				break
-			}
+			unequal = unequal || !proto.Equal(reply, first)
 		}
-		if p.replies[0].GetState().Number() == 1 {
+		want := &paymentsv1.GetReceiptResponse{Order: first.GetOrder(), Account: mine.account, Cents: mine.cents, State: paymentsv1.PaymentState_PAYMENT_STATE_PAID}
+		unequal = unequal || !proto.Equal(p.receipt, want)
+		if first.GetState() == paymentsv1.PaymentState_PAYMENT_STATE_PENDING {
 			r.Pending++
 		}
+	}
+	if unequal {
+		r.UnequalReplies++
 	}
 }
 
@@ -235,12 +264,11 @@ func (r *Result) Print(out io.Writer) error {
   %6d lost payments
   %6d charges without a receipt
   %6d keys with unequal replies
-  %6d calls that were rejected although their key was not reused
   %6d second runs of a key that were told, %d that were not
   %6d cents is the sum of the ledger
   %6d calls ended late
   %6.3f calls of the bank for each cart that is charged
 `, r.Payments, r.Seconds, r.Kills, r.Restarts, r.Acknowledged, r.Pending, r.DoubleCharges, r.LostPayments, r.ChargesWithoutReceipt,
-		r.UnequalReplies, r.FalselyReused, r.ToldRuns, r.UntoldRuns, r.LedgerSum, r.LateCalls, r.BankAmplification)
+		r.UnequalReplies, r.ToldRuns, r.UntoldRuns, r.LedgerSum, r.LateCalls, r.BankAmplification)
 	return err
 }

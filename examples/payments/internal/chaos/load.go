@@ -12,6 +12,7 @@ import (
 	"github.com/hopbound/hopbound/examples/payments/internal/customer"
 	paymentsv1 "github.com/hopbound/hopbound/examples/payments/proto/hopbound/examples/payments/v1"
 	"github.com/hopbound/hopbound/idempotency"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -40,9 +41,10 @@ type payment struct {
 
 	mu      sync.Mutex
 	replies []*paymentsv1.BuyResponse
+	receipt *paymentsv1.GetReceiptResponse // that the customer gets in the end
 	tries   int
-	late    int // calls that ended too late
-	reused  int // calls that failed because the key was used for another request, which it never was
+	late    int  // calls that ended too late
+	refused bool // a call failed with an error that no retry can mend, such as KEY_REUSED
 }
 
 func newLoad(ctx context.Context, c *cluster.Cluster, o *Options) (*load, error) {
@@ -138,11 +140,38 @@ func (p *payment) try(ctx context.Context) bool {
 	if took > deadline+100*time.Millisecond {
 		p.late++
 	}
-	if status.Code(err) == codes.FailedPrecondition {
-		p.reused++
-	}
-	if err == nil {
+	switch status.Code(err) {
+	case codes.OK:
 		p.replies = append(p.replies, reply)
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Aborted, codes.ResourceExhausted:
+	default:
+		p.refused = true
 	}
 	return err == nil
+}
+
+// ask lets customers ask once more, and for their receipts, when everything has been paid for.
+func (l *load) ask(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for _, p := range l.payments {
+		if len(p.replies) > 0 {
+			g.Go(func() error { return p.ask(ctx) })
+		}
+	}
+	return g.Wait()
+}
+
+func (p *payment) ask(ctx context.Context) (err error) {
+	if !p.untilReply(ctx) {
+		return fmt.Errorf("%s has no answer any more", p.cart)
+	}
+	for range 10 {
+		p.receipt, err = p.customer.Receipt(ctx, p.replies[0].GetOrder())
+		if err == nil || status.Code(err) == codes.NotFound { // of which the comparison tells
+			return nil
+		}
+		sleep(ctx, 100*time.Millisecond)
+	}
+	return fmt.Errorf("the receipt of %s: %w", p.cart, err)
 }

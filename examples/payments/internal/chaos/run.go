@@ -48,10 +48,14 @@ func Run(ctx context.Context, c *cluster.Cluster, o Options) (*Result, error) {
 	if err := awaitQueue(ctx, c); err != nil {
 		return nil, err
 	}
-	r, err := reconcile(ctx, c, l.payments)
+	if err := l.ask(ctx); err != nil {
+		return nil, err
+	}
+	b, err := readBooks(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	r := b.compare(l.payments)
 	r.Seed, r.Seconds, r.Kills, r.Restarts = o.Seed, seconds, f.kills, f.restarts
 	return r, nil
 }

@@ -73,6 +73,12 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	if err := c.startStores(o); err != nil {
 		return c, err
 	}
+	if o.Postgres != "" || o.Redis != "" { // servers on which something else may be, such as an earlier run
+		c.Config.Prefix = fmt.Sprintf("payments_%08x_", rand.Uint32()) //nolint:gosec // it need not be secret
+	}
+	if o.Postgres != "" {
+		c.owner.Cleanup(func() { _ = shop.Drop(context.WithoutCancel(ctx), &c.Config) })
+	}
 	if err := shop.Migrate(ctx, &c.Config); err != nil {
 		return c, fmt.Errorf("creating tables: %w", err)
 	}
@@ -194,7 +200,7 @@ func (o *owner) Fatalf(format string, args ...any) { panic(failed{fmt.Errorf(for
 
 // Skipf ends the start, because something is not installed. The format is the advice for a test.
 func (o *owner) Skipf(_ string, args ...any) {
-	panic(failed{fmt.Errorf("%w: %s", ErrMissing, fmt.Sprint(args...))})
+	panic(failed{fmt.Errorf("%w: %s (on Debian: apt-get install postgresql redis-server)", ErrMissing, fmt.Sprint(args...))})
 }
 
 // Cleanup runs f when the cluster stops.

@@ -1,7 +1,7 @@
 package shop
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,7 +50,7 @@ func openBank(_ context.Context, c *Config, _ int, _ trace.TracerProvider) (*ser
 			b.transfers[t.Reference] = t
 		}
 	}
-	if b.books, err = os.OpenFile(c.BooksPath(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err != nil {
+	if b.books, err = openLines(c.BooksPath()); err != nil {
 		return nil, err
 	}
 	var rules []fault.Rule
@@ -145,23 +145,36 @@ func ReadRuns(folder string) (all []*Run, err error) {
 	return all, nil
 }
 
-// readLines reads a file of JSON lines. A file that does not exist is empty, and so is a last line that is cut.
+// readLines reads a file of JSON lines. A file that does not exist is empty. A last line that is cut counts as absent.
 func readLines[T any](path string) (all []*T, err error) {
-	f, err := os.Open(path)
+	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
+	for line := range bytes.Lines(text[:whole(text)]) {
 		t := new(T)
-		if err := json.Unmarshal(lines.Bytes(), t); err != nil {
+		if err := json.Unmarshal(line, t); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		all = append(all, t)
 	}
-	return all, lines.Err()
+	return all, nil
+}
+
+// whole returns the length of the lines that are not cut.
+func whole(text []byte) int { return bytes.LastIndexByte(text, '\n') + 1 }
+
+// openLines opens a file to append lines. A last line that is cut is removed.
+func openLines(path string) (*os.File, error) {
+	text, err := os.ReadFile(path)
+	if err == nil && whole(text) < len(text) {
+		err = os.Truncate(path, int64(whole(text)))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 }

@@ -3,6 +3,7 @@ package shop
 import (
 	"context"
 	"errors"
+	"log/slog"
 
 	"github.com/hopbound/hopbound/idempotency/pgstore"
 	"github.com/jackc/pgx/v5"
@@ -14,7 +15,11 @@ import (
 
 // URL returns the connection string of a role's database.
 func (c *Config) URL(role string) string {
-	return "postgres://postgres@" + c.Postgres + "/" + role + "?sslmode=disable"
+	return "postgres://postgres@" + c.Postgres + "/" + c.Prefix + role + "?sslmode=disable"
+}
+
+func (c *Config) admin(ctx context.Context) (*pgx.Conn, error) {
+	return pgx.Connect(ctx, "postgres://postgres@"+c.Postgres+"/postgres?sslmode=disable")
 }
 
 // database is a service's database, with the outcomes of its calls.
@@ -25,13 +30,13 @@ type database struct {
 
 // Migrate creates the databases and tables of all services.
 func Migrate(ctx context.Context, c *Config) error {
-	server, err := pgx.Connect(ctx, "postgres://postgres@"+c.Postgres+"/postgres?sslmode=disable")
+	server, err := c.admin(ctx)
 	if err != nil {
 		return err
 	}
 	defer server.Close(ctx)
 	for role, schema := range map[string]string{Orders: ordersSchema, Payments: paymentsSchema, Ledger: ledgerSchema} {
-		if _, err := server.Exec(ctx, "CREATE DATABASE "+role); err != nil {
+		if _, err := server.Exec(ctx, "CREATE DATABASE "+c.Prefix+role); err != nil {
 			return err
 		}
 		pool, err := pgxpool.New(ctx, c.URL(role))
@@ -49,6 +54,21 @@ func Migrate(ctx context.Context, c *Config) error {
 		}
 	}
 	return nil
+}
+
+// Drop drops the databases of all services.
+func Drop(ctx context.Context, c *Config) error {
+	server, err := c.admin(ctx)
+	if err != nil {
+		return err
+	}
+	defer server.Close(ctx)
+	var errs []error
+	for _, role := range []string{Orders, Payments, Ledger} {
+		_, err := server.Exec(ctx, "DROP DATABASE IF EXISTS "+c.Prefix+role+" WITH (FORCE)")
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // open opens a service's database.
@@ -87,7 +107,7 @@ func (d *database) inTx(ctx context.Context, f func(tx pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, d.pool, f)
 }
 
-// unavailable returns the error of a call that the database has failed.
+// unavailable returns the error of a call that the database has failed. The text of the database stays here.
 func unavailable(err error) error {
 	if err == nil {
 		return nil
@@ -95,5 +115,6 @@ func unavailable(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
-	return status.Errorf(codes.Unavailable, "the database: %v", err)
+	slog.Warn("the database has failed", "err", err)
+	return status.Error(codes.Unavailable, "the database has failed")
 }

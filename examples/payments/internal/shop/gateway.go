@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
+	"unicode"
 
 	paymentsv1 "github.com/hopbound/hopbound/examples/payments/proto/hopbound/examples/payments/v1"
 	"github.com/hopbound/hopbound/idempotency"
@@ -43,7 +45,11 @@ func openGateway(_ context.Context, c *Config, instance int, traces trace.Tracer
 	if err != nil {
 		return nil, err
 	}
-	store, err := redisstore.New(client)
+	var opts []redisstore.Option
+	if c.Prefix != "" {
+		opts = append(opts, redisstore.WithPrefix(c.Prefix))
+	}
+	store, err := redisstore.New(client, opts...)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +61,7 @@ func openGateway(_ context.Context, c *Config, instance int, traces trace.Tracer
 		}
 	}
 	g.orders, g.bank = paymentsv1.NewOrdersServiceClient(conns[0]), paymentsv1.NewClearingServiceClient(conns[1])
-	g.runs, err = os.OpenFile(runsPath(c.Folder, instance), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	g.runs, err = openLines(runsPath(c.Folder, instance))
 	return &service{
 		register: func(r grpc.ServiceRegistrar) { paymentsv1.RegisterGatewayServiceServer(r, g) },
 		store:    store,
@@ -73,8 +79,8 @@ func openGateway(_ context.Context, c *Config, instance int, traces trace.Tracer
 func (g *gateway) Buy(ctx context.Context, req *paymentsv1.BuyRequest) (*paymentsv1.BuyResponse, error) {
 	account := caller(ctx)
 	g.record(ctx, &Run{Tenant: account, TakenOver: idempotency.TakenOver(ctx)})
-	if req.GetCart() == "" || req.GetCents() <= 0 {
-		return nil, status.Error(codes.InvalidArgument, "a purchase needs a cart, and a positive price")
+	if !isName(req.GetCart()) || req.GetCents() <= 0 || req.GetCents() > maxCents {
+		return nil, status.Errorf(codes.InvalidArgument, "a purchase needs a cart, a text of up to 200 bytes, and a price of 1 to %d cents", int64(maxCents))
 	}
 	reference := string(idempotency.LastCheckpoint(ctx))
 	if reference == "" {
@@ -107,6 +113,14 @@ func (g *gateway) Buy(ctx context.Context, req *paymentsv1.BuyRequest) (*payment
 	return reply, nil
 }
 
+// maxCents is the highest price, 10 million euros.
+const maxCents = 1_000_000_000
+
+// isName reports whether a text of a customer can be stored.
+func isName(text string) bool {
+	return text != "" && len(text) <= 200 && !strings.ContainsFunc(text, unicode.IsControl)
+}
+
 // caller returns the name in the certificate of the customer. Hopbound scopes keys by the same certificate.
 func caller(ctx context.Context) string {
 	p, ok := peer.FromContext(ctx)
@@ -135,12 +149,18 @@ func (g *gateway) record(ctx context.Context, run *Run) {
 
 // GetReceipt says what became of an order of the customer.
 func (g *gateway) GetReceipt(ctx context.Context, req *paymentsv1.GetReceiptRequest) (*paymentsv1.GetReceiptResponse, error) {
+	if !isName(req.GetOrder()) {
+		return nil, status.Error(codes.InvalidArgument, "a receipt needs an order")
+	}
 	found, err := g.orders.FindOrder(ctx, &paymentsv1.FindOrderRequest{Order: req.GetOrder()})
 	if err != nil {
 		return nil, err
 	}
 	if found.GetAccount() != caller(ctx) {
 		return nil, status.Error(codes.NotFound, "there is no such order")
+	}
+	if found.GetState() == paymentsv1.PaymentState_PAYMENT_STATE_UNSPECIFIED {
+		return nil, status.Error(codes.Unavailable, "the state of the payment is not known now")
 	}
 	return &paymentsv1.GetReceiptResponse{Order: req.GetOrder(), Account: found.GetAccount(), Cents: found.GetCents(), State: found.GetState()}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"log/slog"
 	"time"
 
 	paymentsv1 "github.com/hopbound/hopbound/examples/payments/proto/hopbound/examples/payments/v1"
@@ -130,12 +131,15 @@ func (o *orders) Confirm(ctx context.Context, req *paymentsv1.ConfirmRequest) (*
 	}))
 }
 
-// FindOrder finds an order and asks for the state of its payment.
+// FindOrder finds an order and asks for the state of its payment. Without an answer, the state is unspecified.
 func (o *orders) FindOrder(ctx context.Context, req *paymentsv1.FindOrderRequest) (*paymentsv1.FindOrderResponse, error) {
 	found, err := o.find(ctx, req.GetOrder())
 	if err != nil {
 		return nil, err
 	}
 	payment, err := o.payments.FindPayment(ctx, &paymentsv1.FindPaymentRequest{Reference: req.GetOrder()})
-	return &paymentsv1.FindOrderResponse{Account: found.account, Cents: found.cents, State: payment.GetState()}, err
+	if err != nil {
+		slog.Debug("the state of a payment is not known", "order", req.GetOrder(), "err", err)
+	}
+	return &paymentsv1.FindOrderResponse{Account: found.account, Cents: found.cents, State: payment.GetState()}, nil
 }

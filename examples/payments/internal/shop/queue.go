@@ -2,6 +2,8 @@ package shop
 
 import (
 	"context"
+	"log/slog"
+	"math"
 	"time"
 
 	paymentsv1 "github.com/hopbound/hopbound/examples/payments/proto/hopbound/examples/payments/v1"
@@ -36,7 +38,7 @@ type payLaterArgs struct {
 // Kind names the job.
 func (payLaterArgs) Kind() string { return "pay_later" }
 
-// payLater makes payments that could not be made at once, and tries each until it is made.
+// payLater makes payments that could not be made at once, and tries each until it is made, however long that takes.
 type payLater struct {
 	river.WorkerDefaults[payLaterArgs]
 	orders   *orders
@@ -51,7 +53,8 @@ func newQueue(ctx context.Context, pool *pgxpool.Pool, w *payLater) (*river.Clie
 	river.AddWorker(workers, w)
 	queue, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
 		Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 8}}, Workers: workers,
-		FetchPollInterval: time.Second, RescueStuckJobsAfter: 2 * queueTimeout, JobTimeout: queueTimeout, MaxAttempts: 1000,
+		FetchPollInterval: time.Second, RescueStuckJobsAfter: 2 * queueTimeout, JobTimeout: queueTimeout,
+		MaxAttempts: math.MaxInt16, // by workers that crash: one that fails returns river.JobSnooze, which is no attempt
 	})
 	if err != nil {
 		return nil, err
@@ -59,8 +62,18 @@ func newQueue(ctx context.Context, pool *pgxpool.Pool, w *payLater) (*river.Clie
 	return queue, queue.Start(ctx)
 }
 
-// Work makes a payment, if nobody has. The bank knows it by the reference that the gateway has used.
+// Work makes a payment, if nobody has. A payment that cannot be made now is tried again later, without an end: customers have
+// been told that it is pending.
 func (w *payLater) Work(ctx context.Context, job *river.Job[payLaterArgs]) error {
+	if err := w.pay(ctx, job); err != nil {
+		slog.Warn("a payment is not made yet", "order", job.Args.Order, "err", err)
+		return river.JobSnooze(w.later)
+	}
+	return nil
+}
+
+// pay makes a payment. The bank knows it by the reference that the gateway has used.
+func (w *payLater) pay(ctx context.Context, job *river.Job[payLaterArgs]) error {
 	order, account, cents := job.Args.Order, job.Args.Account, job.Args.Cents
 	found, err := w.payments.FindPayment(ctx, &paymentsv1.FindPaymentRequest{Reference: order})
 	if err != nil || found.GetState() == paymentsv1.PaymentState_PAYMENT_STATE_PAID {
@@ -78,9 +91,4 @@ func (w *payLater) Work(ctx context.Context, job *river.Job[payLaterArgs]) error
 	_, err = w.payments.Settle(idempotency.WithKey(ctx, idempotency.Key("settle-"+order)),
 		&paymentsv1.SettleRequest{Reference: order, Account: account, Cents: cents})
 	return err
-}
-
-// NextRetry is when a queued payment is tried again: soon, and then every ten seconds.
-func (w *payLater) NextRetry(job *river.Job[payLaterArgs]) time.Time {
-	return time.Now().Add(min(time.Duration(job.Attempt)*w.later, 10*time.Second))
 }

@@ -14,6 +14,8 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // service is one service of the system.
@@ -55,7 +57,7 @@ func Serve(ctx context.Context, c *Config, role string, instance int) (err error
 	if err != nil {
 		return err
 	}
-	opts := append([]grpc.ServerOption{grpc.Creds(security)}, alive.ServerOptions()...)
+	opts := append([]grpc.ServerOption{grpc.Creds(security), grpc.ChainUnaryInterceptor(callersOf(role))}, alive.ServerOptions()...)
 	if role != Bank && !c.Native {
 		hopbound, err := c.interceptor(s.store, traces)
 		if err != nil {
@@ -67,6 +69,18 @@ func Serve(ctx context.Context, c *Config, role string, instance int) (err error
 	s.register(srv)
 	alive.Register(srv)
 	return serveUntil(ctx, srv, alive, c.Listen[role][instance], 2*c.Deadline)
+}
+
+// callersOf returns an interceptor that rejects the calls of everybody who has a certificate, and is no caller of the role.
+// Mutual TLS alone would let customers call the bank.
+func callersOf(role string) grpc.UnaryServerInterceptor {
+	callers := map[string][]string{Orders: {Gateway}, Payments: {Orders}, Ledger: {Payments}, Bank: {Gateway, Orders}}[role]
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		if role != Gateway && !slices.Contains(callers, caller(ctx)) {
+			return nil, status.Errorf(codes.PermissionDenied, "%q may not call %s", caller(ctx), role)
+		}
+		return next(ctx, req)
+	}
 }
 
 // serveUntil serves until the context ends. What is running then gets some time to finish.

@@ -1032,16 +1032,20 @@ const file_hopbound_examples_payments_v1_system_proto_rawDesc = "" +
 	"\x0eGatewayService\x12y\n" +
 	"\x03Buy\x12).hopbound.examples.payments.v1.BuyRequest\x1a*.hopbound.examples.payments.v1.BuyResponse\"\x1b\xfa\xba$\x17:\x15\x10\x01\x1a\x04\b\x80\xa3\x05\"\x04cart\"\x05cents\x12v\n" +
 	"\n" +
-	"GetReceipt\x120.hopbound.examples.payments.v1.GetReceiptRequest\x1a1.hopbound.examples.payments.v1.GetReceiptResponse\"\x03\x90\x02\x012\xe6\x02\n" +
-	"\rOrdersService\x12l\n" +
-	"\x05Place\x12+.hopbound.examples.payments.v1.PlaceRequest\x1a,.hopbound.examples.payments.v1.PlaceResponse\"\b\xfa\xba$\x04:\x02\x10\x01\x12r\n" +
-	"\aConfirm\x12-.hopbound.examples.payments.v1.ConfirmRequest\x1a..hopbound.examples.payments.v1.ConfirmResponse\"\b\xfa\xba$\x04:\x02\x10\x01\x12s\n" +
-	"\tFindOrder\x12/.hopbound.examples.payments.v1.FindOrderRequest\x1a0.hopbound.examples.payments.v1.FindOrderResponse\"\x03\x90\x02\x012\xfd\x01\n" +
-	"\x0fPaymentsService\x12o\n" +
-	"\x06Settle\x12,.hopbound.examples.payments.v1.SettleRequest\x1a-.hopbound.examples.payments.v1.SettleResponse\"\b\xfa\xba$\x04:\x02\x10\x01\x12y\n" +
-	"\vFindPayment\x121.hopbound.examples.payments.v1.FindPaymentRequest\x1a2.hopbound.examples.payments.v1.FindPaymentResponse\"\x03\x90\x02\x012z\n" +
-	"\rLedgerService\x12i\n" +
-	"\x04Book\x12*.hopbound.examples.payments.v1.BookRequest\x1a+.hopbound.examples.payments.v1.BookResponse\"\b\xfa\xba$\x04:\x02\x10\x012\x83\x01\n" +
+	"GetReceipt\x120.hopbound.examples.payments.v1.GetReceiptRequest\x1a1.hopbound.examples.payments.v1.GetReceiptResponse\"\x03\x90\x02\x012\xf2\x02\n" +
+	"\rOrdersService\x12r\n" +
+	"\x05Place\x12+.hopbound.examples.payments.v1.PlaceRequest\x1a,.hopbound.examples.payments.v1.PlaceResponse\"\x0e\xfa\xba$\n" +
+	":\b\x10\x01\x1a\x04\b\x80\xe9\x0f\x12x\n" +
+	"\aConfirm\x12-.hopbound.examples.payments.v1.ConfirmRequest\x1a..hopbound.examples.payments.v1.ConfirmResponse\"\x0e\xfa\xba$\n" +
+	":\b\x10\x01\x1a\x04\b\x80\xe9\x0f\x12s\n" +
+	"\tFindOrder\x12/.hopbound.examples.payments.v1.FindOrderRequest\x1a0.hopbound.examples.payments.v1.FindOrderResponse\"\x03\x90\x02\x012\x83\x02\n" +
+	"\x0fPaymentsService\x12u\n" +
+	"\x06Settle\x12,.hopbound.examples.payments.v1.SettleRequest\x1a-.hopbound.examples.payments.v1.SettleResponse\"\x0e\xfa\xba$\n" +
+	":\b\x10\x01\x1a\x04\b\x80\xe9\x0f\x12y\n" +
+	"\vFindPayment\x121.hopbound.examples.payments.v1.FindPaymentRequest\x1a2.hopbound.examples.payments.v1.FindPaymentResponse\"\x03\x90\x02\x012\x80\x01\n" +
+	"\rLedgerService\x12o\n" +
+	"\x04Book\x12*.hopbound.examples.payments.v1.BookRequest\x1a+.hopbound.examples.payments.v1.BookResponse\"\x0e\xfa\xba$\n" +
+	":\b\x10\x01\x1a\x04\b\x80\xe9\x0f2\x83\x01\n" +
 	"\x0fClearingService\x12p\n" +
 	"\bTransfer\x12..hopbound.examples.payments.v1.TransferRequest\x1a/.hopbound.examples.payments.v1.TransferResponse\"\x03\x90\x02\x02BdZ]github.com/hopbound/hopbound/examples/payments/proto/hopbound/examples/payments/v1;paymentsv1\x92\x03\x02\b\x02b\beditionsp\xe8\a"
 

@@ -178,7 +178,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// OrdersService keeps the orders.
+// OrdersService keeps the orders. It and the services behind it keep outcomes for longer than the gateway, which repeats its
+// calls of them when Buy is repeated.
 type OrdersServiceClient interface {
 	// Place records an order, and queues its payment, in case that nobody confirms it.
 	Place(ctx context.Context, in *PlaceRequest, opts ...grpc.CallOption) (*PlaceResponse, error)
@@ -230,7 +231,8 @@ func (c *ordersServiceClient) FindOrder(ctx context.Context, in *FindOrderReques
 // All implementations must embed UnimplementedOrdersServiceServer
 // for forward compatibility.
 //
-// OrdersService keeps the orders.
+// OrdersService keeps the orders. It and the services behind it keep outcomes for longer than the gateway, which repeats its
+// calls of them when Buy is repeated.
 type OrdersServiceServer interface {
 	// Place records an order, and queues its payment, in case that nobody confirms it.
 	Place(context.Context, *PlaceRequest) (*PlaceResponse, error)
