@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/hopbound/hopbound/examples/payments/internal/chaos"
 	"github.com/hopbound/hopbound/idempotency/storetest/services"
@@ -113,6 +112,20 @@ func TestBooksDoNotAgreeWithoutKeys(t *testing.T) {
 	}
 }
 
+// untilFaults collects what a run reports, and ends it at a number of faults.
+type untilFaults struct {
+	bytes.Buffer
+	n   int
+	end func()
+}
+
+func (u *untilFaults) Write(p []byte) (int, error) {
+	if u.n--; u.n == 0 {
+		u.end()
+	}
+	return u.Buffer.Write(p)
+}
+
 // An interrupt ends a run early. What was accepted is finished, and the books agree.
 func TestInterruptDrains(t *testing.T) {
 	if raceDetector {
@@ -120,14 +133,15 @@ func TestInterruptDrains(t *testing.T) {
 	}
 	services.Postgres(t)
 	services.Redis(t)
-	ctx, interrupt := context.WithTimeout(t.Context(), 8*time.Second)
+	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	var out, log bytes.Buffer
-	if code := run(ctx, []string{"-chaos", "1h", "-json"}, &out, &log); code != 0 {
+	var out bytes.Buffer
+	log := &untilFaults{n: 3, end: interrupt}
+	if code := run(ctx, []string{"-chaos", "1h", "-json"}, &out, log); code != 0 {
 		t.Fatalf("exit %d\n%s", code, log.String())
 	}
 	var r chaos.Result
-	if err := json.Unmarshal(out.Bytes(), &r); err != nil || r.Payments < 20 || r.Seconds > 60 {
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil || r.Payments < 10 || r.Seconds > 60 {
 		t.Errorf("%v: %s", err, out.String())
 	}
 }
