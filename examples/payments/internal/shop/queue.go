@@ -92,3 +92,6 @@ func (w *payLater) pay(ctx context.Context, job *river.Job[payLaterArgs]) error 
 		&paymentsv1.SettleRequest{Reference: order, Account: account, Cents: cents})
 	return err
 }
+
+// NextRetry is when a payment is tried again whose worker has crashed.
+func (w *payLater) NextRetry(*river.Job[payLaterArgs]) time.Time { return time.Now().Add(w.later) }
