@@ -13,7 +13,7 @@ import (
 // that it returns must not be changed afterwards.
 //
 // A source of policies may also have a method MethodPolicies() [MethodPolicies], which returns all policies that it has
-// now. With it, [Client.Check] checks them, and metrics name the methods that are named in them.
+// now. Then [Client.Check] checks these policies, and metrics have the names of their methods as attributes.
 type Policies interface {
 	ForMethod(fullMethod string) Policy
 }

@@ -56,7 +56,7 @@ type Status struct {
 
 // Open reads a file. Location is a path, or a URL that begins with http:// or https://. Open returns an error if an
 // option is invalid, or if the file is invalid or cannot be read. An invalid file has an error with its location,
-// line and field for each mistake, joined.
+// line and field for each of the first 100 mistakes, joined.
 //
 // Open reads the file once. [File.Watch] and [File.Reload] read it again. Open a file once in a process, for all of its
 // clients: each File reads and measures for itself.
@@ -101,8 +101,8 @@ func (f *File) ForMethod(fullMethod string) interceptors.Policy {
 	return f.state.Load().config.policies.ForMethod(fullMethod)
 }
 
-// MethodPolicies returns all policies in use, by the names of their entries. They must not be changed. With it,
-// [interceptors.Client.Check] checks the policies in use, and metrics name the methods that have an entry of their own.
+// MethodPolicies returns all policies in use, by the names of their entries. They must not be changed. With
+// it, [interceptors.Client.Check] checks these policies, and metrics have the names of their methods as attributes.
 func (f *File) MethodPolicies() interceptors.MethodPolicies { return f.state.Load().config.policies }
 
 // Apply sets the modes of a client and of servers to those of the file, now and whenever a new version is loaded. It
@@ -169,7 +169,7 @@ func (f *File) Reload(ctx context.Context) error {
 		return f.fail(ctx, "unreadable", nil, err)
 	case last.read != nil && bytes.Equal(text, last.read):
 		return last.err
-	case bytes.Equal(text, last.text): // it is as it was before it could not be read, or was invalid
+	case bytes.Equal(text, last.text): // the text in use is back, after one that was invalid or could not be read
 		f.state.Store(&state{config: last.config, text: last.text, loaded: last.loaded, read: text})
 		f.count(ctx, "ok")
 		f.settings.logger.LogAttrs(ctx, slog.LevelInfo, "hopbound: the policies in use are again those of the file",

@@ -24,10 +24,9 @@ var (
 	}
 )
 
-// The greatest number of characters of a version, which is an attribute of a metric, and of bytes of a name.
 const (
-	maxVersion = 100
-	maxName    = 500
+	maxVersion = 100 // characters; a version is an attribute of a metric
+	maxName    = 500 // bytes
 )
 
 // config is the content of a file.
@@ -43,7 +42,7 @@ type modes struct {
 	byName map[string]interceptors.Mode
 }
 
-// parse reads a text. It returns all errors, joined, each with the name of the file, the line and the path of the field.
+// parse reads a text. It returns the first 100 errors, joined, each with the name of the file, the line and the path of the field.
 func parse(name string, text []byte) (config, error) {
 	r := &reader{name: name, lines: map[string]int{}, config: config{
 		policies: interceptors.MethodPolicies{},
@@ -119,7 +118,7 @@ func (r *reader) method(at place, lines map[string]int) {
 		r.failf(named.Line, at.path+".name", "%q is also the name of the entry in line %d", name, lines[name])
 	case hasMode && name == "":
 		r.failf(named.Line, at.path+".mode", "the mode of all methods is the field mode of the file")
-	case len(at.Content) == 2:
+	case len(at.Content) == 2: // the entry has only its name
 		r.failf(named.Line, at.path, "%q has neither a policy nor a mode", name)
 	case name == "" && p.KeyField != "":
 		r.failf(r.lines[at.path+".keyField"], at.path+".keyField", "must not be set for all methods: calls whose request has no such field would fail")
@@ -137,14 +136,14 @@ func (r *reader) method(at place, lines map[string]int) {
 	}
 }
 
-// An error of the library about a field of a policy, such as Retry.MaxAttempts.
+// aboutField matches an error that begins with the name of a field of a policy, as package policy writes it.
 var (
 	aboutField = regexp.MustCompile(`^field ([\w.]+) (.*)`)
 	capital    = regexp.MustCompile(`\b[A-Z]`)
 )
 
-// validate reports what the library finds wrong with a policy or its name, in the line of the field that it names, if it
-// names one.
+// validate reports the errors of [interceptors.MethodPolicies.Validate]. An error that begins with a field, such as
+// Retry.MaxAttempts, is reported at the line of that field, and any other at the line of the entry.
 func (r *reader) validate(line int, path, name string, p interceptors.Policy) {
 	err := (interceptors.MethodPolicies{name: p}).Validate()
 	if err == nil {

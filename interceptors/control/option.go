@@ -63,8 +63,8 @@ func WithMeterProvider(provider metric.MeterProvider) Option {
 	}
 }
 
-// WithHTTPClient sets the client that reads a URL, for example one with a client certificate. Each read has 10 s,
-// even if the client has no timeout. WithHTTPClient has no effect on a path.
+// WithHTTPClient sets the client that reads a URL, for example one with a client certificate. A read fails
+// after 10 s, or earlier if the client has a shorter timeout. WithHTTPClient has no effect on a path.
 func WithHTTPClient(client *http.Client) Option {
 	return func(s *settings) error {
 		if client == nil {

@@ -21,7 +21,7 @@ const maxRead = 10 * time.Second
 // source is where a file is read from. It must not be read concurrently.
 type source struct {
 	location string
-	name     string       // the location in errors, logs and metrics, without what may be a secret
+	name     string       // the location in errors, logs and metrics, without user, password, query and fragment
 	client   *http.Client // nil if the location is a path
 
 	// What a URL returned last.

@@ -29,12 +29,13 @@ class Call {
     if (deadline < Infinity) this.options = { ...options, deadline: Date.now() + Math.floor((deadline - now()) / 1000) };
     Object.assign(this, { request, deadline, listener, metadata: metadata.clone() });
     const write = !hop.safe.has(path), keys = metadata.get(KEY);
-    const copied = keys.every((key) => current?.keys.includes(key)); // a key that the handler has copied is not its choice
-    const chosen = !copied && keys.length === 1 && wire.parseKey(keys[0]) !== undefined;
-    const child = write && copied && request.key !== undefined;
-    if (copied) this.metadata.remove(KEY);
+    const isOwn = (key) => current?.keys.includes(key) || (current?.key !== undefined && wire.parseKey(key) === current.key);
+    const forwarded = keys.every(isOwn); // a key that the handler has forwarded is not its choice
+    const chosen = !forwarded && keys.length === 1 && wire.parseKey(keys[0]) !== undefined;
+    const child = write && forwarded && request.key !== undefined;
+    if (forwarded) this.metadata.remove(KEY);
     this.isSafe = () => !write || hop.idempotent.has(path) || chosen || (child && (hop.keyed.has(path) || target.stores.has(path)));
-    this.observed = write && copied && request.k ? 1 : undefined;
+    this.observed = write && forwarded && request.k ? 1 : undefined;
     if (!child) return;
     request.steps.set(path, (request.steps.get(path) ?? 0) + 1);
     this.metadata.set(KEY, wire.childKey(request.tenant, request.path, request.key, path, request.steps.get(path)));
@@ -139,7 +140,7 @@ class Call {
   // refusal returns the cause for which there is no other attempt, if there is one. The order is that of wire.md.
   refusal({ code, metadata }, pause, stop, unsent) {
     const { target, request } = this, deadline = Math.min(this.deadline, request.deadline);
-    const t = now() + 2000; // grpc-js has whole milliseconds, and rounds them down twice
+    const t = now() + 2000; // grpc-js rounds a deadline down to whole milliseconds twice
     const running = () => ['IN_PROGRESS', 'LEASE_LOST'].some((r) => metadata.get(DETAILS)[0]?.includes(wire.errorInfo(r)));
     if (t >= deadline) return t >= request.deadline ? 'ended' : 'gave up';
     if (this.cancelled) return code;

@@ -8,7 +8,7 @@ const { Request, Target } = require('./budget');
 const { Call } = require('./call');
 const wire = require('./wire');
 
-const YEAR = BigInt(365 * 86400 * 1e6); // grpc-js has no longer deadlines
+const YEAR = BigInt(365 * 86400 * 1e6); // longer deadlines count as none, because grpc-js cannot represent them
 const { now, CONTEXT, REPORT, KEY, DETAILS, PUSHBACK, PREVIOUS } = wire;
 
 // Hop makes a service a hop. README.md describes its settings.
@@ -24,7 +24,7 @@ class Hop {
     const numbers = { perRequest: 10, burst: 3, ratio: 0.2, minPerSecond: 0.02 };
     Object.assign(this, numbers, { edge: false, tenant: () => '' }, Object.fromEntries(given));
     for (const name of Object.keys(numbers)) {
-      if (!Number.isFinite(this[name]) || this[name] < 0) throw new TypeError(`${name} must be a number, and not negative`);
+      if (!Number.isFinite(this[name]) || this[name] < 0) throw new TypeError(`${name} must be a finite number and must not be negative`);
     }
     for (const methods of ['safe', 'idempotent', 'keyed']) this[methods] = new Set(settings[methods]);
   }
@@ -56,7 +56,7 @@ class Hop {
         onReceiveMetadata: (metadata, next) => {
           try {
             request = this.receive(method.path, metadata, call);
-          } catch { // of tenant, which is not the hop's
+          } catch { // tenant, a function of the application, has failed
             return intercepted.sendStatus(failure('UNAUTHENTICATED', 'the caller has no tenant'));
           }
           const left = (request.deadline - now()) / 1000;
@@ -82,7 +82,7 @@ class Hop {
     const start = now(), [value, ...more] = metadata.get(CONTEXT), keys = metadata.get(KEY);
     const fields = (!this.edge && value !== undefined && more.length === 0 && wire.parseContext(value)) || {};
     const timeout = call.getDeadline() === Infinity ? undefined : BigInt(Math.round((call.getDeadline() - Date.now()) * 1000));
-    const peer = /:[0-9]+$/.test(call.getPeer()) ? call.getPeer() : undefined; // a Unix socket does not tell connections apart
+    const peer = /:[0-9]+$/.test(call.getPeer()) ? call.getPeer() : undefined; // all connections of a Unix socket have the same peer
     const left = this.receiver.remaining(peer, fields, BigInt(start), timeout);
     return new Request(this, fields, {
       path, start, deadline: left === undefined || left > YEAR ? Infinity : start + Number(left), tenant: String(this.tenant(call) ?? ''),

@@ -34,16 +34,17 @@ class Call:
     def _choose_key(self, sent, received):
         hop, request, method = self._hop, self._request, self._details.method
         write = method not in hop.safe
-        copied = set(sent) <= set(received)  # a key that the handler has copied is not its choice
-        chosen = not copied and len(sent) == 1 and wire.parse_key(sent[0]) is not None
-        child = write and copied and request.key is not None
-        self._keys = [] if copied else sent
+        own = {*received, *({f'"{request.key}"', request.key} if request.key else ())}
+        forwarded = set(sent) <= own  # a key that the handler has forwarded is not its choice
+        chosen = not forwarded and len(sent) == 1 and wire.parse_key(sent[0]) is not None
+        child = write and forwarded and request.key is not None
+        self._keys = [] if forwarded else sent
         if child:
             request.steps[method] = request.steps.get(method, 0) + 1
             self._keys = [wire.child_key(request.tenant, request.method, request.key, method, request.steps[method])]
         repeatable = not write or method in hop.idempotent or chosen
         self._is_safe = lambda: repeatable or child and (method in hop.keyed or method in self._target.stores)
-        self._observed = request.observed or None if write and copied else None
+        self._observed = (request.observed if write and forwarded else None) or None
 
     def run(self, continuation, message):
         request, last, pause, cause = self._request, None, None, None
@@ -154,13 +155,13 @@ class Call:
         return None if self._credit or request.free() > 0 else "no tokens"
 
 
-def _unsent(outcome):
-    """Says whether gRPC found no connection. Only its core shows that, in these texts. A server's status has others."""
-    describe = getattr(outcome, "debug_error_string", str)
-    return (describe() or "").startswith(_UNSENT)
-
-
 _UNSENT = tuple(
     "UNKNOWN:" + text
     for text in ("failed to connect to all addresses", "connections to all backends failing", "DNS resolution failed")
 )
+
+
+def _unsent(outcome):
+    """Says whether no connection was picked. grpcio shows this only in the debug text, which begins with one of _UNSENT."""
+    describe = getattr(outcome, "debug_error_string", str)
+    return (describe() or "").startswith(_UNSENT)

@@ -56,7 +56,7 @@ class Hop(grpc.ServerInterceptor):
             return self._targets[target]
 
     def time_remaining(self):
-        """Returns the seconds that the request of the current handler has left, or None. Handlers should end before."""
+        """Returns the seconds that the request of the current handler has left, or None. A handler should end within it."""
         request = self.current.get(None)
         return None if request is None or request.deadline == NEVER else max(0, request.deadline - now()) / SECOND
 
@@ -87,7 +87,7 @@ class Hop(grpc.ServerInterceptor):
         fields = not self._edge and len(contexts) == 1 and wire.parse_context(contexts[0]) or {}
         timeout = context.time_remaining()  # centuries if there is no deadline
         timeout = None if timeout is None or timeout * SECOND > YEAR else int(timeout * SECOND) + now() - received
-        peer = context.peer() if re.search(":[0-9]+$", context.peer()) else None  # a Unix socket does not tell connections apart
+        peer = context.peer() if re.search(":[0-9]+$", context.peer()) else None  # all connections of a Unix socket have the same peer
         with self.lock:
             left = self._receiver.remaining(peer, fields, received, timeout)
         deadline = NEVER if left is None or left > YEAR else received + left
@@ -101,7 +101,7 @@ class Hop(grpc.ServerInterceptor):
     def _answer(self, request, context, failed):
         metadata = without(context.trailing_metadata(), REPORT)
         own, _ = wire.parse_pushback(values(metadata, PUSHBACK))
-        code = context.code() or grpc.StatusCode.UNKNOWN  # which an exception becomes
+        code = context.code() or grpc.StatusCode.UNKNOWN  # an exception in a handler becomes UNKNOWN
         with self.lock:
             report, mark = request.end(code, failed, own)
         if mark:

@@ -46,7 +46,7 @@ func TestSoundBooksHaveNoFault(t *testing.T) {
 	if err := r.Check(); err != nil {
 		t.Error(err)
 	}
-	want := Result{Payments: 3, Acknowledged: 3, BankAmplification: 1, Patient: 3, ToldRuns: 1, Pending: 1}
+	want := Result{Payments: 3, Acknowledged: 3, BankAmplification: 1, Patient: 3, Answered: 3, ToldRuns: 1, Pending: 1}
 	if *r != want {
 		t.Errorf("got  %+v\nwant %+v", *r, want)
 	}
@@ -94,7 +94,7 @@ func TestEachFaultIsFound(t *testing.T) {
 		"a receipt with another price":        {func(_ *books, p []*payment) { p[0].receipt.Cents = 1 }, unequal},
 		"a receipt of somebody else":          {func(_ *books, p []*payment) { p[0].receipt.Account = "bob" }, unequal},
 		"a second run that is not told":       {func(b *books, _ []*payment) { b.runs[3].TakenOver = false }, untold},
-		"two payments without acknowledgment": {func(_ *books, p []*payment) { p[0].replies, p[1].replies = nil, nil }, func(r *Result) int { return r.Patient - r.Acknowledged }},
+		"two payments without acknowledgment": {func(_ *books, p []*payment) { p[0].replies, p[1].replies = nil, nil }, func(r *Result) int { return r.Patient - r.Answered }},
 	} {
 		b, payments := sound()
 		tc.plant(b, payments)

@@ -44,7 +44,7 @@ type payment struct {
 	receipt *paymentsv1.GetReceiptResponse // that the customer gets in the end
 	tries   int
 	late    int  // calls that ended too late
-	refused bool // a call failed with an error that no retry can mend, such as KEY_REUSED
+	refused bool // a call failed with an error that is not retryable, such as KEY_REUSED
 }
 
 func newLoad(ctx context.Context, c *cluster.Cluster, o *Options) (*load, error) {
@@ -150,7 +150,7 @@ func (p *payment) try(ctx context.Context) bool {
 	return err == nil
 }
 
-// ask lets customers ask once more, and for their receipts, when everything has been paid for.
+// ask repeats every acknowledged purchase and gets its receipt. Call it once the queue is empty.
 func (l *load) ask(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
@@ -164,11 +164,11 @@ func (l *load) ask(ctx context.Context) error {
 
 func (p *payment) ask(ctx context.Context) (err error) {
 	if !p.untilReply(ctx) {
-		return fmt.Errorf("%s has no answer any more", p.cart)
+		return fmt.Errorf("%s: no reply when asked again", p.cart)
 	}
 	for range 10 {
 		p.receipt, err = p.customer.Receipt(ctx, p.replies[0].GetOrder())
-		if err == nil || status.Code(err) == codes.NotFound { // of which the comparison tells
+		if err == nil || status.Code(err) == codes.NotFound { // compare counts a missing receipt
 			return nil
 		}
 		sleep(ctx, 100*time.Millisecond)

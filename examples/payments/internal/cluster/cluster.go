@@ -73,7 +73,7 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	if err := c.startStores(o); err != nil {
 		return c, err
 	}
-	if o.Postgres != "" || o.Redis != "" { // servers on which something else may be, such as an earlier run
+	if o.Postgres != "" || o.Redis != "" { // a shared server may still hold the data of other runs
 		c.Config.Prefix = fmt.Sprintf("payments_%08x_", rand.Uint32()) //nolint:gosec // it need not be secret
 	}
 	if o.Postgres != "" {

@@ -145,8 +145,8 @@ type network struct {
 }
 
 // lose loses the first reply for every third account by cutting the connection. The other calls on the connection lose
-// their replies too. The number of cuts has a limit, so that all customers get their receipts at last, however slow the
-// machine is.
+// their replies too. The number of cuts has a limit, so that every customer gets a receipt in the end, also on a slow
+// machine.
 func (n *network) lose(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	reply, err := next(ctx, req)
 	charge, ok := req.(*paymentsv1.ChargeRequest)

@@ -23,7 +23,7 @@ type Config struct {
 
 	Postgres string              `json:"postgres"` // address of the server
 	Redis    string              `json:"redis"`    // as above
-	Prefix   string              `json:"prefix"`   // of the names of databases and of the keys in Redis, if the servers are not the system's own
+	Prefix   string              `json:"prefix"`   // of database names and Redis keys; empty if the servers are the system's own
 	Folder   string              `json:"folder"`   // with the certificates, the bank's books and the records of runs
 	Listen   map[string][]string `json:"listen"`   // by role: the address of each instance
 	Targets  map[string][]string `json:"targets"`  // by role: the addresses at which others reach these

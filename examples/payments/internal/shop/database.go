@@ -107,7 +107,8 @@ func (d *database) inTx(ctx context.Context, f func(tx pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, d.pool, f)
 }
 
-// unavailable returns the error of a call that the database has failed. The text of the database stays here.
+// unavailable returns the error of a call that the database has failed. The database's message is
+// logged, and is not sent to callers.
 func unavailable(err error) error {
 	if err == nil {
 		return nil

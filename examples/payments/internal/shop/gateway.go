@@ -80,7 +80,7 @@ func (g *gateway) Buy(ctx context.Context, req *paymentsv1.BuyRequest) (*payment
 	account := caller(ctx)
 	g.record(ctx, &Run{Tenant: account, TakenOver: idempotency.TakenOver(ctx)})
 	if !isName(req.GetCart()) || req.GetCents() <= 0 || req.GetCents() > maxCents {
-		return nil, status.Errorf(codes.InvalidArgument, "a purchase needs a cart, a text of up to 200 bytes, and a price of 1 to %d cents", int64(maxCents))
+		return nil, status.Errorf(codes.InvalidArgument, "cart must have 1 to 200 bytes without control characters, and cents must be between 1 and %d", int64(maxCents))
 	}
 	reference := string(idempotency.LastCheckpoint(ctx))
 	if reference == "" {
@@ -116,7 +116,7 @@ func (g *gateway) Buy(ctx context.Context, req *paymentsv1.BuyRequest) (*payment
 // maxCents is the highest price, 10 million euros.
 const maxCents = 1_000_000_000
 
-// isName reports whether a text of a customer can be stored.
+// isName reports whether text has 1 to 200 bytes and no control characters.
 func isName(text string) bool {
 	return text != "" && len(text) <= 200 && !strings.ContainsFunc(text, unicode.IsControl)
 }
@@ -150,7 +150,7 @@ func (g *gateway) record(ctx context.Context, run *Run) {
 // GetReceipt says what became of an order of the customer.
 func (g *gateway) GetReceipt(ctx context.Context, req *paymentsv1.GetReceiptRequest) (*paymentsv1.GetReceiptResponse, error) {
 	if !isName(req.GetOrder()) {
-		return nil, status.Error(codes.InvalidArgument, "a receipt needs an order")
+		return nil, status.Error(codes.InvalidArgument, "order must have 1 to 200 bytes without control characters")
 	}
 	found, err := g.orders.FindOrder(ctx, &paymentsv1.FindOrderRequest{Order: req.GetOrder()})
 	if err != nil {
@@ -160,7 +160,7 @@ func (g *gateway) GetReceipt(ctx context.Context, req *paymentsv1.GetReceiptRequ
 		return nil, status.Error(codes.NotFound, "there is no such order")
 	}
 	if found.GetState() == paymentsv1.PaymentState_PAYMENT_STATE_UNSPECIFIED {
-		return nil, status.Error(codes.Unavailable, "the state of the payment is not known now")
+		return nil, status.Error(codes.Unavailable, "the state of the payment is unknown; try again later")
 	}
 	return &paymentsv1.GetReceiptResponse{Order: req.GetOrder(), Account: found.GetAccount(), Cents: found.GetCents(), State: found.GetState()}, nil
 }

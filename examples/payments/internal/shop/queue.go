@@ -54,7 +54,7 @@ func newQueue(ctx context.Context, pool *pgxpool.Pool, w *payLater) (*river.Clie
 	queue, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
 		Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 8}}, Workers: workers,
 		FetchPollInterval: time.Second, RescueStuckJobsAfter: 2 * queueTimeout, JobTimeout: queueTimeout,
-		MaxAttempts: math.MaxInt16, // by workers that crash: one that fails returns river.JobSnooze, which is no attempt
+		MaxAttempts: math.MaxInt16, // only crashes count: a worker that fails returns river.JobSnooze
 	})
 	if err != nil {
 		return nil, err
@@ -62,8 +62,8 @@ func newQueue(ctx context.Context, pool *pgxpool.Pool, w *payLater) (*river.Clie
 	return queue, queue.Start(ctx)
 }
 
-// Work makes a payment, if nobody has. A payment that cannot be made now is tried again later, without an end: customers have
-// been told that it is pending.
+// Work makes a payment, if nobody has. A payment that cannot be made now is retried until it succeeds: customers have been
+// told that it is pending.
 func (w *payLater) Work(ctx context.Context, job *river.Job[payLaterArgs]) error {
 	if err := w.pay(ctx, job); err != nil {
 		slog.Warn("a payment is not made yet", "order", job.Args.Order, "err", err)
@@ -93,5 +93,5 @@ func (w *payLater) pay(ctx context.Context, job *river.Job[payLaterArgs]) error 
 	return err
 }
 
-// NextRetry is when a payment is tried again whose worker has crashed.
+// NextRetry returns when to retry a payment whose worker has crashed.
 func (w *payLater) NextRetry(*river.Job[payLaterArgs]) time.Time { return time.Now().Add(w.later) }

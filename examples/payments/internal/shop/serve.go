@@ -71,8 +71,8 @@ func Serve(ctx context.Context, c *Config, role string, instance int) (err error
 	return serveUntil(ctx, srv, alive, c.Listen[role][instance], 2*c.Deadline)
 }
 
-// callersOf returns an interceptor that rejects the calls of everybody who has a certificate, and is no caller of the role.
-// Mutual TLS alone would let customers call the bank.
+// callersOf returns an interceptor that rejects calls of certificate holders that are not callers of the role. A gateway
+// accepts every certificate. Mutual TLS alone would let customers call the bank.
 func callersOf(role string) grpc.UnaryServerInterceptor {
 	callers := map[string][]string{Orders: {Gateway}, Payments: {Orders}, Ledger: {Payments}, Bank: {Gateway, Orders}}[role]
 	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
