@@ -44,7 +44,9 @@ type handler struct {
 // [NewTransport] continues its caller's.
 //
 // A request fails if its status is 401, 403, 408, 425, 429 or at least 500, or if it is 409 and [WriteError] has written it
-// for ABORTED, for example because another request with the same key is still running. If a failed call has caused the
+// for ABORTED, for example because another request with the same key is still running. A handler that returns without
+// writing after its context has ended has failed, too: the status is 499 or 504. So has one whose response would be stored
+// and has another length than its Content-Length says: the status is 500. If a failed call has caused the
 // failure, the response has the header grpc-retry-pushback-ms: -1, and callers do not retry the request. All responses of
 // requests that do not fail are outcomes: the server's store keeps them under the request's Idempotency-Key, and a
 // repeated request receives the stored response with the header Idempotency-Replayed. Errors of Hopbound are answered as
@@ -78,7 +80,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	method := fullMethod(r.Method)
 	stream := &serverStream{method: method}
 	response := &response{ResponseWriter: w, stream: stream, started: time.Now(), fromHop: r.Header.Get(contextHeader) != ""}
-	ctx, cancel := h.deadline(r)
+	response.observed = h.observes(method)
+	ctx, cancel := h.deadline(r, response.observed)
 	defer cancel()
 	md, info := h.metadata(r)
 	ctx = peer.NewContext(ctx, &peer.Peer{Addr: address(r.RemoteAddr), AuthInfo: info})
@@ -105,8 +108,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // deadline returns the context of a request with the deadline that its caller has asked for.
-func (h *handler) deadline(r *http.Request) (context.Context, context.CancelFunc) {
-	if h.observes(fullMethod(r.Method)) {
+func (h *handler) deadline(r *http.Request, observed bool) (context.Context, context.CancelFunc) {
+	if observed {
 		return r.Context(), func() {}
 	}
 	timeout, ok := parseTimeout(r.Header.Get(timeoutHeader))

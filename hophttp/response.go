@@ -33,12 +33,14 @@ type response struct {
 	started time.Time
 	fromHop bool // the caller has sent a hop-context, and reads a report
 
+	observed   bool // nothing changes what the handler answers
 	keyIgnored bool // the caller has sent a key, and is unknown
 
 	allotment *budget.Allotment
-	lent      int         // tokens that the caller has lent; 0 at a root
-	stored    bool        // a store keeps the outcome, so that all of the response is held back
-	header    http.Header // of a stored outcome; the writer's own otherwise
+	lent      int             // tokens that the caller has lent; 0 at a root
+	ctx       context.Context //nolint:containedctx // of the run
+	stored    bool            // a store keeps the outcome, so that all of the response is held back
+	header    http.Header     // of a stored outcome; the writer's own otherwise
 
 	status   int
 	body     bytes.Buffer
@@ -48,6 +50,7 @@ type response struct {
 
 // run prepares for the run of the handler with context ctx. It forgets an earlier run, whose transaction was rolled back.
 func (r *response) run(ctx context.Context) {
+	r.ctx = ctx
 	if r.allotment, _ = budget.FromContext(ctx); r.allotment != nil {
 		r.lent = r.allotment.Free()
 	}
@@ -162,7 +165,14 @@ func (f *failure) GRPCStatus() *status.Status { return f.status }
 
 // outcome returns the result of the handler.
 func (r *response) outcome() (any, error) {
-	if r.status == 0 && !r.hijacked {
+	switch ended := r.ctx.Err(); {
+	case ended != nil && r.status == 0 && !r.hijacked && !r.observed: // the handler has given up
+		WriteError(r, ended)
+	case r.stored && !r.isComplete():
+		r.status = 0
+		r.body.Reset()
+		WriteError(r, status.Error(codes.Internal, "the response is shorter or longer than its Content-Length"))
+	case r.status == 0 && !r.hijacked:
 		r.status = http.StatusOK
 	}
 	var problem []byte
@@ -183,6 +193,12 @@ func (r *response) outcome() (any, error) {
 		reply.Headers = append(reply.Headers, &hopboundv1.HTTPHeader{Name: name, Values: r.header[name]})
 	}
 	return reply, nil
+}
+
+// isComplete reports whether the body has the length that the header says. Responses to HEAD and with 304 have no body.
+func (r *response) isComplete() bool {
+	length := r.header.Get("Content-Length")
+	return length == "" || length == strconv.Itoa(r.body.Len()) || r.stream.method == fullMethod(http.MethodHead) || r.status == http.StatusNotModified
 }
 
 // end sends the result of the request: a response, the stored response of an earlier request, or an error.
