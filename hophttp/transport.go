@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -179,7 +180,11 @@ func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 		request.Header.Del(name) // a service may have forwarded those of its own request
 	}
 	for key, values := range md {
-		request.Header[http.CanonicalHeaderKey(key)] = values
+		name := http.CanonicalHeaderKey(key)
+		if name == keyHeader && !slices.Equal(values, c.request.Header[keyHeader]) {
+			name = key // net/http repeats a POST if its map has the canonical name, and a child key does not make it safe
+		}
+		request.Header[name] = values
 	}
 	if d, ok := ctx.Deadline(); ok {
 		request.Header.Set(timeoutHeader, formatTimeout(time.Until(d)))
