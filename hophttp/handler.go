@@ -97,6 +97,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	reply, err := h.unary(ctx, request, &grpc.UnaryServerInfo{Server: h.next, FullMethod: method}, func(ctx context.Context, _ any) (any, error) {
 		response.run(ctx)
 		run := r.WithContext(ctx)
+		if response.keyIgnored && !response.observed { // a proxy would forward it
+			run.Header = r.Header.Clone()
+			run.Header.Del(keyHeader)
+		}
 		if hasKey {
 			run.Body = io.NopCloser(bytes.NewReader(request.GetBody()))
 		}
