@@ -119,6 +119,11 @@ func (r *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if r.stored {
 		return nil, nil, http.ErrNotSupported
 	}
+	if r.status != 0 { // net/http sends the header first if the handler has written it
+		if err := r.send(); err != nil {
+			return nil, nil, err
+		}
+	}
 	conn, buffer, err := http.NewResponseController(r.ResponseWriter).Hijack()
 	r.hijacked = err == nil
 	return conn, buffer, err

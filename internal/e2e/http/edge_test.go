@@ -2,8 +2,11 @@ package http_test
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -237,6 +240,34 @@ func TestConnectionCanBeHijacked(t *testing.T) {
 	}, nil)
 	if r := get(t, http.DefaultTransport, s.URL); r.body != "taken" {
 		t.Errorf("body %q", r.body)
+	}
+}
+
+// Libraries for WebSocket and proxies for CONNECT write the header first, and net/http then sends it.
+func TestHeaderIsSentBeforeTheConnectionIsHijacked(t *testing.T) {
+	t.Parallel()
+	for _, code := range []int{http.StatusSwitchingProtocols, http.StatusOK} {
+		s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Upgrade", "own")
+			w.WriteHeader(code)
+			conn, _, err := w.(http.Hijacker).Hijack() //nolint:errcheck // as libraries for WebSocket do
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, _ = fmt.Fprint(conn, "taken")
+			_ = conn.Close()
+		}, nil)
+		conn, err := net.Dial("tcp", s.Listener.Addr().String()) //nolint:noctx // it takes no time
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(answer), fmt.Sprint("HTTP/1.1 ", code)) || !strings.Contains(string(answer), "Upgrade: own") || !strings.HasSuffix(string(answer), "taken") {
+			t.Errorf("status %d: answer %q, error %v", code, answer, err)
+		}
+		_ = conn.Close()
 	}
 }
 
