@@ -94,8 +94,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	response.keyIgnored = !hasKey && r.Header.Get(keyHeader) != ""
+	form := r.MultipartForm
 	reply, err := h.unary(ctx, request, &grpc.UnaryServerInfo{Server: h.next, FullMethod: method}, func(ctx context.Context, _ any) (any, error) {
 		response.run(ctx)
+		if last := r.MultipartForm; last != nil && last != form { // of a run whose transaction was rolled back
+			_ = last.RemoveAll()
+		}
+		r.MultipartForm = form
 		run := r.WithContext(ctx)
 		if response.keyIgnored && !response.observed { // a proxy would forward it
 			run.Header = r.Header.Clone()

@@ -2,13 +2,16 @@ package http_test
 
 import (
 	"fmt"
+	"mime/multipart"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/hopbound/hopbound/hophttp"
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
+	"github.com/hopbound/hopbound/internal/e2e/harness"
 )
 
 // The service behind trusts the edge. If it received the key, one unknown caller could read the response to another.
@@ -22,5 +25,25 @@ func TestKeyOfAnUnknownCallerIsNotForwarded(t *testing.T) {
 		if a, b := post(t, http.DefaultTransport, s.URL, "k", ""), post(t, http.DefaultTransport, s.URL, "k", ""); a.body == b.body {
 			t.Errorf("%s: two unknown callers have received %q and %q", name, a.body, b.body)
 		}
+	}
+}
+
+func TestFormIsThereWhenAHandlerRunsAgain(t *testing.T) {
+	t.Parallel()
+	store := interceptors.WithIdempotency(&conflicting{TakeoverStore: harness.TakeoverStore{Memory: idempotency.NewMemory()}}, idempotency.Reruns(3))
+	runs := 0
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		runs++
+		_, _ = fmt.Fprint(w, "paid ", r.FormValue("amount"))
+	}, []interceptors.ServerOption{store}, hophttp.SharedKeys())
+	var body strings.Builder
+	form := multipart.NewWriter(&body)
+	_ = form.WriteField("amount", "5 EUR")
+	_ = form.Close()
+	request := newRequest(t, http.MethodPost, s.URL, body.String())
+	request.Header.Set("Content-Type", form.FormDataContentType())
+	request.Header.Set("Idempotency-Key", "k")
+	if r := do(t, http.DefaultTransport, request); runs != 2 || r.body != "paid 5 EUR" {
+		t.Errorf("after %d runs: answer %d %q", runs, r.status, r.body)
 	}
 }
