@@ -110,6 +110,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			run.Body = io.NopCloser(bytes.NewReader(request.GetBody()))
 		}
 		h.next.ServeHTTP(response, run)
+		r.Pattern = run.Pattern             // for the middleware outside
 		r.MultipartForm = run.MultipartForm // net/http removes its files
 		return response.outcome()
 	})

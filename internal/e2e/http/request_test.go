@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"mime/multipart"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -45,5 +46,21 @@ func TestFormIsThereWhenAHandlerRunsAgain(t *testing.T) {
 	request.Header.Set("Idempotency-Key", "k")
 	if r := do(t, http.DefaultTransport, request); runs != 2 || r.body != "paid 5 EUR" {
 		t.Errorf("after %d runs: answer %d %q", runs, r.status, r.body)
+	}
+}
+
+// Middleware for metrics and logs reads the pattern after the request.
+func TestMiddlewareSeesThePatternOfTheMuxInside(t *testing.T) {
+	t.Parallel()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /orders/{id}", func(http.ResponseWriter, *http.Request) {})
+	h, err := hophttp.NewHandler(harness.NewServer(t), mux)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/orders/7", nil)
+	h.ServeHTTP(httptest.NewRecorder(), request)
+	if request.Pattern != "GET /orders/{id}" {
+		t.Errorf("the pattern is %q", request.Pattern)
 	}
 }
