@@ -183,11 +183,14 @@ func (h *handler) request(w http.ResponseWriter, r *http.Request, hasKey bool) (
 	if !hasKey {
 		return request, nil
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody))
-	if err != nil {
-		return nil, err
+	var body []byte
+	if r.Body != nil {
+		var err error
+		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody)); err != nil {
+			return nil, err
+		}
+		_ = r.Body.Close()
 	}
-	_ = r.Body.Close()
 	request.Target, request.ContentType, request.Body = r.URL.RequestURI(), r.Header.Get("Content-Type"), body
 	if fullMethod(r.Method) == otherMethod {
 		request.Target = r.Method + " " + request.GetTarget()

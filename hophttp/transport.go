@@ -176,6 +176,9 @@ func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 	if len(md[strings.ToLower(contextHeader)]) == 0 { // the client is installed twice, and this is an attempt of the outer transport
 		return request, nil
 	}
+	if request.Header == nil {
+		request.Header = http.Header{}
+	}
 	for _, name := range []string{contextHeader, reportHeader, attemptsHeader, timeoutHeader, keyHeader} {
 		request.Header.Del(name) // a service may have forwarded those of its own request
 	}

@@ -2,9 +2,11 @@ package http_test
 
 import (
 	"fmt"
+	"io"
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -63,4 +65,27 @@ func TestMiddlewareSeesThePatternOfTheMuxInside(t *testing.T) {
 	if request.Pattern != "GET /orders/{id}" {
 		t.Errorf("the pattern is %q", request.Pattern)
 	}
+}
+
+// Requests that are made in code, and not by a server, may have no body and no header.
+func TestRequestsMayHaveNoBodyAndNoHeader(t *testing.T) {
+	t.Parallel()
+	h := stored(t, func(w http.ResponseWriter, r *http.Request) {
+		if body, err := io.ReadAll(r.Body); err != nil || len(body) > 0 {
+			t.Errorf("body %q, error %v", body, err)
+		}
+		w.WriteHeader(http.StatusAccepted)
+	})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, &http.Request{Method: http.MethodPost, URL: &url.URL{Path: "/"}, Header: http.Header{"Idempotency-Key": {"k"}}})
+	if w.Code != http.StatusAccepted {
+		t.Errorf("answer %d %s", w.Code, w.Body)
+	}
+	request := newRequest(t, http.MethodGet, plain(t, func(http.ResponseWriter, *http.Request) {}), "")
+	request.Header = nil
+	response, err := fast(t).RoundTrip(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
 }
