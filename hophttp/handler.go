@@ -26,6 +26,7 @@ type handler struct {
 	unary grpc.UnaryServerInterceptor
 
 	observes func(fullMethod string) bool
+	stores   func(fullMethod string) bool
 	ignored  sync.Once // an idempotency key was ignored
 
 	tenant        func(*http.Request) string // nil if there is none
@@ -61,7 +62,7 @@ func NewHandler(server *interceptors.Server, next http.Handler, opts ...HandlerO
 	if server == nil || next == nil {
 		return nil, errors.New("hophttp.NewHandler: server and next must not be nil")
 	}
-	h := &handler{next: next, unary: server.UnaryInterceptor(), observes: server.Observes, maxBody: defaultMaxBody}
+	h := &handler{next: next, unary: server.UnaryInterceptor(), observes: server.Observes, stores: server.Stores, maxBody: defaultMaxBody}
 	for _, opt := range opts {
 		if opt == nil {
 			h.errs = append(h.errs, errors.New("hophttp.NewHandler: an option is nil"))
@@ -88,7 +89,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx = metadata.NewIncomingContext(ctx, md)
 	ctx = grpc.NewContextWithServerTransportStream(ctx, stream)
 	hasKey := len(md[strings.ToLower(keyHeader)]) > 0
-	request, err := h.request(w, r, hasKey)
+	stores := hasKey && h.stores(method)
+	request, err := h.request(w, r, stores)
 	if err != nil {
 		writeBodyError(w, err)
 		return
@@ -106,7 +108,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			run.Header = r.Header.Clone()
 			run.Header.Del(keyHeader)
 		}
-		if hasKey {
+		if stores {
 			run.Body = io.NopCloser(bytes.NewReader(request.GetBody()))
 		}
 		h.next.ServeHTTP(response, run)
@@ -177,10 +179,10 @@ func (h *handler) metadata(r *http.Request) (metadata.MD, credentials.AuthInfo) 
 
 func verified(state *tls.ConnectionState) bool { return state != nil && len(state.VerifiedChains) > 0 }
 
-// request returns what is compared if a key is used again. The body of a request with a key is read.
-func (h *handler) request(w http.ResponseWriter, r *http.Request, hasKey bool) (*hopboundv1.HTTPRequest, error) {
+// request returns what is compared if a key is used again. The body of a request whose outcome is stored is read.
+func (h *handler) request(w http.ResponseWriter, r *http.Request, stores bool) (*hopboundv1.HTTPRequest, error) {
 	request := &hopboundv1.HTTPRequest{}
-	if !hasKey {
+	if !stores {
 		return request, nil
 	}
 	var body []byte

@@ -51,8 +51,9 @@ func TimeoutHeader(name string, limit time.Duration) HandlerOption {
 	}
 }
 
-// MaxBody limits the body of a request with an idempotency key, which is kept in memory to compare it with later
-// requests of the same key. A larger one is answered with 413. The default is 1 MiB.
+// MaxBody limits the body of a request with an idempotency key whose response is stored. It is kept in memory to compare
+// it with later requests of the same key. A larger one is answered with 413. The default is 1 MiB. Without a store, and in
+// mode Observe, bodies are neither read nor limited.
 func MaxBody(bytes int) HandlerOption {
 	return func(h *handler) {
 		if bytes <= 0 {

@@ -89,3 +89,34 @@ func TestRequestsMayHaveNoBodyAndNoHeader(t *testing.T) {
 	}
 	_ = response.Body.Close()
 }
+
+// Only a server that stores the outcome compares the body. Another one must neither limit nor delay it.
+func TestBodyOfAKeyedRequestIsReadOnlyForAStore(t *testing.T) {
+	t.Parallel()
+	const limit = 10
+	store := interceptors.WithIdempotency(idempotency.NewMemory())
+	for name, c := range map[string]struct {
+		method  string
+		options []interceptors.ServerOption
+		status  int
+	}{
+		"with a store":                       {http.MethodPost, []interceptors.ServerOption{store}, http.StatusRequestEntityTooLarge},
+		"with a store, no side effects":      {http.MethodGet, []interceptors.ServerOption{store}, http.StatusOK},
+		"with a store that is only observed": {http.MethodPost, []interceptors.ServerOption{store, interceptors.WithMode(interceptors.Observe)}, http.StatusOK},
+		"without a store":                    {http.MethodPost, nil, http.StatusOK},
+	} {
+		s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if _, err := io.Copy(w, r.Body); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}, c.options, hophttp.SharedKeys(), hophttp.MaxBody(limit))
+		for n, want := range map[int]int{limit: http.StatusOK, limit + 1: c.status} {
+			body := strings.Repeat("x", n)
+			request := newRequest(t, c.method, s.URL, body)
+			request.Header.Set("Idempotency-Key", fmt.Sprint(n))
+			if r := do(t, http.DefaultTransport, request); r.status != want || want == http.StatusOK && r.body != body {
+				t.Errorf("%s: a body of %d bytes is answered with %d %q, want %d", name, n, r.status, r.body, want)
+			}
+		}
+	}
+}
