@@ -2,6 +2,7 @@ package hophttp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -90,7 +91,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx = grpc.NewContextWithServerTransportStream(ctx, stream)
 	hasKey := len(md[strings.ToLower(keyHeader)]) > 0
 	stores := hasKey && h.stores(method)
-	request, err := h.request(w, r, stores)
+	request, err := h.request(w, r, hasKey, stores)
 	if err != nil {
 		writeBodyError(w, err)
 		return
@@ -179,23 +180,24 @@ func (h *handler) metadata(r *http.Request) (metadata.MD, credentials.AuthInfo) 
 
 func verified(state *tls.ConnectionState) bool { return state != nil && len(state.VerifiedChains) > 0 }
 
-// request returns what is compared if a key is used again. The body of a request whose outcome is stored is read.
-func (h *handler) request(w http.ResponseWriter, r *http.Request, stores bool) (*hopboundv1.HTTPRequest, error) {
+// request returns what is compared if a key is used again. The body is read only if the outcome is stored.
+func (h *handler) request(w http.ResponseWriter, r *http.Request, hasKey, stores bool) (*hopboundv1.HTTPRequest, error) {
 	request := &hopboundv1.HTTPRequest{}
-	if !stores {
+	if !hasKey {
 		return request, nil
 	}
-	var body []byte
-	if r.Body != nil {
-		var err error
-		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody)); err != nil {
+	// As it was sent: middleware outside may have removed a prefix of the path.
+	request.Target, request.ContentType = r.Host+cmp.Or(r.RequestURI, r.URL.RequestURI()), r.Header.Get("Content-Type")
+	if fullMethod(r.Method) == otherMethod {
+		request.Target = r.Method + " " + request.GetTarget()
+	}
+	if stores && r.Body != nil {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody))
+		if err != nil {
 			return nil, err
 		}
 		_ = r.Body.Close()
-	}
-	request.Target, request.ContentType, request.Body = r.URL.RequestURI(), r.Header.Get("Content-Type"), body
-	if fullMethod(r.Method) == otherMethod {
-		request.Target = r.Method + " " + request.GetTarget()
+		request.Body = body
 	}
 	return request, nil
 }

@@ -89,6 +89,27 @@ func TestKeyedRequestsThatAreRejected(t *testing.T) {
 	}
 }
 
+// One handler may serve several hosts, or several paths whose prefix was removed before it.
+func TestKeyOfAnotherHostOrOfARemovedPrefixIsReused(t *testing.T) {
+	t.Parallel()
+	h := stored(t, func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprint(w, r.Host, r.URL.Path) })
+	mux := http.NewServeMux()
+	mux.Handle("/pay/", http.StripPrefix("/pay", h))
+	mux.Handle("/refund/", http.StripPrefix("/refund", h))
+	url := plain(t, mux.ServeHTTP)
+	at := func(path, host string) answered {
+		request := newRequest(t, http.MethodPost, url+path, "5 EUR")
+		request.Header.Set("Idempotency-Key", "k")
+		request.Host = host
+		return do(t, http.DefaultTransport, request)
+	}
+	if first, again := at("/pay/1", "a.test"), at("/pay/1", "a.test"); first.body != "a.test/1" || again.header.Get("Idempotency-Replayed") != "true" {
+		t.Errorf("answers %+v and %+v", first, again)
+	}
+	wantProblem(t, at("/refund/1", "a.test"), http.StatusUnprocessableEntity, interceptors.ReasonKeyReused)
+	wantProblem(t, at("/pay/1", "b.test"), http.StatusUnprocessableEntity, interceptors.ReasonKeyReused)
+}
+
 func TestKeysOfOtherTenantsAreOtherKeys(t *testing.T) {
 	t.Parallel()
 	var runs atomic.Int64
