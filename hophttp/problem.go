@@ -110,9 +110,10 @@ func ErrorOf(response *http.Response) error {
 	if err != nil {
 		return err
 	}
-	st := failureOf(response.StatusCode, body)
+	p := parse(body)
+	st := failureOf(response.StatusCode, p)
 	if st == nil {
-		st = describe(outcomeCode(response.StatusCode), response.StatusCode, body)
+		st = describe(outcomeCode(response.StatusCode), response.StatusCode, p)
 	}
 	if after, ok := retryAfter(response); ok {
 		if detailed, err := st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)}); err == nil {
@@ -199,17 +200,22 @@ func isProblem(header http.Header) bool {
 	return err == nil && media == problemType
 }
 
-// failureOf returns the status of a failed request, or nil if its response is an outcome. The body is that of a problem, or
-// empty. 409 is a failure if the problem's type is Hopbound's: it stands for ABORTED, such as IN_PROGRESS.
-func failureOf(httpStatus int, body []byte) *status.Status {
+// failureOf returns the status of a failed request, or nil if its response is an outcome. The problem is Hopbound's, or nil.
+// Some statuses of problems stand for another code than usual: 409 for ABORTED, such as IN_PROGRESS, and 503 for
+// RESOURCE_EXHAUSTED.
+func failureOf(httpStatus int, p *problem) *status.Status {
 	code := codeOf(httpStatus)
-	if httpStatus == http.StatusConflict && parse(body) != nil {
+	switch {
+	case p == nil:
+	case httpStatus == http.StatusConflict && p.Reason != interceptors.ReasonResponseOmitted:
 		code = codes.Aborted
+	case httpStatus == http.StatusServiceUnavailable && (p.Reason == interceptors.ReasonStoreFull || p.Reason == interceptors.ReasonBulkheadFull):
+		code = codes.ResourceExhausted
 	}
 	if code == codes.OK {
 		return nil
 	}
-	return describe(code, httpStatus, body)
+	return describe(code, httpStatus, p)
 }
 
 // parse returns a problem of Hopbound, or nil. Problems of others have reasons, too.
@@ -222,9 +228,9 @@ func parse(body []byte) *problem {
 }
 
 // describe returns a status with the reason of a problem.
-func describe(code codes.Code, httpStatus int, body []byte) *status.Status {
+func describe(code codes.Code, httpStatus int, p *problem) *status.Status {
 	st := status.New(code, strconv.Itoa(httpStatus)+" "+http.StatusText(httpStatus))
-	if p := parse(body); p != nil && p.Reason != "" {
+	if p != nil && p.Reason != "" {
 		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: p.Reason}); err == nil {
 			st = detailed
 		}

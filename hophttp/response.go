@@ -180,11 +180,11 @@ func (r *response) outcome() (any, error) {
 	case r.status == 0 && !r.hijacked:
 		r.status = http.StatusOK
 	}
-	var problem []byte
+	var p *problem
 	if isProblem(r.header) {
-		problem = r.body.Bytes()
+		p = parse(r.body.Bytes())
 	}
-	if st := failureOf(r.status, problem); st != nil {
+	if st := failureOf(r.status, p); st != nil {
 		if st.Code() == codes.Unimplemented {
 			st = status.New(codes.Unknown, st.Message()) // else it would be stored, without the response
 		}

@@ -31,8 +31,8 @@ type transport struct {
 // [http.DefaultTransport].
 //
 // The client's policies, budgets, mode and telemetry apply: a request is retried if its attempt failed with a code that
-// its policy retries, it is safe to repeat, and both budgets have a token. 502 and 503 count as UNAVAILABLE, 429 as
-// RESOURCE_EXHAUSTED, 504 as DEADLINE_EXCEEDED, and an error of base that is not the context's as UNAVAILABLE. A request
+// its policy retries, it is safe to repeat, and both budgets have a token. 502 and 503 count as UNAVAILABLE, 429 and
+// Hopbound's STORE_FULL and BULKHEAD_FULL as RESOURCE_EXHAUSTED, 504 as DEADLINE_EXCEEDED, and an error of base that is not the context's as UNAVAILABLE. A request
 // is safe to repeat because of its method, its policy or its Idempotency-Key header; a handler that runs under a key
 // gives its POST and PATCH requests child keys. [idempotency.WithStep] names the requests of a handler that makes
 // several at the same time. A body can be sent again only if the request has GetBody, as those of [http.NewRequest] with a
@@ -154,7 +154,7 @@ func (c *call) attempt(ctx context.Context, _ string, _, reply any, _ *grpc.Clie
 		return err
 	}
 	lifetime.untilClosed(response)
-	if st := failureOf(response.StatusCode, problem); st != nil {
+	if st := failureOf(response.StatusCode, parse(problem)); st != nil {
 		c.failed, c.lifetime = response, lifetime
 		return &attemptError{response: response, status: st}
 	}

@@ -26,18 +26,21 @@ func TestErrorOfAResponseIsWhatWriteErrorHasWritten(t *testing.T) {
 		reason string
 		delay  time.Duration
 	}{
-		"not found":           {err: status.Error(codes.NotFound, "no such order")},
-		"malformed":           {err: status.Error(codes.InvalidArgument, "no amount")},
-		"out of range":        {err: status.Error(codes.OutOfRange, "too far"), code: codes.InvalidArgument},
-		"exists":              {err: status.Error(codes.AlreadyExists, "there is one")},
-		"aborted":             {err: status.Error(codes.Aborted, "another transaction has won")},
-		"unimplemented":       {err: status.Error(codes.Unimplemented, "not here")},
-		"unavailable":         {err: status.Error(codes.Unavailable, "down")},
-		"deadline":            {err: status.Error(codes.DeadlineExceeded, "late")},
-		"not permitted":       {err: status.Error(codes.PermissionDenied, "no")},
-		"data loss":           {err: status.Error(codes.DataLoss, "lost"), code: codes.Internal},
-		"overloaded, wait":    {err: interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonRateLimited, "too many", 3*time.Second), reason: interceptors.ReasonRateLimited, delay: 3 * time.Second},
-		"the breaker is open": {err: interceptors.TryLater(codes.Unavailable, interceptors.ReasonBreakerOpen, "open", 0), reason: interceptors.ReasonBreakerOpen},
+		"not found":               {err: status.Error(codes.NotFound, "no such order")},
+		"malformed":               {err: status.Error(codes.InvalidArgument, "no amount")},
+		"out of range":            {err: status.Error(codes.OutOfRange, "too far"), code: codes.InvalidArgument},
+		"exists":                  {err: status.Error(codes.AlreadyExists, "there is one")},
+		"aborted":                 {err: status.Error(codes.Aborted, "another transaction has won")},
+		"unimplemented":           {err: status.Error(codes.Unimplemented, "not here")},
+		"unavailable":             {err: status.Error(codes.Unavailable, "down")},
+		"deadline":                {err: status.Error(codes.DeadlineExceeded, "late")},
+		"not permitted":           {err: status.Error(codes.PermissionDenied, "no")},
+		"data loss":               {err: status.Error(codes.DataLoss, "lost"), code: codes.Internal},
+		"overloaded, wait":        {err: interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonRateLimited, "too many", 3*time.Second), reason: interceptors.ReasonRateLimited, delay: 3 * time.Second},
+		"the store is full":       {err: interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonStoreFull, "full", 0), reason: interceptors.ReasonStoreFull},
+		"the bulkhead is full":    {err: interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonBulkheadFull, "full", 0), reason: interceptors.ReasonBulkheadFull},
+		"the response is omitted": {err: interceptors.TryLater(codes.AlreadyExists, interceptors.ReasonResponseOmitted, "too large", 0), reason: interceptors.ReasonResponseOmitted},
+		"the breaker is open":     {err: interceptors.TryLater(codes.Unavailable, interceptors.ReasonBreakerOpen, "open", 0), reason: interceptors.ReasonBreakerOpen},
 	} {
 		w := httptest.NewRecorder()
 		hophttp.WriteError(w, c.err)
@@ -54,6 +57,33 @@ func TestErrorOfAResponseIsWhatWriteErrorHasWritten(t *testing.T) {
 	w.WriteHeader(http.StatusFound)
 	if err := hophttp.ErrorOf(w.Result()); err != nil {
 		t.Errorf("a redirect is the error %v", err)
+	}
+}
+
+// As over gRPC: it is not retried, and the hop marks it, so that its callers do not retry it either.
+func TestFullBulkheadIsNotRetriedOverHTTP(t *testing.T) {
+	t.Parallel()
+	leaf := &harness.Counter{Fail: harness.AlwaysFail(interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonBulkheadFull, "full", 0))}
+	call := harness.Idempotent(harness.Serve(t, leaf.Handle, harness.NewServer(t).ServerOptions()...).Dial(harness.NewClient(t).DialOptions()...))
+	hop := serve(t, func(w http.ResponseWriter, r *http.Request) { hophttp.WriteError(w, call(r.Context())) }, nil)
+	r := get(t, fast(t), hop.URL)
+	if r.status != http.StatusServiceUnavailable || r.header.Get("Grpc-Retry-Pushback-Ms") != "-1" || leaf.Calls.Load() != 1 {
+		t.Errorf("answer %d with header %v after %d calls, want 503, marked, after one", r.status, r.header, leaf.Calls.Load())
+	}
+}
+
+// Another run of the handler could not get the response either.
+func TestOmittedResponseIsAnOutcome(t *testing.T) {
+	t.Parallel()
+	runs := 0
+	h := stored(t, func(w http.ResponseWriter, _ *http.Request) {
+		runs++
+		hophttp.WriteError(w, interceptors.TryLater(codes.AlreadyExists, interceptors.ReasonResponseOmitted, "too large", 0))
+	})
+	for range 2 {
+		if w := record(h, t.Context()); w.Code != http.StatusConflict || runs != 1 {
+			t.Errorf("answer %d after %d runs", w.Code, runs)
+		}
 	}
 }
 
