@@ -43,8 +43,29 @@ type problem struct {
 // is 4xx. It does not contain other messages, nor the text of errors that wrap the error, because they may reveal
 // internals. A nil error is answered with 500.
 //
-// Use it in handlers whose gRPC calls fail.
-func WriteError(w http.ResponseWriter, err error) { problemOf(err).write(w) }
+// Use it in handlers whose gRPC calls fail. If a writer between it and [NewHandler] changes the body, as compression does,
+// the writer needs a method Unwrap() http.ResponseWriter, so that the failure is seen.
+func WriteError(w http.ResponseWriter, err error) {
+	p := problemOf(err)
+	if r := responseOf(w); r != nil {
+		r.problem = &p // a writer between may compress it
+	}
+	p.write(w)
+}
+
+// responseOf returns the response of a handler that w writes to, or nil if a writer between has no Unwrap.
+func responseOf(w http.ResponseWriter) *response {
+	for {
+		switch inner := w.(type) {
+		case *response:
+			return inner
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = inner.Unwrap()
+		default:
+			return nil
+		}
+	}
+}
 
 func problemOf(err error) problem {
 	st := status.Convert(err)
@@ -68,6 +89,9 @@ func problemOf(err error) problem {
 			p.retryAfter = d.GetRetryDelay().AsDuration()
 		}
 	}
+	if p.Reason != "" {
+		p.Type = reasonType + strings.ToLower(p.Reason)
+	}
 	switch p.Reason {
 	case interceptors.ReasonKeyReused:
 		p.Status = http.StatusUnprocessableEntity
@@ -85,9 +109,6 @@ func (p problem) write(w http.ResponseWriter) {
 	p.Type, p.Title = cmp.Or(p.Type, "about:blank"), http.StatusText(p.Status)
 	if p.Status == statusClientClosed {
 		p.Title = "Client Closed Request"
-	}
-	if p.Reason != "" {
-		p.Type = reasonType + strings.ToLower(p.Reason)
 	}
 	if p.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))

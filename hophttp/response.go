@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hopbound/hopbound/budget"
@@ -42,6 +43,7 @@ type response struct {
 	stored    bool            // a store keeps the outcome, so that all of the response is held back
 	header    http.Header     // of a stored outcome; the writer's own otherwise
 
+	problem  *problem // that WriteError has written
 	status   int
 	body     bytes.Buffer
 	sent     bool
@@ -54,7 +56,7 @@ func (r *response) run(ctx context.Context) {
 	if r.allotment, _ = budget.FromContext(ctx); r.allotment != nil {
 		r.lent = r.allotment.Free()
 	}
-	r.status = 0
+	r.problem, r.status = nil, 0
 	r.body.Reset()
 	r.header = r.ResponseWriter.Header()
 	if grpc.ServerTransportStreamFromContext(ctx) != grpc.ServerTransportStream(r.stream) {
@@ -180,11 +182,7 @@ func (r *response) outcome() (any, error) {
 	case r.status == 0 && !r.hijacked:
 		r.status = http.StatusOK
 	}
-	var p *problem
-	if isProblem(r.header) {
-		p = parse(r.body.Bytes())
-	}
-	if st := failureOf(r.status, p); st != nil {
+	if st := failureOf(r.status, r.hopboundProblem()); st != nil {
 		if st.Code() == codes.Unimplemented {
 			st = status.New(codes.Unknown, st.Message()) // else it would be stored, without the response
 		}
@@ -198,6 +196,24 @@ func (r *response) outcome() (any, error) {
 		reply.Headers = append(reply.Headers, &hopboundv1.HTTPHeader{Name: name, Values: r.header[name]})
 	}
 	return reply, nil
+}
+
+// hopboundProblem returns the problem of Hopbound in the response, or nil. One of 409 that cannot be read is taken for
+// Hopbound's, because an answer such as IN_PROGRESS must not be stored.
+func (r *response) hopboundProblem() *problem {
+	switch {
+	case r.problem != nil && r.problem.Status == r.status:
+		if !strings.HasPrefix(r.problem.Type, reasonType) {
+			return nil
+		}
+		return r.problem
+	case !isProblem(r.header):
+		return nil
+	case r.header.Get("Content-Encoding") != "":
+		return &problem{}
+	default:
+		return parse(r.body.Bytes())
+	}
 }
 
 // isComplete reports whether the body has the length that the header says. Responses to HEAD and with 304 have no body.

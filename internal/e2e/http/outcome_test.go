@@ -1,10 +1,12 @@
 package http_test
 
 import (
+	"compress/gzip"
 	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +15,8 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // stored returns a handler with a store, for tests that need no connection.
@@ -79,6 +83,76 @@ func TestResponseOfAnotherLengthThanItSaysIsNotStored(t *testing.T) {
 			if r := do(t, http.DefaultTransport, request); r.status != want || r.header.Get("Idempotency-Replayed") != "" {
 				t.Errorf("%s: answer %d %q, replayed %q", method, r.status, r.body, r.header.Get("Idempotency-Replayed"))
 			}
+		}
+	}
+}
+
+// compressing is a writer of middleware for compression.
+type compressing struct {
+	http.ResponseWriter
+	to *gzip.Writer
+}
+
+func (c *compressing) WriteHeader(status int) {
+	c.Header().Set("Content-Encoding", "gzip")
+	c.ResponseWriter.WriteHeader(status)
+}
+
+func (c *compressing) Write(part []byte) (int, error) { return c.to.Write(part) }
+
+// unwrapping is one that http.ResponseController knows how to unwrap.
+type unwrapping struct{ *compressing }
+
+func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
+func TestProblemThatIsCompressedInsideIsAFailure(t *testing.T) {
+	t.Parallel()
+	for name, unwraps := range map[string]bool{"with Unwrap": true, "without": false} {
+		runs := 0
+		h := stored(t, func(w http.ResponseWriter, _ *http.Request) {
+			runs++
+			inner := &compressing{w, gzip.NewWriter(w)}
+			defer func() { _ = inner.to.Close() }()
+			w = inner
+			if unwraps {
+				w = unwrapping{inner}
+			}
+			hophttp.WriteError(w, status.Error(codes.Aborted, "not now"))
+		})
+		for run := range 2 {
+			if w := record(h, t.Context()); w.Code != http.StatusConflict || runs != run+1 {
+				t.Errorf("%s: answer %d after %d runs", name, w.Code, runs)
+			}
+		}
+	}
+}
+
+// The reason decides what callers do, even if the body cannot be read.
+func TestReasonOfACompressedProblemIsSeen(t *testing.T) {
+	t.Parallel()
+	reader, metered := harness.Metered()
+	h := stored(t, func(w http.ResponseWriter, _ *http.Request) {
+		inner := &compressing{w, gzip.NewWriter(w)}
+		defer func() { _ = inner.to.Close() }()
+		hophttp.WriteError(unwrapping{inner}, interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonStoreFull, "full", 0))
+	}, metered)
+	record(h, t.Context())
+	if metrics := harness.Collected(t, reader); !strings.Contains(metrics, "RESOURCE_EXHAUSTED") {
+		t.Errorf("the server does not count RESOURCE_EXHAUSTED:\n%s", metrics)
+	}
+}
+
+func TestErrorAfterAResponseChangesNothing(t *testing.T) {
+	t.Parallel()
+	runs := 0
+	h := stored(t, func(w http.ResponseWriter, _ *http.Request) {
+		runs++
+		w.WriteHeader(http.StatusCreated)
+		hophttp.WriteError(w, status.Error(codes.Aborted, "too late"))
+	})
+	for range 2 {
+		if w := record(h, t.Context()); w.Code != http.StatusCreated || runs != 1 {
+			t.Errorf("answer %d after %d runs", w.Code, runs)
 		}
 	}
 }
