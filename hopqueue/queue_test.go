@@ -119,6 +119,25 @@ func TestHandlerOfAMessageIsARoot(t *testing.T) {
 	}
 }
 
+// A worker may itself run under a key. That key has nothing to do with its messages.
+func TestMessageWithoutAKeyDoesNotGetThatOfItsWorker(t *testing.T) {
+	t.Parallel()
+	worker := idempotency.WithRun(t.Context(), idempotency.HandlerRun{ID: idempotency.NewID("", "/queue.Worker/Poll", "k"), Key: "k"})
+	for _, header := range []string{"", "a,b"} {
+		ctx, end := hopqueue.Extract(worker, "q", propagation.MapCarrier{"idempotency-key": header}, nil)
+		defer end()
+		if key, ok := idempotency.FromContext(ctx); ok {
+			t.Errorf("header %q: the handler runs under the key %q", header, key)
+		}
+		if key, ok := idempotency.ForCall(ctx, "/bank.Bank/Pay", true); ok {
+			t.Errorf("header %q: a call has the key %q", header, key)
+		}
+		if idempotency.IsForwarded(ctx, []string{"k"}) {
+			t.Errorf("header %q: the key of the worker is taken for that of the message", header)
+		}
+	}
+}
+
 func FuzzExtractStaysWithinItsBounds(f *testing.F) {
 	f.Add("2026-01-02T03:04:05.678Z", "k", int64(time.Second), int64(time.Hour))
 	f.Add("9999-12-31T23:59:59Z", `"k"`, int64(math.MaxInt64), int64(math.MaxInt64))
