@@ -64,8 +64,9 @@ func Tenant(name string) Option { return func(s *settings) { s.tenant = name } }
 
 // Extract returns the context in which a message of a queue is handled:
 //
-//   - Its deadline is that in the message, within the bounds of [Skew] and [MaxWait]. If it has passed, the context has
-//     ended, and the handler should drop the message. A malformed deadline is ignored.
+//   - Its deadline is that in the message, within the bounds of [Skew] and [MaxWait]. If it has passed, the error
+//     of the context is [context.DeadlineExceeded], and the handler should drop the message. It should not drop one whose
+//     context was cancelled, for example because the worker stops. A malformed deadline is ignored.
 //   - The handler runs under the key of the message: its calls carry child keys, which are the same whenever the message is
 //     delivered. A malformed key is ignored. Without a key, the handler runs under none, even if ctx does.
 //   - It is the root of a request whose budget has the settings of b, which may be nil; see [budget.NewRoot].
