@@ -165,6 +165,7 @@ func (c *call) attempt(ctx context.Context, _ string, _, reply any, _ *grpc.Clie
 // prepare returns the request of an attempt.
 func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 	request := c.request.Clone(ctx)
+	request.Trailer = c.request.Trailer // which the application fills while the body is read
 	if c.attempts > 1 && c.request.GetBody != nil {
 		body, err := c.request.GetBody()
 		if err != nil {
