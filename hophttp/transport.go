@@ -81,10 +81,11 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, failed
 	}
 	c.discard()
+	st := status.Convert(err)
 	if ended := r.Context().Err(); ended != nil {
 		err = fmt.Errorf("%w: %w", ended, err)
 	}
-	return nil, err
+	return nil, &attemptError{err: err, status: st}
 }
 
 // call is a request with its attempts.
@@ -108,7 +109,8 @@ func (c *call) discard() {
 	}
 }
 
-// attemptError is the error of an attempt: a response that says so, or an error of the transport below.
+// attemptError is the error of an attempt, which is a response that says so or an error of the transport below, or an error
+// that Hopbound has made.
 type attemptError struct {
 	response *http.Response
 	err      error
@@ -122,7 +124,7 @@ func (f *attemptError) GRPCStatus() *status.Status { return f.status }
 // Timeout is what [url.Error] asks.
 func (f *attemptError) Timeout() bool {
 	timeout := (interface{ Timeout() bool })(nil)
-	return errors.As(f.err, &timeout) && timeout.Timeout()
+	return f.status.Code() == codes.DeadlineExceeded || errors.As(f.err, &timeout) && timeout.Timeout()
 }
 
 // attempt makes one attempt. It is what gRPC is for a call of gRPC.
