@@ -121,8 +121,9 @@ func (p problem) write(w http.ResponseWriter) {
 
 // ErrorOf returns the error of a response that [NewTransport] has returned, or nil if its status is below 400. The error has
 // the gRPC status that the response stands for, with the reason of Hopbound's error and, after Retry-After, a RetryInfo.
-// It is for handlers that fail because the service below has failed: [WriteError] answers with the same error. ErrorOf
-// reads at most 64 KiB of the body of a problem, and puts them back. The caller closes the body.
+// It is for handlers that fail because the service below has failed: [WriteError] answers with the same code and
+// reason. The message and other details of the error below are lost. ErrorOf reads at most 64 KiB of the body of a problem,
+// and puts them back. The caller closes the body.
 func ErrorOf(response *http.Response) error {
 	if response.StatusCode < http.StatusBadRequest {
 		return nil

@@ -31,10 +31,11 @@ type transport struct {
 // [http.DefaultTransport].
 //
 // The client's policies, budgets, mode and telemetry apply: a request is retried if its attempt failed with a code that
-// its policy retries, it is safe to repeat, and both budgets have a token. 502 and 503 count as UNAVAILABLE, 429 and
-// Hopbound's STORE_FULL and BULKHEAD_FULL as RESOURCE_EXHAUSTED, 504 as DEADLINE_EXCEEDED, and an error of base that is not the context's as UNAVAILABLE. A request
-// is safe to repeat because of its method, its policy or its Idempotency-Key header; a handler that runs under a key
-// gives its POST and PATCH requests child keys. [idempotency.WithStep] names the requests of a handler that makes
+// its policy retries, it is safe to repeat, and both budgets have a token. 425, 502 and 503 count as UNAVAILABLE,
+// 429 and 503 with the reason STORE_FULL or BULKHEAD_FULL as RESOURCE_EXHAUSTED, 504 as DEADLINE_EXCEEDED, and an error of
+// base that is not the context's as UNAVAILABLE. A request is safe to repeat because of its method, its policy or its
+// Idempotency-Key header. A handler that runs under a key gives its POST and PATCH requests child keys; base finds them
+// under the name "idempotency-key" in the map of the header. [idempotency.WithStep] names the requests of a handler that makes
 // several at the same time. A body can be sent again only if the request has GetBody, as those of [http.NewRequest] with a
 // buffer, a reader of bytes or a reader of a string have.
 //

@@ -18,7 +18,7 @@ import (
 func crashing(t *testing.T) (url string, posts *atomic.Int64) {
 	t.Helper()
 	posts = &atomic.Int64{}
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			return
 		}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -113,7 +114,7 @@ func TestBodyOfAKeyedRequestIsReadOnlyForAStore(t *testing.T) {
 		for n, want := range map[int]int{limit: http.StatusOK, limit + 1: c.status} {
 			body := strings.Repeat("x", n)
 			request := newRequest(t, c.method, s.URL, body)
-			request.Header.Set("Idempotency-Key", fmt.Sprint(n))
+			request.Header.Set("Idempotency-Key", strconv.Itoa(n))
 			if r := do(t, http.DefaultTransport, request); r.status != want || want == http.StatusOK && r.body != body {
 				t.Errorf("%s: a body of %d bytes is answered with %d %q, want %d", name, n, r.status, r.body, want)
 			}
