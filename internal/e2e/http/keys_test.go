@@ -170,6 +170,26 @@ func TestKeysBelongToTheCertificatesOfCallers(t *testing.T) {
 	}
 }
 
+// Tenant decides alone. A certificate may be that of a proxy, which all callers share.
+func TestCallerThatTenantDoesNotKnowIsUnknownWhateverItsCertificate(t *testing.T) {
+	t.Parallel()
+	runs := 0
+	h, err := hophttp.NewHandler(harness.NewServer(t, interceptors.WithIdempotency(idempotency.NewMemory())),
+		http.HandlerFunc(func(http.ResponseWriter, *http.Request) { runs++ }), hophttp.Tenant(func(*http.Request) string { return "" }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
+		request.Header.Set("Idempotency-Key", "k")
+		request.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{selfSigned(t, "proxy").Leaf}}}
+		h.ServeHTTP(httptest.NewRecorder(), request)
+	}
+	if runs != 2 {
+		t.Errorf("%d runs, want two", runs)
+	}
+}
+
 // selfSigned returns the certificate of a client.
 func selfSigned(t *testing.T, name string) tls.Certificate {
 	t.Helper()
