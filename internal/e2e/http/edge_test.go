@@ -355,7 +355,13 @@ func TestInvalidOptionsAreErrors(t *testing.T) {
 		"no tenant":       func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.Tenant(nil)) },
 		"no header":       func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.TimeoutHeader("", 1)) },
 		"no longest time": func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.TimeoutHeader("X", 0)) },
-		"no body":         func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.MaxBody(0)) },
+		"two headers": func() (http.Handler, error) {
+			return hophttp.NewHandler(server, next, hophttp.TimeoutHeader("X", 1), hophttp.TimeoutHeader("Y", 1))
+		},
+		"the header of gRPC": func() (http.Handler, error) {
+			return hophttp.NewHandler(server, next, hophttp.TimeoutHeader("grpc-timeout", 1))
+		},
+		"no body": func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.MaxBody(0)) },
 	} {
 		if h, err := build(); err == nil || h != nil {
 			t.Errorf("%s: handler %v, error %v", name, h, err)

@@ -1,7 +1,9 @@
 package http_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +15,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -83,6 +86,48 @@ func TestOmittedResponseIsAnOutcome(t *testing.T) {
 	for range 2 {
 		if w := record(h, t.Context()); w.Code != http.StatusConflict || runs != 1 {
 			t.Errorf("answer %d after %d runs", w.Code, runs)
+		}
+	}
+}
+
+func TestErrorsOfOtherLibrariesAreAnsweredToo(t *testing.T) {
+	t.Parallel()
+	foreign, err := status.New(codes.InvalidArgument, "no").WithDetails(&errdetails.ErrorInfo{Domain: "bank.test", Reason: "CARD_EXPIRED"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		err  error
+		code int
+		want string // in the body
+	}{
+		"a deadline":                   {fmt.Errorf("the bank: %w", context.DeadlineExceeded), http.StatusGatewayTimeout, `"title":"Gateway Timeout"`},
+		"a cancellation":               {fmt.Errorf("the bank: %w", context.Canceled), 499, `"title":"Client Closed Request"`},
+		"the reason of another domain": {foreign.Err(), http.StatusBadRequest, `"type":"about:blank"`},
+	} {
+		w := httptest.NewRecorder()
+		if hophttp.WriteError(w, c.err); w.Code != c.code || !strings.Contains(w.Body.String(), c.want) || strings.Contains(w.Body.String(), "CARD") {
+			t.Errorf("%s: answer %d %s", name, w.Code, w.Body)
+		}
+	}
+}
+
+func TestPausesAreRoundedUpToSeconds(t *testing.T) {
+	t.Parallel()
+	w := httptest.NewRecorder()
+	hophttp.WriteError(w, interceptors.TryLater(codes.Unavailable, interceptors.ReasonBreakerOpen, "open", 1200*time.Millisecond))
+	if got := w.Header().Get("Retry-After"); got != "2" {
+		t.Errorf("Retry-After %q, want 2", got)
+	}
+}
+
+func TestErrorOfAPreconditionThatFailed(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[int]codes.Code{http.StatusPreconditionFailed: codes.FailedPrecondition, http.StatusTeapot: codes.InvalidArgument} {
+		w := httptest.NewRecorder()
+		w.WriteHeader(code)
+		if got := status.Code(hophttp.ErrorOf(w.Result())); got != want {
+			t.Errorf("%d is %v, want %v", code, got, want)
 		}
 	}
 }

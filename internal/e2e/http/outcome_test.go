@@ -67,6 +67,25 @@ func TestHandlerThatGivesUpWithItsContextHasFailed(t *testing.T) {
 	}
 }
 
+// A server that only observes answers as without Hopbound.
+func TestObservedHandlerThatGivesUpIsAnsweredAsWithoutHopbound(t *testing.T) {
+	t.Parallel()
+	ctx, leave := context.WithCancel(t.Context())
+	h, err := hophttp.NewHandler(harness.NewServer(t, interceptors.WithMode(interceptors.Observe)), http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Idempotency-Key") != "k" {
+			t.Error("the handler does not see the key")
+		}
+		leave()
+		<-r.Context().Done()
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := record(h, ctx); w.Code != http.StatusOK || w.Body.Len() > 0 {
+		t.Errorf("answer %d %q", w.Code, w.Body)
+	}
+}
+
 // net/http ends the connection of such a response. It cannot be sent again either.
 func TestResponseOfAnotherLengthThanItSaysIsNotStored(t *testing.T) {
 	t.Parallel()
