@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 
 	"connectrpc.com/connect"
 	"github.com/hopbound/hopbound/interceptors"
@@ -45,7 +46,7 @@ func (i *clientInterceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc 
 			func(attempt context.Context, _ string, message, reply any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
 				a := answer{addr: addressOf(req.Peer().Addr)}
 				header := http.Header{}
-				setOutgoing(header, attempt)
+				setOutgoing(header, attempt, req.Header())
 				result, err := next(withMetadataOf(attempt, ctx), &attemptRequest{req, header, message})
 				err = sentError(attempt, err)
 				if err != nil {
@@ -71,11 +72,15 @@ func outgoing(ctx context.Context, header http.Header) context.Context {
 	return metadata.NewOutgoingContext(ctx, toMetadata(header))
 }
 
-// setOutgoing sets the metadata of an attempt as headers.
-func setOutgoing(header http.Header, attempt context.Context) {
+// setOutgoing sets the metadata of an attempt as headers. The argument own is the header that the application has set.
+func setOutgoing(header http.Header, attempt context.Context, own http.Header) {
 	md, _ := metadata.FromOutgoingContext(attempt)
 	for key, values := range md {
-		header[http.CanonicalHeaderKey(key)] = values
+		name := http.CanonicalHeaderKey(key)
+		if name == keyHeader && !slices.Equal(values, own[keyHeader]) {
+			name = key // net/http repeats a POST if its map has the canonical name, and a child key does not make it safe
+		}
+		header[name] = values
 	}
 }
 

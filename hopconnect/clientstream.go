@@ -67,7 +67,7 @@ func (c *clientConn) open() error {
 				for _, name := range removed {
 					delete(conn.RequestHeader(), name)
 				}
-				setOutgoing(conn.RequestHeader(), ctx)
+				setOutgoing(conn.RequestHeader(), ctx, changed)
 				s := c.newAttempt(ctx, conn, desc, opts)
 				c.current.Store(s)
 				if desc.ClientStreams { // gRPC opens a stream before its first message

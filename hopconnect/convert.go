@@ -23,6 +23,8 @@ const (
 	pushbackHeader = "Grpc-Retry-Pushback-Ms"
 )
 
+const keyHeader = "Idempotency-Key"
+
 // callError is an error of connect-go with the status that gRPC's interceptors read.
 type callError struct {
 	error

@@ -2,6 +2,7 @@ package hophttp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -26,6 +27,7 @@ type handler struct {
 	unary grpc.UnaryServerInterceptor
 
 	observes func(fullMethod string) bool
+	stores   func(fullMethod string) bool
 	ignored  sync.Once // an idempotency key was ignored
 
 	tenant        func(*http.Request) string // nil if there is none
@@ -44,7 +46,9 @@ type handler struct {
 // [NewTransport] continues its caller's.
 //
 // A request fails if its status is 401, 403, 408, 425, 429 or at least 500, or if it is 409 and [WriteError] has written it
-// for ABORTED, for example because another request with the same key is still running. If a failed call has caused the
+// for ABORTED, for example because another request with the same key is still running. A handler that returns without
+// writing after its context has ended has failed, too: the status is 499 or 504. So has one whose response would be stored
+// and has another length than its Content-Length says: the status is 500. If a failed call has caused the
 // failure, the response has the header grpc-retry-pushback-ms: -1, and callers do not retry the request. All responses of
 // requests that do not fail are outcomes: the server's store keeps them under the request's Idempotency-Key, and a
 // repeated request receives the stored response with the header Idempotency-Replayed. Errors of Hopbound are answered as
@@ -59,7 +63,7 @@ func NewHandler(server *interceptors.Server, next http.Handler, opts ...HandlerO
 	if server == nil || next == nil {
 		return nil, errors.New("hophttp.NewHandler: server and next must not be nil")
 	}
-	h := &handler{next: next, unary: server.UnaryInterceptor(), observes: server.Observes, maxBody: defaultMaxBody}
+	h := &handler{next: next, unary: server.UnaryInterceptor(), observes: server.Observes, stores: server.Stores, maxBody: defaultMaxBody}
 	for _, opt := range opts {
 		if opt == nil {
 			h.errs = append(h.errs, errors.New("hophttp.NewHandler: an option is nil"))
@@ -78,26 +82,38 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	method := fullMethod(r.Method)
 	stream := &serverStream{method: method}
 	response := &response{ResponseWriter: w, stream: stream, started: time.Now(), fromHop: r.Header.Get(contextHeader) != ""}
-	ctx, cancel := h.deadline(r)
+	response.observed = h.observes(method)
+	ctx, cancel := h.deadline(r, response.observed)
 	defer cancel()
 	md, info := h.metadata(r)
 	ctx = peer.NewContext(ctx, &peer.Peer{Addr: address(r.RemoteAddr), AuthInfo: info})
 	ctx = metadata.NewIncomingContext(ctx, md)
 	ctx = grpc.NewContextWithServerTransportStream(ctx, stream)
 	hasKey := len(md[strings.ToLower(keyHeader)]) > 0
-	request, err := h.request(w, r, hasKey)
+	stores := hasKey && h.stores(method)
+	request, err := h.request(w, r, hasKey, stores)
 	if err != nil {
 		writeBodyError(w, err)
 		return
 	}
 	response.keyIgnored = !hasKey && r.Header.Get(keyHeader) != ""
+	form := r.MultipartForm
 	reply, err := h.unary(ctx, request, &grpc.UnaryServerInfo{Server: h.next, FullMethod: method}, func(ctx context.Context, _ any) (any, error) {
 		response.run(ctx)
+		if last := r.MultipartForm; last != nil && last != form { // of a run whose transaction was rolled back
+			_ = last.RemoveAll()
+		}
+		r.MultipartForm = form
 		run := r.WithContext(ctx)
-		if hasKey {
+		if response.keyIgnored && !response.observed { // a proxy would forward it
+			run.Header = r.Header.Clone()
+			run.Header.Del(keyHeader)
+		}
+		if stores {
 			run.Body = io.NopCloser(bytes.NewReader(request.GetBody()))
 		}
 		h.next.ServeHTTP(response, run)
+		r.Pattern = run.Pattern             // for the middleware outside
 		r.MultipartForm = run.MultipartForm // net/http removes its files
 		return response.outcome()
 	})
@@ -105,8 +121,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // deadline returns the context of a request with the deadline that its caller has asked for.
-func (h *handler) deadline(r *http.Request) (context.Context, context.CancelFunc) {
-	if h.observes(fullMethod(r.Method)) {
+func (h *handler) deadline(r *http.Request, observed bool) (context.Context, context.CancelFunc) {
+	if observed {
 		return r.Context(), func() {}
 	}
 	timeout, ok := parseTimeout(r.Header.Get(timeoutHeader))
@@ -164,20 +180,24 @@ func (h *handler) metadata(r *http.Request) (metadata.MD, credentials.AuthInfo) 
 
 func verified(state *tls.ConnectionState) bool { return state != nil && len(state.VerifiedChains) > 0 }
 
-// request returns what is compared if a key is used again. The body of a request with a key is read.
-func (h *handler) request(w http.ResponseWriter, r *http.Request, hasKey bool) (*hopboundv1.HTTPRequest, error) {
+// request returns what is compared if a key is used again. The body is read only if the outcome is stored.
+func (h *handler) request(w http.ResponseWriter, r *http.Request, hasKey, stores bool) (*hopboundv1.HTTPRequest, error) {
 	request := &hopboundv1.HTTPRequest{}
 	if !hasKey {
 		return request, nil
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody))
-	if err != nil {
-		return nil, err
-	}
-	_ = r.Body.Close()
-	request.Target, request.ContentType, request.Body = r.URL.RequestURI(), r.Header.Get("Content-Type"), body
+	// As it was sent: middleware outside may have removed a prefix of the path.
+	request.Target, request.ContentType = r.Host+cmp.Or(r.RequestURI, r.URL.RequestURI()), r.Header.Get("Content-Type")
 	if fullMethod(r.Method) == otherMethod {
 		request.Target = r.Method + " " + request.GetTarget()
+	}
+	if stores && r.Body != nil {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody))
+		if err != nil {
+			return nil, err
+		}
+		_ = r.Body.Close()
+		request.Body = body
 	}
 	return request, nil
 }

@@ -15,7 +15,7 @@ type HandlerOption func(*handler)
 
 // Tenant says who sends a request, so that an idempotency key belongs to this caller, and another caller can use the same
 // key for something else. The function returns the empty string for a caller that is not known; the key of its request is
-// ignored, unless [SharedKeys] allows it. The function must be safe for concurrent use. It sees the request as it arrived,
+// ignored and the handler does not see it, unless [SharedKeys] allows it. The function must be safe for concurrent use. It sees the request as it arrived,
 // so the middleware that verifies who the caller is must come before the handler.
 //
 // Without Tenant and SharedKeys, the key of a request is ignored unless the caller has a verified TLS certificate, whose
@@ -51,8 +51,9 @@ func TimeoutHeader(name string, limit time.Duration) HandlerOption {
 	}
 }
 
-// MaxBody limits the body of a request with an idempotency key, which is kept in memory to compare it with later
-// requests of the same key. A larger one is answered with 413. The default is 1 MiB.
+// MaxBody limits the body of a request with an idempotency key whose response is stored. It is kept in memory to compare
+// it with later requests of the same key. A larger one is answered with 413. The default is 1 MiB. Without a store, and in
+// mode Observe, bodies are neither read nor limited.
 func MaxBody(bytes int) HandlerOption {
 	return func(h *handler) {
 		if bytes <= 0 {

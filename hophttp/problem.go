@@ -43,8 +43,29 @@ type problem struct {
 // is 4xx. It does not contain other messages, nor the text of errors that wrap the error, because they may reveal
 // internals. A nil error is answered with 500.
 //
-// Use it in handlers whose gRPC calls fail.
-func WriteError(w http.ResponseWriter, err error) { problemOf(err).write(w) }
+// Use it in handlers whose gRPC calls fail. If a writer between it and [NewHandler] changes the body, as compression does,
+// the writer needs a method Unwrap() http.ResponseWriter, so that the failure is seen.
+func WriteError(w http.ResponseWriter, err error) {
+	p := problemOf(err)
+	if r := responseOf(w); r != nil {
+		r.problem = &p // a writer between may compress it
+	}
+	p.write(w)
+}
+
+// responseOf returns the response of a handler that w writes to, or nil if a writer between has no Unwrap.
+func responseOf(w http.ResponseWriter) *response {
+	for {
+		switch inner := w.(type) {
+		case *response:
+			return inner
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = inner.Unwrap()
+		default:
+			return nil
+		}
+	}
+}
 
 func problemOf(err error) problem {
 	st := status.Convert(err)
@@ -68,6 +89,9 @@ func problemOf(err error) problem {
 			p.retryAfter = d.GetRetryDelay().AsDuration()
 		}
 	}
+	if p.Reason != "" {
+		p.Type = reasonType + strings.ToLower(p.Reason)
+	}
 	switch p.Reason {
 	case interceptors.ReasonKeyReused:
 		p.Status = http.StatusUnprocessableEntity
@@ -86,9 +110,6 @@ func (p problem) write(w http.ResponseWriter) {
 	if p.Status == statusClientClosed {
 		p.Title = "Client Closed Request"
 	}
-	if p.Reason != "" {
-		p.Type = reasonType + strings.ToLower(p.Reason)
-	}
 	if p.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))
 	}
@@ -100,8 +121,9 @@ func (p problem) write(w http.ResponseWriter) {
 
 // ErrorOf returns the error of a response that [NewTransport] has returned, or nil if its status is below 400. The error has
 // the gRPC status that the response stands for, with the reason of Hopbound's error and, after Retry-After, a RetryInfo.
-// It is for handlers that fail because the service below has failed: [WriteError] answers with the same error. ErrorOf
-// reads at most 64 KiB of the body of a problem, and puts them back. The caller closes the body.
+// It is for handlers that fail because the service below has failed: [WriteError] answers with the same code and
+// reason. The message and other details of the error below are lost. ErrorOf reads at most 64 KiB of the body of a problem,
+// and puts them back. The caller closes the body.
 func ErrorOf(response *http.Response) error {
 	if response.StatusCode < http.StatusBadRequest {
 		return nil
@@ -110,9 +132,10 @@ func ErrorOf(response *http.Response) error {
 	if err != nil {
 		return err
 	}
-	st := failureOf(response.StatusCode, body)
+	p := parse(body)
+	st := failureOf(response.StatusCode, p)
 	if st == nil {
-		st = describe(outcomeCode(response.StatusCode), response.StatusCode, body)
+		st = describe(outcomeCode(response.StatusCode), response.StatusCode, p)
 	}
 	if after, ok := retryAfter(response); ok {
 		if detailed, err := st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)}); err == nil {
@@ -199,17 +222,22 @@ func isProblem(header http.Header) bool {
 	return err == nil && media == problemType
 }
 
-// failureOf returns the status of a failed request, or nil if its response is an outcome. The body is that of a problem, or
-// empty. 409 is a failure if the problem's type is Hopbound's: it stands for ABORTED, such as IN_PROGRESS.
-func failureOf(httpStatus int, body []byte) *status.Status {
+// failureOf returns the status of a failed request, or nil if its response is an outcome. The problem is Hopbound's, or nil.
+// Some statuses of problems stand for another code than usual: 409 for ABORTED, such as IN_PROGRESS, and 503 for
+// RESOURCE_EXHAUSTED.
+func failureOf(httpStatus int, p *problem) *status.Status {
 	code := codeOf(httpStatus)
-	if httpStatus == http.StatusConflict && parse(body) != nil {
+	switch {
+	case p == nil:
+	case httpStatus == http.StatusConflict && p.Reason != interceptors.ReasonResponseOmitted:
 		code = codes.Aborted
+	case httpStatus == http.StatusServiceUnavailable && (p.Reason == interceptors.ReasonStoreFull || p.Reason == interceptors.ReasonBulkheadFull):
+		code = codes.ResourceExhausted
 	}
 	if code == codes.OK {
 		return nil
 	}
-	return describe(code, httpStatus, body)
+	return describe(code, httpStatus, p)
 }
 
 // parse returns a problem of Hopbound, or nil. Problems of others have reasons, too.
@@ -222,9 +250,9 @@ func parse(body []byte) *problem {
 }
 
 // describe returns a status with the reason of a problem.
-func describe(code codes.Code, httpStatus int, body []byte) *status.Status {
+func describe(code codes.Code, httpStatus int, p *problem) *status.Status {
 	st := status.New(code, strconv.Itoa(httpStatus)+" "+http.StatusText(httpStatus))
-	if p := parse(body); p != nil && p.Reason != "" {
+	if p != nil && p.Reason != "" {
 		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: interceptors.Domain, Reason: p.Reason}); err == nil {
 			st = detailed
 		}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hopbound/hopbound/budget"
@@ -33,13 +34,16 @@ type response struct {
 	started time.Time
 	fromHop bool // the caller has sent a hop-context, and reads a report
 
+	observed   bool // nothing changes what the handler answers
 	keyIgnored bool // the caller has sent a key, and is unknown
 
 	allotment *budget.Allotment
-	lent      int         // tokens that the caller has lent; 0 at a root
-	stored    bool        // a store keeps the outcome, so that all of the response is held back
-	header    http.Header // of a stored outcome; the writer's own otherwise
+	lent      int             // tokens that the caller has lent; 0 at a root
+	ctx       context.Context //nolint:containedctx // of the run
+	stored    bool            // a store keeps the outcome, so that all of the response is held back
+	header    http.Header     // of a stored outcome; the writer's own otherwise
 
+	problem  *problem // that WriteError has written
 	status   int
 	body     bytes.Buffer
 	sent     bool
@@ -48,10 +52,11 @@ type response struct {
 
 // run prepares for the run of the handler with context ctx. It forgets an earlier run, whose transaction was rolled back.
 func (r *response) run(ctx context.Context) {
+	r.ctx = ctx
 	if r.allotment, _ = budget.FromContext(ctx); r.allotment != nil {
 		r.lent = r.allotment.Free()
 	}
-	r.status = 0
+	r.problem, r.status = nil, 0
 	r.body.Reset()
 	r.header = r.ResponseWriter.Header()
 	if grpc.ServerTransportStreamFromContext(ctx) != grpc.ServerTransportStream(r.stream) {
@@ -116,6 +121,11 @@ func (r *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if r.stored {
 		return nil, nil, http.ErrNotSupported
 	}
+	if r.status != 0 { // net/http sends the header first if the handler has written it
+		if err := r.send(); err != nil {
+			return nil, nil, err
+		}
+	}
 	conn, buffer, err := http.NewResponseController(r.ResponseWriter).Hijack()
 	r.hijacked = err == nil
 	return conn, buffer, err
@@ -162,14 +172,17 @@ func (f *failure) GRPCStatus() *status.Status { return f.status }
 
 // outcome returns the result of the handler.
 func (r *response) outcome() (any, error) {
-	if r.status == 0 && !r.hijacked {
+	switch ended := r.ctx.Err(); {
+	case ended != nil && r.status == 0 && !r.hijacked && !r.observed: // the handler has given up
+		WriteError(r, ended)
+	case r.stored && !r.isComplete():
+		r.status = 0
+		r.body.Reset()
+		WriteError(r, status.Error(codes.Internal, "the response is shorter or longer than its Content-Length"))
+	case r.status == 0 && !r.hijacked:
 		r.status = http.StatusOK
 	}
-	var problem []byte
-	if isProblem(r.header) {
-		problem = r.body.Bytes()
-	}
-	if st := failureOf(r.status, problem); st != nil {
+	if st := failureOf(r.status, r.hopboundProblem()); st != nil {
 		if st.Code() == codes.Unimplemented {
 			st = status.New(codes.Unknown, st.Message()) // else it would be stored, without the response
 		}
@@ -183,6 +196,30 @@ func (r *response) outcome() (any, error) {
 		reply.Headers = append(reply.Headers, &hopboundv1.HTTPHeader{Name: name, Values: r.header[name]})
 	}
 	return reply, nil
+}
+
+// hopboundProblem returns the problem of Hopbound in the response, or nil. One of 409 that cannot be read is taken for
+// Hopbound's, because an answer such as IN_PROGRESS must not be stored.
+func (r *response) hopboundProblem() *problem {
+	switch {
+	case r.problem != nil && r.problem.Status == r.status:
+		if !strings.HasPrefix(r.problem.Type, reasonType) {
+			return nil
+		}
+		return r.problem
+	case !isProblem(r.header):
+		return nil
+	case r.header.Get("Content-Encoding") != "":
+		return &problem{}
+	default:
+		return parse(r.body.Bytes())
+	}
+}
+
+// isComplete reports whether the body has the length that the header says. Responses to HEAD and with 304 have no body.
+func (r *response) isComplete() bool {
+	length := r.header.Get("Content-Length")
+	return length == "" || length == strconv.Itoa(r.body.Len()) || r.stream.method == fullMethod(http.MethodHead) || r.status == http.StatusNotModified
 }
 
 // end sends the result of the request: a response, the stored response of an earlier request, or an error.

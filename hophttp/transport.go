@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,10 +31,11 @@ type transport struct {
 // [http.DefaultTransport].
 //
 // The client's policies, budgets, mode and telemetry apply: a request is retried if its attempt failed with a code that
-// its policy retries, it is safe to repeat, and both budgets have a token. 502 and 503 count as UNAVAILABLE, 429 as
-// RESOURCE_EXHAUSTED, 504 as DEADLINE_EXCEEDED, and an error of base that is not the context's as UNAVAILABLE. A request
-// is safe to repeat because of its method, its policy or its Idempotency-Key header; a handler that runs under a key
-// gives its POST and PATCH requests child keys. [idempotency.WithStep] names the requests of a handler that makes
+// its policy retries, it is safe to repeat, and both budgets have a token. 425, 502 and 503 count as UNAVAILABLE,
+// 429 and 503 with the reason STORE_FULL or BULKHEAD_FULL as RESOURCE_EXHAUSTED, 504 as DEADLINE_EXCEEDED, and an error of
+// base that is not the context's as UNAVAILABLE. A request is safe to repeat because of its method, its policy or its
+// Idempotency-Key header. A handler that runs under a key gives its POST and PATCH requests child keys; base finds them
+// under the name "idempotency-key" in the map of the header. [idempotency.WithStep] names the requests of a handler that makes
 // several at the same time. A body can be sent again only if the request has GetBody, as those of [http.NewRequest] with a
 // buffer, a reader of bytes or a reader of a string have.
 //
@@ -80,10 +82,11 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, failed
 	}
 	c.discard()
+	st := status.Convert(err)
 	if ended := r.Context().Err(); ended != nil {
 		err = fmt.Errorf("%w: %w", ended, err)
 	}
-	return nil, err
+	return nil, &attemptError{err: err, status: st}
 }
 
 // call is a request with its attempts.
@@ -107,7 +110,8 @@ func (c *call) discard() {
 	}
 }
 
-// attemptError is the error of an attempt: a response that says so, or an error of the transport below.
+// attemptError is the error of an attempt, which is a response that says so or an error of the transport below, or an error
+// that Hopbound has made.
 type attemptError struct {
 	response *http.Response
 	err      error
@@ -121,7 +125,7 @@ func (f *attemptError) GRPCStatus() *status.Status { return f.status }
 // Timeout is what [url.Error] asks.
 func (f *attemptError) Timeout() bool {
 	timeout := (interface{ Timeout() bool })(nil)
-	return errors.As(f.err, &timeout) && timeout.Timeout()
+	return f.status.Code() == codes.DeadlineExceeded || errors.As(f.err, &timeout) && timeout.Timeout()
 }
 
 // attempt makes one attempt. It is what gRPC is for a call of gRPC.
@@ -153,7 +157,7 @@ func (c *call) attempt(ctx context.Context, _ string, _, reply any, _ *grpc.Clie
 		return err
 	}
 	lifetime.untilClosed(response)
-	if st := failureOf(response.StatusCode, problem); st != nil {
+	if st := failureOf(response.StatusCode, parse(problem)); st != nil {
 		c.failed, c.lifetime = response, lifetime
 		return &attemptError{response: response, status: st}
 	}
@@ -164,6 +168,7 @@ func (c *call) attempt(ctx context.Context, _ string, _, reply any, _ *grpc.Clie
 // prepare returns the request of an attempt.
 func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 	request := c.request.Clone(ctx)
+	request.Trailer = c.request.Trailer // which the application fills while the body is read
 	if c.attempts > 1 && c.request.GetBody != nil {
 		body, err := c.request.GetBody()
 		if err != nil {
@@ -175,11 +180,18 @@ func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 	if len(md[strings.ToLower(contextHeader)]) == 0 { // the client is installed twice, and this is an attempt of the outer transport
 		return request, nil
 	}
+	if request.Header == nil {
+		request.Header = http.Header{}
+	}
 	for _, name := range []string{contextHeader, reportHeader, attemptsHeader, timeoutHeader, keyHeader} {
 		request.Header.Del(name) // a service may have forwarded those of its own request
 	}
 	for key, values := range md {
-		request.Header[http.CanonicalHeaderKey(key)] = values
+		name := http.CanonicalHeaderKey(key)
+		if name == keyHeader && !slices.Equal(values, c.request.Header[keyHeader]) {
+			name = key // net/http repeats a POST if its map has the canonical name, and a child key does not make it safe
+		}
+		request.Header[name] = values
 	}
 	if d, ok := ctx.Deadline(); ok {
 		request.Header.Set(timeoutHeader, formatTimeout(time.Until(d)))

@@ -64,10 +64,11 @@ func Tenant(name string) Option { return func(s *settings) { s.tenant = name } }
 
 // Extract returns the context in which a message of a queue is handled:
 //
-//   - Its deadline is that in the message, within the bounds of [Skew] and [MaxWait]. If it has passed, the context has
-//     ended, and the handler should drop the message. A malformed deadline is ignored.
+//   - Its deadline is that in the message, within the bounds of [Skew] and [MaxWait]. If it has passed, the error
+//     of the context is [context.DeadlineExceeded], and the handler should drop the message. It should not drop one whose
+//     context was cancelled, for example because the worker stops. A malformed deadline is ignored.
 //   - The handler runs under the key of the message: its calls carry child keys, which are the same whenever the message is
-//     delivered. A malformed key is ignored.
+//     delivered. A malformed key is ignored. Without a key, the handler runs under none, even if ctx does.
 //   - It is the root of a request whose budget has the settings of b, which may be nil; see [budget.NewRoot].
 //
 // Call the returned function when the message has been handled. Extract is safe for concurrent use.
@@ -86,10 +87,11 @@ func Extract(ctx context.Context, queue string, carrier propagation.TextMapCarri
 		}
 		ctx, cancel = context.WithDeadline(ctx, d)
 	}
+	run := idempotency.HandlerRun{} // without a key, it hides the run of ctx
 	if key, err := idempotency.ParseKey(carrier.Get(keyHeader)); err == nil {
-		id := idempotency.NewID(s.tenant, method(queue), key)
-		ctx = idempotency.WithRun(ctx, idempotency.HandlerRun{ID: id, Key: key})
+		run = idempotency.HandlerRun{ID: idempotency.NewID(s.tenant, method(queue), key), Key: key}
 	}
+	ctx = idempotency.WithRun(ctx, run)
 	ctx, end := budget.NewRoot(ctx, b)
 	return ctx, func() {
 		end(true)

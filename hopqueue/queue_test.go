@@ -2,6 +2,7 @@ package hopqueue_test
 
 import (
 	"context"
+	"errors"
 	"math"
 	"testing"
 	"testing/synctest"
@@ -53,6 +54,28 @@ func TestDeadlineIsTrustedWithinBounds(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A machine in another time zone compares the text, or parses it with a library that expects Z.
+func TestDeadlineIsSentInUTC(t *testing.T) {
+	t.Parallel()
+	at := time.Now().Add(time.Hour).In(time.FixedZone("east", 3600))
+	ctx, cancel := context.WithDeadline(t.Context(), at)
+	defer cancel()
+	carrier := propagation.MapCarrier{}
+	hopqueue.Inject(ctx, "q", carrier)
+	if want := at.UTC().Format(time.RFC3339Nano); carrier["hop-deadline"] != want {
+		t.Errorf("the deadline is sent as %q, want %q", carrier["hop-deadline"], want)
+	}
+}
+
+func TestContextOfAMessageEndsWhenItHasBeenHandled(t *testing.T) {
+	t.Parallel()
+	ctx, end := hopqueue.Extract(t.Context(), "q", propagation.MapCarrier{"hop-deadline": "9999-12-31T23:59:59Z"}, nil)
+	end()
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		t.Errorf("the error of the context is %v", ctx.Err())
 	}
 }
 
@@ -116,6 +139,25 @@ func TestHandlerOfAMessageIsARoot(t *testing.T) {
 	end()
 	if !a.Closed() {
 		t.Error("the root has not ended")
+	}
+}
+
+// A worker may itself run under a key. That key has nothing to do with its messages.
+func TestMessageWithoutAKeyDoesNotGetThatOfItsWorker(t *testing.T) {
+	t.Parallel()
+	worker := idempotency.WithRun(t.Context(), idempotency.HandlerRun{ID: idempotency.NewID("", "/queue.Worker/Poll", "k"), Key: "k"})
+	for _, header := range []string{"", "a,b"} {
+		ctx, end := hopqueue.Extract(worker, "q", propagation.MapCarrier{"idempotency-key": header}, nil)
+		defer end()
+		if key, ok := idempotency.FromContext(ctx); ok {
+			t.Errorf("header %q: the handler runs under the key %q", header, key)
+		}
+		if key, ok := idempotency.ForCall(ctx, "/bank.Bank/Pay", true); ok {
+			t.Errorf("header %q: a call has the key %q", header, key)
+		}
+		if idempotency.IsForwarded(ctx, []string{"k"}) {
+			t.Errorf("header %q: the key of the worker is taken for that of the message", header)
+		}
 	}
 }
 

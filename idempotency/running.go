@@ -44,11 +44,14 @@ type (
 
 func runningFrom(ctx context.Context) *running {
 	r, _ := ctx.Value(runningContext{}).(*running)
+	if r == nil || r.Key == "" {
+		return nil
+	}
 	return r
 }
 
 // WithRun returns the context of a handler that runs a write under a key. It is for authors of other
-// transports. The handler's own calls get their child keys from the context.
+// transports. The handler's own calls get their child keys from the context. A run without a key hides that of ctx.
 func WithRun(ctx context.Context, run HandlerRun) context.Context {
 	return context.WithValue(ctx, runningContext{}, &running{HandlerRun: run, last: run.Checkpoint})
 }

@@ -108,6 +108,13 @@ func setModes(modes *policy.Modes, mode Mode, byName map[string]Mode) error {
 // For transports: an adapter for another protocol gives a call that is only observed no deadline.
 func (s *Server) Observes(fullMethod string) bool { return s.calls.Modes.Observes(fullMethod) }
 
+// Stores reports whether a call of a method that arrives now with a key has its outcome stored: there is a store, the
+// method has side effects and is not [idempotency.Off], and it is not only observed.
+//
+// For transports: only for such a call, an adapter for another protocol needs to read the body, which is compared if the
+// key is used again.
+func (s *Server) Stores(fullMethod string) bool { return s.calls.Stores(fullMethod) }
+
 func setMode(modes *policy.Modes, mode Mode, methods []string) error {
 	err := mode.validate()
 	if err == nil {

@@ -93,8 +93,12 @@ func gatewayOptions() []runtime.ServeMuxOption {
 		runtime.WithOutgoingTrailerMatcher(func(key string) (string, bool) {
 			return runtime.MetadataTrailerPrefix + key, !isHopbounds(key)
 		}),
-		// Errors are problem details (RFC 9457), with Retry-After.
-		runtime.WithErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+		// Errors are problem details (RFC 9457), with Retry-After. A replayed failure is marked in gRPC's trailer.
+		runtime.WithErrorHandler(func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+			md, _ := runtime.ServerMetadataFromContext(ctx)
+			if replayed := md.TrailerMD.Get("idempotency-replayed"); len(replayed) > 0 {
+				w.Header().Set("Idempotency-Replayed", replayed[0])
+			}
 			hophttp.WriteError(w, err)
 		}),
 	}

@@ -159,3 +159,13 @@ func TestErrorsAreProblemDetails(t *testing.T) {
 		}
 	}
 }
+
+func TestReplayedFailureIsMarked(t *testing.T) {
+	url, _ := open(t)
+	for _, want := range []string{"", "true"} {
+		a := charge(t, url, "ann", `{"cents": -5}`, map[string]string{"Idempotency-Key": "k"})
+		if got := a.header.Get("Idempotency-Replayed"); a.status != http.StatusBadRequest || got != want {
+			t.Errorf("answer %d with Idempotency-Replayed %q, want %q", a.status, got, want)
+		}
+	}
+}

@@ -70,8 +70,11 @@ type worker struct {
 func (w *worker) Work(ctx context.Context, j *river.Job[job]) error {
 	ctx, end := hopqueue.Extract(ctx, queueName, j.Args.Headers, w.retries)
 	defer end()
-	if err := ctx.Err(); err != nil {
+	switch err := ctx.Err(); {
+	case errors.Is(err, context.DeadlineExceeded):
 		return river.JobCancel(err) // nobody waits for it any more
+	case err != nil:
+		return err // the worker stops, and another one tries again
 	}
 	charge, err := w.bank.Charge(ctx, j.Args.Account, j.Args.Cents)
 	if err != nil {

@@ -133,6 +133,11 @@ type call struct {
 	reported atomic.Bool // the trailer is set
 }
 
+// Stores reports whether the outcome of a call with a key is stored.
+func (s *Server) Stores(fullMethod string) bool {
+	return !s.Modes.Observes(fullMethod) && s.methodOf(fullMethod, false).keyed != nil
+}
+
 // UnaryInterceptor returns the interceptor of unary calls.
 func (s *Server) UnaryInterceptor() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {

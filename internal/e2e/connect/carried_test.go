@@ -146,6 +146,29 @@ func TestInterceptorsDoNotSeeTheMetadataOfAttempts(t *testing.T) {
 	})
 }
 
+// Calls of gRPC that forward the metadata of their handler would send them to other services.
+func TestCredentialsAreNotMetadataOfTheHandler(t *testing.T) {
+	t.Parallel()
+	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test
+		var md metadata.MD
+		s := serve(t, unary[testv1.IdempotentRequest, testv1.IdempotentResponse](idempotent, func(ctx context.Context) error {
+			md, _ = metadata.FromIncomingContext(ctx)
+			return nil
+		}, server(t)))
+		request := connect.NewRequest(&testv1.IdempotentRequest{})
+		for _, name := range []string{"Authorization", "Cookie", "X-Own"} {
+			request.Header().Set(name, "a=b")
+		}
+		if _, err := connect.NewClient[testv1.IdempotentRequest, testv1.IdempotentResponse](s.Client(), s.URL+idempotent, client(t, p)...).
+			CallUnary(t.Context(), request); err != nil {
+			t.Error(err)
+		}
+		if len(md["x-own"]) != 1 || len(md["authorization"])+len(md["cookie"]) > 0 {
+			t.Errorf("metadata %v", md)
+		}
+	})
+}
+
 func TestServerAtTheEdgeTrustsTheKeyOnly(t *testing.T) {
 	t.Parallel()
 	everyProtocol(t, func(t *testing.T, p protocol) { //nolint:thelper // it is the test

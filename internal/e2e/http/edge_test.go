@@ -1,9 +1,14 @@
 package http_test
 
 import (
+	"bufio"
+	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -153,6 +158,21 @@ func TestCallersLimitTheTimeOfARequest(t *testing.T) {
 	}
 }
 
+func TestTheShorterOfTwoTimeoutsCounts(t *testing.T) {
+	t.Parallel()
+	var left time.Duration
+	s := edge(t, func(_ http.ResponseWriter, r *http.Request) { left, _ = deadline.Remaining(r.Context()) },
+		[]interceptors.ServerOption{interceptors.WithDefaultDeadline(time.Hour)}, hophttp.TimeoutHeader("X-Timeout", time.Hour))
+	for _, c := range []struct{ gRPC, own string }{{"7M", "30m"}, {"30M", "7m"}} {
+		request := newRequest(t, http.MethodGet, s.URL, "")
+		request.Header.Set("Grpc-Timeout", c.gRPC)
+		request.Header.Set("X-Timeout", c.own)
+		if do(t, http.DefaultTransport, request); left <= 0 || left > 7*time.Minute {
+			t.Errorf("Grpc-Timeout %s and X-Timeout %s: %v left, want at most 7 minutes", c.gRPC, c.own, left)
+		}
+	}
+}
+
 func TestRequestWithoutTimeIsAnsweredWith504(t *testing.T) {
 	t.Parallel()
 	s := serve(t, func(http.ResponseWriter, *http.Request) { t.Error("the handler runs") }, []interceptors.ServerOption{interceptors.WithFloor(time.Hour)})
@@ -240,6 +260,91 @@ func TestConnectionCanBeHijacked(t *testing.T) {
 	}
 }
 
+// hijackable is a writer whose connection can be hijacked.
+type hijackable struct {
+	*httptest.ResponseRecorder
+	written bool
+}
+
+func (*hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, nil }
+
+func (h *hijackable) WriteHeader(int) { h.written = true }
+
+func TestHijackedConnectionIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	reader, metered := harness.Metered()
+	ctx, leave := context.WithCancel(t.Context())
+	h, err := hophttp.NewHandler(harness.NewServer(t, metered), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if _, _, err := w.(http.Hijacker).Hijack(); err != nil { //nolint:errcheck // as libraries for WebSocket do
+			t.Error(err)
+		}
+		leave() // as a connection does that ends later
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &hijackable{ResponseRecorder: httptest.NewRecorder()}
+	h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+	if metrics := harness.Collected(t, reader); w.written || !strings.Contains(metrics, "grpc.status=OK") {
+		t.Errorf("answered: %v, metrics\n%s", w.written, metrics)
+	}
+}
+
+func TestHandlersSetTheDeadlinesOfTheirConnection(t *testing.T) {
+	t.Parallel()
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Hour)); err != nil {
+			t.Error(err)
+		}
+	}, nil)
+	get(t, http.DefaultTransport, s.URL)
+}
+
+func TestLargeResponseIsSentWhileItIsWritten(t *testing.T) {
+	t.Parallel()
+	const held = 16 << 10
+	w := httptest.NewRecorder()
+	h, err := hophttp.NewHandler(harness.NewServer(t), http.HandlerFunc(func(inner http.ResponseWriter, _ *http.Request) {
+		for _, c := range []struct{ part, sent int }{{held, 0}, {1, held + 1}, {5, held + 6}} {
+			if _, err := inner.Write(make([]byte, c.part)); err != nil || w.Body.Len() != c.sent {
+				t.Errorf("%d bytes are sent, error %v, want %d", w.Body.Len(), err, c.sent)
+			}
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+}
+
+// Libraries for WebSocket and proxies for CONNECT write the header first, and net/http then sends it.
+func TestHeaderIsSentBeforeTheConnectionIsHijacked(t *testing.T) {
+	t.Parallel()
+	for _, code := range []int{http.StatusSwitchingProtocols, http.StatusOK} {
+		s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Upgrade", "own")
+			w.WriteHeader(code)
+			conn, _, err := w.(http.Hijacker).Hijack() //nolint:errcheck // as libraries for WebSocket do
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, _ = fmt.Fprint(conn, "taken")
+			_ = conn.Close()
+		}, nil)
+		conn, err := net.Dial("tcp", s.Listener.Addr().String()) //nolint:noctx // it takes no time
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(answer), fmt.Sprint("HTTP/1.1 ", code)) || !strings.Contains(string(answer), "Upgrade: own") || !strings.HasSuffix(string(answer), "taken") {
+			t.Errorf("status %d: answer %q, error %v", code, answer, err)
+		}
+		_ = conn.Close()
+	}
+}
+
 func TestInvalidOptionsAreErrors(t *testing.T) {
 	t.Parallel()
 	server, next := harness.NewServer(t), http.NotFoundHandler()
@@ -250,7 +355,13 @@ func TestInvalidOptionsAreErrors(t *testing.T) {
 		"no tenant":       func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.Tenant(nil)) },
 		"no header":       func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.TimeoutHeader("", 1)) },
 		"no longest time": func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.TimeoutHeader("X", 0)) },
-		"no body":         func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.MaxBody(0)) },
+		"two headers": func() (http.Handler, error) {
+			return hophttp.NewHandler(server, next, hophttp.TimeoutHeader("X", 1), hophttp.TimeoutHeader("Y", 1))
+		},
+		"the header of gRPC": func() (http.Handler, error) {
+			return hophttp.NewHandler(server, next, hophttp.TimeoutHeader("grpc-timeout", 1))
+		},
+		"no body": func() (http.Handler, error) { return hophttp.NewHandler(server, next, hophttp.MaxBody(0)) },
 	} {
 		if h, err := build(); err == nil || h != nil {
 			t.Errorf("%s: handler %v, error %v", name, h, err)

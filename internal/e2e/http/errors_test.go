@@ -1,7 +1,9 @@
 package http_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +15,7 @@ import (
 	"github.com/hopbound/hopbound/idempotency"
 	"github.com/hopbound/hopbound/interceptors"
 	"github.com/hopbound/hopbound/internal/e2e/harness"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -26,18 +29,21 @@ func TestErrorOfAResponseIsWhatWriteErrorHasWritten(t *testing.T) {
 		reason string
 		delay  time.Duration
 	}{
-		"not found":           {err: status.Error(codes.NotFound, "no such order")},
-		"malformed":           {err: status.Error(codes.InvalidArgument, "no amount")},
-		"out of range":        {err: status.Error(codes.OutOfRange, "too far"), code: codes.InvalidArgument},
-		"exists":              {err: status.Error(codes.AlreadyExists, "there is one")},
-		"aborted":             {err: status.Error(codes.Aborted, "another transaction has won")},
-		"unimplemented":       {err: status.Error(codes.Unimplemented, "not here")},
-		"unavailable":         {err: status.Error(codes.Unavailable, "down")},
-		"deadline":            {err: status.Error(codes.DeadlineExceeded, "late")},
-		"not permitted":       {err: status.Error(codes.PermissionDenied, "no")},
-		"data loss":           {err: status.Error(codes.DataLoss, "lost"), code: codes.Internal},
-		"overloaded, wait":    {err: interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonRateLimited, "too many", 3*time.Second), reason: interceptors.ReasonRateLimited, delay: 3 * time.Second},
-		"the breaker is open": {err: interceptors.TryLater(codes.Unavailable, interceptors.ReasonBreakerOpen, "open", 0), reason: interceptors.ReasonBreakerOpen},
+		"not found":               {err: status.Error(codes.NotFound, "no such order")},
+		"malformed":               {err: status.Error(codes.InvalidArgument, "no amount")},
+		"out of range":            {err: status.Error(codes.OutOfRange, "too far"), code: codes.InvalidArgument},
+		"exists":                  {err: status.Error(codes.AlreadyExists, "there is one")},
+		"aborted":                 {err: status.Error(codes.Aborted, "another transaction has won")},
+		"unimplemented":           {err: status.Error(codes.Unimplemented, "not here")},
+		"unavailable":             {err: status.Error(codes.Unavailable, "down")},
+		"deadline":                {err: status.Error(codes.DeadlineExceeded, "late")},
+		"not permitted":           {err: status.Error(codes.PermissionDenied, "no")},
+		"data loss":               {err: status.Error(codes.DataLoss, "lost"), code: codes.Internal},
+		"overloaded, wait":        {err: interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonRateLimited, "too many", 3*time.Second), reason: interceptors.ReasonRateLimited, delay: 3 * time.Second},
+		"the store is full":       {err: interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonStoreFull, "full", 0), reason: interceptors.ReasonStoreFull},
+		"the bulkhead is full":    {err: interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonBulkheadFull, "full", 0), reason: interceptors.ReasonBulkheadFull},
+		"the response is omitted": {err: interceptors.TryLater(codes.AlreadyExists, interceptors.ReasonResponseOmitted, "too large", 0), reason: interceptors.ReasonResponseOmitted},
+		"the breaker is open":     {err: interceptors.TryLater(codes.Unavailable, interceptors.ReasonBreakerOpen, "open", 0), reason: interceptors.ReasonBreakerOpen},
 	} {
 		w := httptest.NewRecorder()
 		hophttp.WriteError(w, c.err)
@@ -54,6 +60,75 @@ func TestErrorOfAResponseIsWhatWriteErrorHasWritten(t *testing.T) {
 	w.WriteHeader(http.StatusFound)
 	if err := hophttp.ErrorOf(w.Result()); err != nil {
 		t.Errorf("a redirect is the error %v", err)
+	}
+}
+
+// As over gRPC: it is not retried, and the hop marks it, so that its callers do not retry it either.
+func TestFullBulkheadIsNotRetriedOverHTTP(t *testing.T) {
+	t.Parallel()
+	leaf := &harness.Counter{Fail: harness.AlwaysFail(interceptors.TryLater(codes.ResourceExhausted, interceptors.ReasonBulkheadFull, "full", 0))}
+	call := harness.Idempotent(harness.Serve(t, leaf.Handle, harness.NewServer(t).ServerOptions()...).Dial(harness.NewClient(t).DialOptions()...))
+	hop := serve(t, func(w http.ResponseWriter, r *http.Request) { hophttp.WriteError(w, call(r.Context())) }, nil)
+	r := get(t, fast(t), hop.URL)
+	if r.status != http.StatusServiceUnavailable || r.header.Get("Grpc-Retry-Pushback-Ms") != "-1" || leaf.Calls.Load() != 1 {
+		t.Errorf("answer %d with header %v after %d calls, want 503, marked, after one", r.status, r.header, leaf.Calls.Load())
+	}
+}
+
+// Another run of the handler could not get the response either.
+func TestOmittedResponseIsAnOutcome(t *testing.T) {
+	t.Parallel()
+	runs := 0
+	h := stored(t, func(w http.ResponseWriter, _ *http.Request) {
+		runs++
+		hophttp.WriteError(w, interceptors.TryLater(codes.AlreadyExists, interceptors.ReasonResponseOmitted, "too large", 0))
+	})
+	for range 2 {
+		if w := record(h, t.Context()); w.Code != http.StatusConflict || runs != 1 {
+			t.Errorf("answer %d after %d runs", w.Code, runs)
+		}
+	}
+}
+
+func TestErrorsOfOtherLibrariesAreAnsweredToo(t *testing.T) {
+	t.Parallel()
+	foreign, err := status.New(codes.InvalidArgument, "no").WithDetails(&errdetails.ErrorInfo{Domain: "bank.test", Reason: "CARD_EXPIRED"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		err  error
+		code int
+		want string // in the body
+	}{
+		"a deadline":                   {fmt.Errorf("the bank: %w", context.DeadlineExceeded), http.StatusGatewayTimeout, `"title":"Gateway Timeout"`},
+		"a cancellation":               {fmt.Errorf("the bank: %w", context.Canceled), 499, `"title":"Client Closed Request"`},
+		"the reason of another domain": {foreign.Err(), http.StatusBadRequest, `"type":"about:blank"`},
+	} {
+		w := httptest.NewRecorder()
+		if hophttp.WriteError(w, c.err); w.Code != c.code || !strings.Contains(w.Body.String(), c.want) || strings.Contains(w.Body.String(), "CARD") {
+			t.Errorf("%s: answer %d %s", name, w.Code, w.Body)
+		}
+	}
+}
+
+func TestPausesAreRoundedUpToSeconds(t *testing.T) {
+	t.Parallel()
+	w := httptest.NewRecorder()
+	hophttp.WriteError(w, interceptors.TryLater(codes.Unavailable, interceptors.ReasonBreakerOpen, "open", 1200*time.Millisecond))
+	if got := w.Header().Get("Retry-After"); got != "2" {
+		t.Errorf("Retry-After %q, want 2", got)
+	}
+}
+
+func TestErrorOfAPreconditionThatFailed(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[int]codes.Code{http.StatusPreconditionFailed: codes.FailedPrecondition, http.StatusTeapot: codes.InvalidArgument} {
+		w := httptest.NewRecorder()
+		w.WriteHeader(code)
+		if got := status.Code(hophttp.ErrorOf(w.Result())); got != want {
+			t.Errorf("%d is %v, want %v", code, got, want)
+		}
 	}
 }
 

@@ -89,6 +89,27 @@ func TestKeyedRequestsThatAreRejected(t *testing.T) {
 	}
 }
 
+// One handler may serve several hosts, or several paths whose prefix was removed before it.
+func TestKeyOfAnotherHostOrOfARemovedPrefixIsReused(t *testing.T) {
+	t.Parallel()
+	h := stored(t, func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprint(w, r.Host, r.URL.Path) })
+	mux := http.NewServeMux()
+	mux.Handle("/pay/", http.StripPrefix("/pay", h))
+	mux.Handle("/refund/", http.StripPrefix("/refund", h))
+	url := plain(t, mux.ServeHTTP)
+	at := func(path, host string) answered {
+		request := newRequest(t, http.MethodPost, url+path, "5 EUR")
+		request.Header.Set("Idempotency-Key", "k")
+		request.Host = host
+		return do(t, http.DefaultTransport, request)
+	}
+	if first, again := at("/pay/1", "a.test"), at("/pay/1", "a.test"); first.body != "a.test/1" || again.header.Get("Idempotency-Replayed") != "true" {
+		t.Errorf("answers %+v and %+v", first, again)
+	}
+	wantProblem(t, at("/refund/1", "a.test"), http.StatusUnprocessableEntity, interceptors.ReasonKeyReused)
+	wantProblem(t, at("/pay/1", "b.test"), http.StatusUnprocessableEntity, interceptors.ReasonKeyReused)
+}
+
 func TestKeysOfOtherTenantsAreOtherKeys(t *testing.T) {
 	t.Parallel()
 	var runs atomic.Int64
@@ -146,6 +167,26 @@ func TestKeysBelongToTheCertificatesOfCallers(t *testing.T) {
 		if a, b := as(), as(); a != "11" || b != "12" {
 			t.Errorf("responses %s and %s without a certificate, want two runs", a, b)
 		}
+	}
+}
+
+// Tenant decides alone. A certificate may be that of a proxy, which all callers share.
+func TestCallerThatTenantDoesNotKnowIsUnknownWhateverItsCertificate(t *testing.T) {
+	t.Parallel()
+	runs := 0
+	h, err := hophttp.NewHandler(harness.NewServer(t, interceptors.WithIdempotency(idempotency.NewMemory())),
+		http.HandlerFunc(func(http.ResponseWriter, *http.Request) { runs++ }), hophttp.Tenant(func(*http.Request) string { return "" }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
+		request.Header.Set("Idempotency-Key", "k")
+		request.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{selfSigned(t, "proxy").Leaf}}}
+		h.ServeHTTP(httptest.NewRecorder(), request)
+	}
+	if runs != 2 {
+		t.Errorf("%d runs, want two", runs)
 	}
 }
 

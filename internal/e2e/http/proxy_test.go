@@ -121,3 +121,18 @@ func TestTransportThatIsInstalledTwiceLendsTokens(t *testing.T) {
 		t.Errorf("the server receives %v", h)
 	}
 }
+
+// net/http/httputil answers every error with 502, which callers retry.
+func TestProxyWithWriteErrorAnswersWithTheErrorOfHopbound(t *testing.T) {
+	t.Parallel()
+	target := &url.URL{Scheme: "http", Host: "a.test"}
+	proxy := &httputil.ReverseProxy{
+		Transport:    hophttp.NewTransport(harness.NewClient(t, harness.Policy(interceptors.Policy{Timeout: 1})), nil),
+		Rewrite:      func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { hophttp.WriteError(w, err) },
+	}
+	r := get(t, http.DefaultTransport, serve(t, proxy.ServeHTTP, nil).URL)
+	if r.status != http.StatusGatewayTimeout {
+		t.Errorf("answer %d %s", r.status, r.body)
+	}
+}
