@@ -48,11 +48,12 @@ type handler struct {
 // A request fails if its status is 401, 403, 408, 425, 429 or at least 500, or if it is 409 and [WriteError] has written it
 // for ABORTED, for example because another request with the same key is still running. A handler that returns without
 // writing after its context has ended has failed, too: the status is 499 or 504. So has one whose response would be stored
-// and has another length than its Content-Length says: the status is 500. If a failed call has caused the
-// failure, the response has the header grpc-retry-pushback-ms: -1, and callers do not retry the request. All responses of
-// requests that do not fail are outcomes: the server's store keeps them under the request's Idempotency-Key, and a
-// repeated request receives the stored response with the header Idempotency-Replayed. Errors of Hopbound are answered as
-// [WriteError] does.
+// and has another length than its Content-Length says: the status is 500. If a failed call has caused the failure, the
+// response has the header grpc-retry-pushback-ms: -1, and callers do not retry the request.
+//
+// All responses of requests that do not fail are outcomes: the server's store keeps them under the request's
+// Idempotency-Key, and a repeated request receives the stored response with the header Idempotency-Replayed. Errors of
+// Hopbound are answered as [WriteError] does.
 //
 // A response of up to 16 KiB is held back until next returns, unless next flushes it. Its header can then report the
 // tokens that were used, and next may change its headers until it returns. The header of a response that is sent earlier
@@ -187,7 +188,7 @@ func (h *handler) request(w http.ResponseWriter, r *http.Request, hasKey, stores
 		return request, nil
 	}
 	// As it was sent: middleware outside may have removed a prefix of the path.
-	request.Target, request.ContentType = r.Host+cmp.Or(r.RequestURI, r.URL.RequestURI()), r.Header.Get("Content-Type")
+	request.Target, request.ContentType = cmp.Or(r.RequestURI, r.URL.RequestURI()), r.Header.Get("Content-Type")
 	if fullMethod(r.Method) == otherMethod {
 		request.Target = r.Method + " " + request.GetTarget()
 	}

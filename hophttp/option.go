@@ -15,8 +15,8 @@ type HandlerOption func(*handler)
 
 // Tenant says who sends a request, so that an idempotency key belongs to this caller, and another caller can use the same
 // key for something else. The function returns the empty string for a caller that is not known; the key of its request is
-// ignored and the handler does not see it, unless [SharedKeys] allows it. The function must be safe for concurrent use. It sees the request as it arrived,
-// so the middleware that verifies who the caller is must come before the handler.
+// ignored and the handler does not see it, unless [SharedKeys] allows it. The function must be safe for concurrent use. It
+// sees the request as it arrived, so the middleware that verifies who the caller is must come before the handler.
 //
 // Without Tenant and SharedKeys, the key of a request is ignored unless the caller has a verified TLS certificate, whose
 // identity is the tenant.

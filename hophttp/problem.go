@@ -22,7 +22,7 @@ import (
 // problemType is the media type of RFC 9457.
 const problemType = "application/problem+json"
 
-// reasonType begins the type of a problem that has a reason, or the code ABORTED.
+// reasonType is the prefix of the type of a problem with a reason of Hopbound, or with the code ABORTED.
 const reasonType = "https://github.com/hopbound/hopbound/blob/main/docs/http.md#"
 
 // problem is an answer in the form of RFC 9457. Reason is the reason of an error of Hopbound.

@@ -184,7 +184,7 @@ func (r *response) outcome() (any, error) {
 	}
 	if st := failureOf(r.status, r.hopboundProblem()); st != nil {
 		if st.Code() == codes.Unimplemented {
-			st = status.New(codes.Unknown, st.Message()) // else it would be stored, without the response
+			st = status.New(codes.Unknown, st.Message()) // a store keeps UNIMPLEMENTED as an outcome, but could not keep the response
 		}
 		return nil, &failure{status: st, response: r}
 	}

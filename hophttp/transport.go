@@ -41,8 +41,8 @@ type transport struct {
 //
 // A pushback, and Retry-After of a response with 429 or 503, is the pause before the next attempt. If the attempts end
 // with a response, the transport returns that response; [ErrorOf] makes an error of it. Errors have a gRPC status: those of
-// base, which they wrap, and those that Hopbound makes, for example because the deadline has passed. If the context of the request has ended, the error also wraps the
-// context's.
+// base, which they wrap, and those that Hopbound makes, for example because the deadline has passed. If the context of the
+// request has ended, the error also wraps the context's.
 //
 // The timeout of a policy, and that of an attempt, last until the response's header arrives. After that, only the context
 // of the request limits how long the body may be read. Requests are not hedged. [http.Transport] itself repeats a request

@@ -47,9 +47,9 @@ class Call:
         self._observed = (request.observed if write and forwarded else None) or None
 
     def run(self, continuation, message):
-        request, last, pause, cause = self._request, None, None, None
+        request, last, cause = self._request, None, None
         try:
-            while last is None or pause is not None and not request.over.wait(pause / SECOND):
+            while True:
                 details, started = self._attempt()
                 outcome = continuation(details, message)
                 error = outcome.exception()  # waits for a future
@@ -59,7 +59,11 @@ class Call:
                 last = outcome
                 with self._hop.lock:
                     pause, cause = self._attempt_ended(outcome, outcome.code(), now() - started)
-            return last
+                if pause is None:
+                    return last
+                if request.over.wait(pause / SECOND):
+                    cause = "ended"
+                    return last
         finally:
             with self._hop.lock:
                 request.in_flight -= 1

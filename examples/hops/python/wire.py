@@ -163,18 +163,19 @@ class Receiver:
 
     def remaining(self, connection, fields, received, timeout):
         """Returns the time that a message has left, or None. timeout is what remains by grpc-timeout, or None."""
-        if "s" not in fields or connection is None and "d" not in fields:
+        if "s" not in fields:
             return timeout
-        if connection is None:
-            left = fields["d"] - fields["s"]
-            return left if timeout is None else min(timeout, left)
+        excess = 0 if connection is None else self._excess(connection, fields, received)
+        if "d" not in fields:
+            return timeout
+        left = fields["d"] - fields["s"] - excess
+        return left if timeout is None else min(timeout, left)
+
+    def _excess(self, connection, fields, received):
         clock, delay = (connection, fields["c"]), received - fields["s"]
         at, base = self._delays.setdefault(clock, Smallest()).add(received, delay)
         self._delays.move_to_end(clock)
         if len(self._delays) > 4096:
             self._delays.popitem(last=False)
-        if "d" not in fields:
-            return timeout
         allowance = 1000 + (received - at) // 2000
-        left = fields["d"] - fields["s"] - min(max(delay - base - allowance, 0), MINUTE)
-        return left if timeout is None else min(timeout, left)
+        return min(max(delay - base - allowance, 0), MINUTE)

@@ -89,8 +89,8 @@ func TestKeyedRequestsThatAreRejected(t *testing.T) {
 	}
 }
 
-// One handler may serve several hosts, or several paths whose prefix was removed before it.
-func TestKeyOfAnotherHostOrOfARemovedPrefixIsReused(t *testing.T) {
+// One handler may serve several paths whose prefix was removed before it. A caller may repeat a request at another host.
+func TestKeyOfARemovedPrefixIsReused(t *testing.T) {
 	t.Parallel()
 	h := stored(t, func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprint(w, r.Host, r.URL.Path) })
 	mux := http.NewServeMux()
@@ -107,7 +107,9 @@ func TestKeyOfAnotherHostOrOfARemovedPrefixIsReused(t *testing.T) {
 		t.Errorf("answers %+v and %+v", first, again)
 	}
 	wantProblem(t, at("/refund/1", "a.test"), http.StatusUnprocessableEntity, interceptors.ReasonKeyReused)
-	wantProblem(t, at("/pay/1", "b.test"), http.StatusUnprocessableEntity, interceptors.ReasonKeyReused)
+	if elsewhere := at("/pay/1", "b.test"); elsewhere.body != "a.test/1" {
+		t.Errorf("another host answers %+v", elsewhere)
+	}
 }
 
 func TestKeysOfOtherTenantsAreOtherKeys(t *testing.T) {

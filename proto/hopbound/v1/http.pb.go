@@ -27,7 +27,7 @@ const (
 // HTTPRequest is the part of a request that must be the same whenever its idempotency key is used.
 type HTTPRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Host, path and query as they were sent, after the method if it is one of Other's.
+	// Path and query as they were sent, after the method if it is one of Other's.
 	Target        string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	ContentType   string `protobuf:"bytes,2,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
 	Body          []byte `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
