@@ -113,7 +113,8 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 	}
 }
 
-// interceptor returns Hopbound's server.
+// interceptor returns Hopbound's server. The apps of the customers are the shop's own: the gateway trusts their traces and
+// tokens, so that a trace shows what an app has done. A gateway for the apps of others needs interceptors.AtEdge.
 func (c *Config) interceptor(store idempotency.Store, traces trace.TracerProvider) (*interceptors.Server, error) {
 	opts := []interceptors.ServerOption{
 		interceptors.WithTracerProvider(traces), interceptors.WithPropagators(propagation.TraceContext{}),
