@@ -14,7 +14,9 @@ import (
 // A client of a Cluster that has learned of a change closes old connections five seconds
 // later.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"))
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"),
+		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1")) // it sleeps for up to a second before a refresh
 }
 
 func newClient(t testing.TB, opt rueidis.ClientOption) rueidis.Client {
