@@ -75,7 +75,8 @@ func readFiles(names []string, stdin io.Reader) ([]service, error) {
 func parseSet(content []byte) (*descriptorpb.FileDescriptorSet, error) {
 	var set descriptorpb.FileDescriptorSet
 	err := proto.Unmarshal(content, &set)
-	if none := err != nil || len(set.GetFile()) == 0; none && bytes.HasPrefix(bytes.TrimSpace(content), []byte("{")) { // as a binary set may, too
+	isBinary := err == nil && len(set.GetFile()) > 0 // which may begin like JSON
+	if !isBinary && bytes.HasPrefix(bytes.TrimSpace(content), []byte("{")) {
 		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(content, &set)
 	}
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hopbound/hopbound/examples/payments/internal/chaos"
 	"github.com/hopbound/hopbound/idempotency/storetest/services"
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 )
 
@@ -46,6 +47,9 @@ func TestStory(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit %d\n%s\n%s", code, out, log)
 	}
+	if left := databases(t, postgres.Addr); len(left) > 0 {
+		t.Errorf("the run has left the databases %v", left)
+	}
 	squeezed := strings.Join(strings.Fields(out), " ")
 	if !regexp.MustCompile(`asks again (paid|pending) 1 × 49.00 €`).MatchString(squeezed) { // it depends on how far the first call got
 		t.Errorf("the lamp is not in\n%s", out)
@@ -68,6 +72,25 @@ func TestStory(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
 	}
+}
+
+// databases returns the databases of a server that are not its own.
+func databases(t *testing.T, address string) []string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), "postgres://postgres@"+address+"/postgres?sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	rows, err := conn.Query(t.Context(), `SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return left
 }
 
 // chaosRun makes payments while everything fails, and returns the only object on the standard output.

@@ -49,7 +49,7 @@ func TestErrorOfADeadlineThatHasPassedIsATimeout(t *testing.T) {
 	})
 	late := interceptors.Policy{Timeout: time.Minute}
 	for name, c := range map[string]struct {
-		timeout time.Duration // of the request; 0 is none
+		timeout time.Duration // of the request; 0 means no timeout
 		policy  interceptors.Policy
 	}{
 		"before the call":      {timeout: -time.Second},
@@ -65,7 +65,7 @@ func TestErrorOfADeadlineThatHasPassedIsATimeout(t *testing.T) {
 				ctx = limited
 			}
 			transport := hophttp.NewTransport(harness.NewClient(t, harness.Policy(c.policy)), waits)
-			_, err := (&http.Client{Transport: transport}).Do(newRequest(t, http.MethodGet, "http://a.test/", "").WithContext(ctx)) //nolint:bodyclose // there is none
+			_, err := (&http.Client{Transport: transport}).Do(newRequest(t, http.MethodGet, "http://a.test/", "").WithContext(ctx)) //nolint:bodyclose // an error has no body
 			if timeout := net.Error(nil); !errors.As(err, &timeout) || !timeout.Timeout() {
 				t.Errorf("%s: the error %v is no timeout", name, err)
 			}
@@ -80,7 +80,7 @@ func TestErrorOfACancelledRequestIsNoTimeout(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := (&http.Client{Transport: fast(t)}).Do(newRequest(t, http.MethodGet, "http://a.test/", "").WithContext(ctx)) //nolint:bodyclose // there is none
+	_, err := (&http.Client{Transport: fast(t)}).Do(newRequest(t, http.MethodGet, "http://a.test/", "").WithContext(ctx)) //nolint:bodyclose // an error has no body
 	if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() || !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}

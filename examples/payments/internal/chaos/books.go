@@ -176,21 +176,12 @@ func (b *books) compare(payments []*payment) *Result {
 		if len(entries) > 2 {
 			r.DoubleCharges++
 		}
-		money := row{account: order.account, cents: order.cents}
-		booked := len(entries) == 2 && slices.Contains(entries, row{account: money.account, cents: -money.cents}) &&
-			slices.Contains(entries, row{account: "shop", cents: money.cents})
-		payment, paid := b.payments[reference]
-		var agree bool
 		if len(transfers) == 0 {
 			r.LostPayments++
-			agree = !paid && len(entries) == 0
-		} else {
-			if _, ok := b.orders[reference]; ok {
-				charged[order] += len(transfers)
-			}
-			agree = wanted[order] && transfers[0] == money && payment == money && booked
+		} else if _, ok := b.orders[reference]; ok {
+			charged[order] += len(transfers)
 		}
-		if !agree {
+		if !b.agree(reference, wanted) {
 			r.ChargesWithoutReceipt++
 		}
 	}
@@ -207,6 +198,20 @@ func (b *books) compare(payments []*payment) *Result {
 	}
 	r.countRuns(b.runs)
 	return r
+}
+
+// agree reports whether all books have the same payment under a reference, which a customer wanted to make. Without a
+// transfer, there must not be a payment either.
+func (b *books) agree(reference string, wanted map[row]bool) bool {
+	order, transfers, entries := b.orders[reference], b.transfers[reference], b.entries[reference]
+	payment, paid := b.payments[reference]
+	if len(transfers) == 0 {
+		return !paid && len(entries) == 0
+	}
+	money := row{account: order.account, cents: order.cents}
+	return wanted[order] && transfers[0] == money && payment == money && len(entries) == 2 &&
+		slices.Contains(entries, row{account: money.account, cents: -money.cents}) &&
+		slices.Contains(entries, row{account: "shop", cents: money.cents})
 }
 
 // checkReplies compares what a customer was told with the books.
